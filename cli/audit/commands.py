@@ -76,7 +76,7 @@ def export(
             rendered = begun.rendered(database, count_records, ocsf_line)
             for lines in begun.lines(database, count_records) if form is Format.JSONL else rendered:
                 file.write(lines.encode())
-    head = begun.header.signed_head
+    head, archived = begun.header.signed_head, begun.header.archived
     document = {
         "tenant_id": tenant_id,
         "file": str(out),
@@ -84,12 +84,15 @@ def export(
         "format": form,
         "verifiable": form is Format.JSONL,
         "signed": 0 if head is None else head.seq,
+        "archived": 0 if archived is None else archived.seq,
         "key": "" if head is None else head.key,
         "fingerprint": "" if head is None else head.fingerprint,
     }
 
     def show(console: Console) -> None:
         console.print(Text(f"{out}: {records} records, signed up to record {document['signed']}"))
+        if archived is not None:
+            console.print(Text(f"records 1 to {archived.seq} are in archive files"))
         if form is not Format.JSONL:
             console.print(Text(f"{out} is {NOT_VERIFIABLE}"))
         elif head is not None:

@@ -76,6 +76,11 @@ def _draw_chain(context: PageContext, ends: StreamBounds) -> tuple[bool, DeltaGe
             )
         else:
             st.write(status.said)
+        if ends.archived is not None:
+            st.caption(
+                f"Records 1 to {ends.archived.seq:,} are in signed archive files. Ask the operator of the platform for "
+                "them; a download here begins after them and verifies together with them."
+            )
         # Drawn only when expanded: the browser code for code blocks is the slowest part of this page.
         hidden = st.expander("Hash of the last record", key="audit-head", on_change="rerun")
         if hidden.open:

@@ -30,6 +30,7 @@ from openkcm.contract.audit_events import AuditName
 from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.reports.signed_file import ReportFormat, read_report
 from openkcm.verification.reports.verify import verify_report
+from openkcm.verification.results import Outcome
 from tests.activities.dying import SimulatedCrash
 from tests.activities.recorded import Recorded
 from tests.core.proving import lines_of
@@ -225,4 +226,13 @@ def test_report_is_rejected_when_records_of_its_period_are_archived(scene: Scene
     with field.administrator() as administrator:
         administrator.execute("update okcm.report set since = now(), until = now() + interval '1 day'")
     scene.make()
-    assert len(scene.records(AuditName.REPORT_MADE)) == 1
+    scene.assert_one_good_report()
+
+
+def test_export_without_the_records_of_a_report_neither_confirms_nor_refutes_it(scene: Scene, field: Field) -> None:
+    scene.ask()
+    scene.make()
+    an_archive(field, TENANT)
+    verdict = verify_report(scene.file(ReportFormat.JSON), scene.export(), PublicKeys(SIGNER.public_keys()).check)
+    assert verdict.outcome is Outcome.NOT_CHECKED
+    assert "earlier records are in an archive file" in str(verdict.problem)

@@ -5,9 +5,13 @@ import pytest
 from tests.workflows.entities import run_platform
 from workflows.audit import ReconcileAudit, SignAuditCheckpoints
 from workflows.notifications import DispatchNotifications
+from workflows.retention import ArchiveAuditStreams, DeleteExpiredRows
 from workflows.root_keys import PurgeUnusedCredentials
 
-WORKFLOWS = [SignAuditCheckpoints, ReconcileAudit, DispatchNotifications, PurgeUnusedCredentials]
+WORKFLOWS = [
+    *(SignAuditCheckpoints, ReconcileAudit, DispatchNotifications, PurgeUnusedCredentials),
+    *(DeleteExpiredRows, ArchiveAuditStreams),
+]
 
 
 @pytest.mark.parametrize(
@@ -17,6 +21,8 @@ WORKFLOWS = [SignAuditCheckpoints, ReconcileAudit, DispatchNotifications, PurgeU
         (ReconcileAudit, "reconcile-audit"),
         (DispatchNotifications, "dispatch-outbox"),
         (PurgeUnusedCredentials, "purge-unused-credentials"),
+        (DeleteExpiredRows, "delete-expired-rows"),
+        (ArchiveAuditStreams, "archive-audit-streams"),
     ],
 )
 async def test_scheduled_activity_is_retried_until_it_succeeds(client, queue, script, workflow, activity):

@@ -12,7 +12,7 @@ from openkcm.contract.audit_events import AuditName
 from openkcm.verification.public_keys import PublicKeys
 from tests.dashboard.scene import shown, text
 from tests.dashboard.seats import TENANT, a_page_context
-from tests.database.builders import an_audit_event
+from tests.database.builders import an_archive, an_audit_event
 from tests.database.fixtures import Field
 from tests.database.signing import SIGNER, Signer, sign_head
 
@@ -60,6 +60,18 @@ def test_the_newest_records_are_listed_with_the_state_of_the_chain(dashboard: Da
     page.run()
     [fingerprint] = (key.fingerprint for key in PublicKeys(SIGNER.public_keys()).all())
     assert fingerprint in [code.value for code in page.code]
+
+
+def test_archived_records_are_named_and_the_first_record_after_them_is_linked(
+    dashboard: Database, worker: Database, field: Field
+) -> None:
+    fill(worker, 5)
+    sign_head(worker, TENANT)
+    an_archive(field, TENANT)
+    page = draw(a_page_context(dashboard))
+    assert "Records 1 to 5 are in signed archive files" in text(page)
+    assert numbers(page) == [6]
+    assert not page.error
 
 
 def test_a_role_without_the_permission_sees_no_records(dashboard: Database, worker: Database) -> None:

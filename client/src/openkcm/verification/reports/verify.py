@@ -188,12 +188,12 @@ def _export_problem(
         raise VerificationIncomplete(f"the export belongs to {export.tenant_id}, the report to {report.tenant_id}")
     if export.selection:
         raise VerificationIncomplete("the export is a selection; a report is verified against a whole export")
-    problem = _place_problem(report, export, reading.made, checked=checked)
     if export.archived and not begins_before(reading.first, report.since):
         raise VerificationIncomplete(
-            f"the records up to {export.archived} are archived, and the period of the report begins before the export"
+            f"the export begins after record {export.archived}, and the period of the report begins before it:"
+            " earlier records are in an archive file"
         )
-    return problem
+    return _place_problem(report, export, reading.made, checked=checked)
 
 
 def begins_before(first: StoredRecord | None, since: datetime) -> bool:
