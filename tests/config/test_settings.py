@@ -198,3 +198,25 @@ def test_token_is_assigned_to_one_valid_tenant(monkeypatch) -> None:
     monkeypatch.setenv("OPENKCM_PKCS11_TOKENS", '{"HSM 1": "*"}')
     with pytest.raises(SettingsInvalid, match="HSM 1: Value error, invalid tenant id"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("RETENTION_DAYS", '{"outbox": 29}', "outbox: at least 30 days"),
+        ("RETENTION_DAYS", '{"audit_event": 4000}', "audit_event has no retention in days"),
+        ("AUDIT_RETENTION_DAYS", "89", "greater than or equal to 90"),
+    ],
+)
+def test_retention_below_its_minimum_is_rejected(monkeypatch, variable, value, message):
+    monkeypatch.setenv(f"OPENKCM_{variable}", value)
+    with pytest.raises(SettingsInvalid, match=message):
+        load_settings()
+
+
+def test_retention_of_tables_and_the_archive_folder_are_chosen_by_settings(monkeypatch, tmp_path):
+    assert load_settings().audit_archive == load_settings().state_dir / "audit-archive"
+    monkeypatch.setenv("OPENKCM_RETENTION_DAYS", '{"outbox": 400}')
+    monkeypatch.setenv("OPENKCM_AUDIT_ARCHIVE_DIR", str(tmp_path))
+    settings = load_settings()
+    assert (settings.retention_days, settings.audit_archive) == ({"outbox": 400}, tmp_path)

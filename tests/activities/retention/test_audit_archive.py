@@ -22,6 +22,7 @@ from database.audit import ArchivedPart
 from database.connection.database import Database
 from openkcm.contract.audit_events import archive_message
 from openkcm.errors import AuditBroken
+from openkcm.verification.erasure_certificate import certificate_file, shred_message, statement_text
 from openkcm.verification.files import Checked, check_file, compare_files
 from openkcm.verification.results import Outcome, SignatureState
 from tests.activities.retention.archiving import (
@@ -37,6 +38,7 @@ from tests.activities.retention.archiving import (
     start_dying,
 )
 from tests.cli.audit.offline import ROOT, verdict
+from tests.core.proving import a_statement
 from tests.database.builders import a_provisioned_tenant, an_audit_event, made_old
 from tests.database.fixtures import Field
 from tests.database.signing import SIGNER, Signer, sign_head
@@ -188,6 +190,41 @@ def test_forged_archive_statement_is_reported(worker: Database, field: Field, tm
             [(sha256,)] = administrator.execute("select sha256('no file')").fetchall()
         remove_and_declare(field, 10, signer.sign(archive_message(tenant, seq, end.chain_hash, sha256))[0])
     assert verified(export(worker, tmp_path / "audit.jsonl")).result.outcome is Outcome.REFUTED
+
+
+def test_hostile_sql_of_the_worker_deletes_no_young_record_and_is_reported(
+    worker: Database, field: Field, tmp_path: Path
+) -> None:
+    """The attack: the worker's own functions, called without a file and with an invented signature."""
+    old_stream(field, worker, TENANT)
+    with worker.raw_tx(TENANT) as connection:
+        connection.execute("select okcm.record_audit_archive(1, 20, sha256('no file'), 'invented', 'audit:1')")
+        connection.execute("select okcm.delete_archived_events(1000)")
+    assert numbers(worker) == list(range(21, 26))
+    for statement in (
+        "select okcm.record_audit_archive(21, 25, sha256('no file'), 'invented', 'audit:1')",
+        "delete from okcm.audit_event",
+        "insert into okcm.audit_archive select * from okcm.audit_archive",
+    ):
+        with pytest.raises(DatabaseRefused), worker.raw_tx(TENANT) as connection:
+            connection.execute(statement)
+    assert verified(export(worker, tmp_path / "audit.jsonl")).result.outcome is Outcome.REFUTED
+
+
+def test_erasure_certificate_is_compared_with_the_archive_that_has_its_record(
+    worker: Database, field: Field, tmp_path: Path
+) -> None:
+    old_stream(field, worker, TENANT)
+    with worker.tenant_tx(TENANT) as tx:
+        named = tx.audit.records(6, 1)[0]
+    changed = {"tenant_id": TENANT, "audit_seq": named.seq, "audit_hash": named.chain_hash.hex()}
+    text = statement_text(a_statement([named]).model_copy(update=changed))
+    certificate = tmp_path / "certificate.json"
+    certificate.write_text(certificate_file(text, *SIGNER.sign(shred_message(TENANT, text))), encoding="utf-8")
+    run(worker, tmp_path / "archive")
+    [path] = files(tmp_path / "archive")
+    checked = compare_files(certificate, path, KEYS.check)
+    assert (checked.result.outcome, checked.compared and checked.compared.same) == (Outcome.INTACT, 1)
 
 
 def test_records_deleted_behind_a_true_archive_are_reported(worker: Database, field: Field, tmp_path: Path) -> None:
