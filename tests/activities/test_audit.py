@@ -7,7 +7,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from core.errors.platform import DatabaseRefused
+from core.errors.platform import DatabaseRefused, DatabaseUnavailable
 from core.tenants.provisioning import Step
 from database.audit import SignedCheckpoint
 from database.platform.scheduled import PlatformQueries
@@ -74,6 +74,17 @@ def test_stream_whose_end_is_altered_is_rejected_and_delays_no_other(request_ten
     with pytest.raises(DatabaseRefused):
         altered.run_platform("sign-audit-checkpoints")
     assert [len(heads_of(tenant)) for tenant in (altered, *others)] == [0, 1, 1]
+
+
+def test_stream_whose_row_is_locked_delays_no_other(request_tenant, field) -> None:
+    locked, *others = (request_tenant() for _ in range(3))
+    for tenant in (locked, *others):
+        tenant.run(Step.OPEN_RECORDS)
+    with field.administrator() as administrator, administrator.transaction():
+        administrator.execute("select from okcm.audit_head where tenant_id = %s for update", [locked.tenant_id])
+        with pytest.raises(DatabaseUnavailable):
+            locked.run_platform("sign-audit-checkpoints")
+    assert [len(heads_of(tenant)) for tenant in (locked, *others)] == [0, 1, 1]
 
 
 def test_public_key_is_recorded_before_a_checkpoint_signed_with_it(tenant, vault_admin):
