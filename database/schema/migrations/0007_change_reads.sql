@@ -93,8 +93,9 @@ grant execute on function
 -- The changes that caches of the crypto service depend on; a reader passes transactions as above. Before, each change
 -- was a NOTIFY. PostgreSQL takes one lock for all databases from a NOTIFY to the end of the commit, so these commits
 -- waited for one another, each with its flush to the disk. No process has a right on this table. It names no tenant: a
--- reader recognizes the hashes of tenants that it knows and learns no others.
-create table okcm.cache_change (
+-- reader recognizes the hashes of tenants that it knows and learns no others. Unlogged: a crash or a failover empties it
+-- and ends every connection, and a reader that connects again assumes that it missed changes.
+create unlogged table okcm.cache_change (
     xid        xid8 not null default pg_current_xact_id(),
     hash       bytea not null check (length(hash) = 32),
     changed_at timestamptz not null default clock_timestamp(),
