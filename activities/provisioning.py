@@ -37,6 +37,9 @@ from vault.transit.keys import TransitKey, ciphertext_version
 from vault.transit.payload_keys import TransitPayloadKeys
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 
+_KEY_SERVER_SECONDS = 30
+"""Longer than a call to a slow key server, during which a rollback keeps the lock of the row."""
+
 
 def _begin_rollback(tx: TenantTransaction, step: StepInput) -> None:
     """Fail the tenant and lock its row; raises InvalidTransition unless the step's operation provisions it.
@@ -44,7 +47,7 @@ def _begin_rollback(tx: TenantTransaction, step: StepInput) -> None:
     A rollback undoes only its own work: the keys of a tenant in any other state are in use, or belong to a later
     operation. The failure comes before the keys are disabled: a late attempt must not activate the tenant without them.
     """
-    state = tx.tenants.lock().state
+    state = tx.tenants.lock(_KEY_SERVER_SECONDS).state
     _require_newest(tx, step, state, Transition.FAIL)
     if state is not State.FAILED:
         tx.tenants.move(Transition.FAIL)

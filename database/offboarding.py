@@ -15,7 +15,7 @@ from core.errors.platform import DatabaseRefused
 from core.errors.tenants import DestructionStarted, GracePeriodActive, RestorePending, TenantUnknown
 from core.tenants.lifecycle import State, Transition, transition, transitions_from
 from core.tenants.provisioning import EventKind
-from database.tenants import LOCK
+from database.tenants import LOCK, PAUSE_SECONDS
 from openkcm.verification.erasure_certificate import DestroyedKind
 
 _ROW = (
@@ -239,7 +239,7 @@ class Leaving:
         return State.OFFBOARDED
 
     def _locked(self) -> OffboardingRow:
-        self.connection.execute(LOCK, [self.tenant_id]).fetchone()
+        self.connection.execute(LOCK, [f"{PAUSE_SECONDS}s", self.tenant_id]).fetchone()
         return self._existing()
 
     def _existing(self) -> OffboardingRow:

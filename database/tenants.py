@@ -29,9 +29,10 @@ _GET = f"select {COLUMNS} from okcm.tenant where tenant_id = %s"  # noqa: S608 -
 # A process that no longer responds must not keep the tenant from being locked: PostgreSQL ends its transaction before
 # the next one that waits for the row gives up (`lock_timeout`).
 LOCK = f"""
-    select {COLUMNS} from okcm.tenant, set_config('idle_in_transaction_session_timeout', '4s', true)
+    select {COLUMNS} from okcm.tenant, set_config('idle_in_transaction_session_timeout', %s, true)
     where tenant_id = %s for no key update of tenant
 """  # noqa: S608 - the same
+PAUSE_SECONDS = 4
 _CREATE = (
     "insert into okcm.tenant (tenant_id, organization, region) values (%s, %s, %s)"  # noqa: S608 - the same
     f" on conflict do nothing returning {COLUMNS}"
@@ -78,13 +79,13 @@ class Tenants:
         found = self.connection.execute(_GET, [self.tenant_id]).fetchone()
         return None if found is None else tenant_row(found)
 
-    def lock(self) -> TenantRow:
+    def lock(self, pause_seconds: int = PAUSE_SECONDS) -> TenantRow:
         """Return the row, locked against other `lock` calls until the transaction ends; raise TenantUnknown.
 
         The lock is NO KEY: FOR UPDATE would wait for every transaction that writes a row that refers to this one. The
-        transaction ends as soon as the process pauses for four seconds.
+        transaction ends as soon as the process pauses for `pause_seconds`.
         """
-        found = self.connection.execute(LOCK, [self.tenant_id]).fetchone()
+        found = self.connection.execute(LOCK, [f"{pause_seconds}s", self.tenant_id]).fetchone()
         if found is None:
             raise TenantUnknown
         return tenant_row(found)

@@ -262,13 +262,9 @@ async def recover_workflows(client: Client) -> None:
 
 
 async def ensure_watches(client: Client, regions: Sequence[str], shards: int) -> None:
-    """Start root key monitoring for each shard of each region where it does not run.
-
-    Monitoring with another number of shards is cancelled only after the start, so that no root key is unchecked.
-    """
-    wanted = set()
+    """Start root key monitoring for each shard of each region where it does not run."""
     for region, shard in product(regions, range(shards)):
-        handle = await client.start_workflow(
+        await client.start_workflow(
             MonitorRootKeys.run,
             WatchRootKeysInput(region=region, shard=shard, shards=shards),
             id=watch_workflow(region, shard, shards),
@@ -276,7 +272,15 @@ async def ensure_watches(client: Client, regions: Sequence[str], shards: int) ->
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             static_summary=f"root key monitoring of {region}, shard {shard + 1} of {shards}",
         )
-        wanted.add(handle.id)
+
+
+async def replace_watches(client: Client, regions: Sequence[str], shards: int) -> None:
+    """Start root key monitoring, then cancel the one with another number of shards, so that no key is unchecked.
+
+    Only a starting worker cancels: two workers with different numbers would cancel each other's each minute.
+    """
+    await ensure_watches(client, regions, shards)
+    wanted = {watch_workflow(region, shard, shards) for region, shard in product(regions, range(shards))}
     async for found in client.list_workflows("WorkflowType = 'MonitorRootKeys' and ExecutionStatus = 'Running'"):
         if found.id not in wanted and region_of_watch_workflow(found.id) in regions:
             with _ignore_not_found():

@@ -181,15 +181,15 @@ async def test_each_shard_of_root_keys_is_monitored_and_a_former_number_of_shard
         assert ending <= set(canceled)
         return sorted(run.id for run in found) if ending == set(canceled) else []
 
-    await bootstrap.ensure_watches(temporal_client, ["eu-west-1", "us-east-1"], 1)
-    await bootstrap.ensure_watches(temporal_client, ["eu-west-1", "us-east-1"], 1)
+    await bootstrap.replace_watches(temporal_client, ["eu-west-1", "us-east-1"], 1)
+    await bootstrap.replace_watches(temporal_client, ["eu-west-1", "us-east-1"], 1)
     async with asyncio.timeout(60):
         while await monitored() != ["root-keys/eu-west-1", "root-keys/us-east-1"]:  # noqa: ASYNC110 - a list lags behind
             await asyncio.sleep(0.05)
     wanted = ["root-keys/eu-west-1", *(f"root-keys/eu-west-1/{n}-of-2" for n in range(2)), "root-keys/us-east-1"]
     async with asyncio.timeout(60):
         while await monitored("root-keys/eu-west-1") != wanted:
-            await bootstrap.ensure_watches(temporal_client, ["eu-west-1"], 2)
+            await bootstrap.replace_watches(temporal_client, ["eu-west-1"], 2)
 
 
 async def test_root_key_of_each_region_is_created_once(parts, vault_admin):
