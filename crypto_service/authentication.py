@@ -38,7 +38,7 @@ from core.tenants.lifecycle import DECRYPTS, State
 from crypto_service.correlation import new_correlation_id
 from crypto_service.interfaces import AuditEntry, AuditWriter, BlockingExecutor, ClientIdentity, Invalidations
 from database.connection.database import Database
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from database.services.repository import ClientIdentityRow
 from openkcm.contract.names import TENANT_DOMAIN, TENANT_ID_PATTERN
 from openkcm.errors import OpenKcmError

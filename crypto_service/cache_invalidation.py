@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
-from database.postgres.notify import NotifyFeed
+from database.postgres.change_feed import ChangeFeed
 
 Forget = Callable[[str | None], None]
 
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 class NotifyInvalidations:
     """`interfaces.Invalidations` over a database's feed. Call `start` and `stop` on the loop that is notified."""
 
-    def __init__(self, feed: NotifyFeed) -> None:
+    def __init__(self, feed: ChangeFeed) -> None:
         self._feed = feed
         self._subscribers: list[Forget] = []
         self._stop = threading.Event()

@@ -24,7 +24,7 @@ from crypto_service.server.limits import TenantLimits
 from crypto_service.server.tls import ServerTls, SharedTlsIdentity
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
-from database.postgres.notify import NotifyFeed
+from database.postgres.change_feed import ChangeFeed
 from kms.egress_policy import EgressPolicy
 from kms.key_cache import RootKeyCache
 from kms.platform import PlatformRootKey
@@ -106,7 +106,7 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
     )
     root_keys = TransitRootKeys(vault)
     tenant_keys = TransitTenantKeys(vault, InlineTenants(vault, credentials.identity_pem, Role.CRYPTO))
-    changes = NotifyInvalidations(NotifyFeed(settings.postgres_url, Role.CRYPTO, credentials.database_password))
+    changes = NotifyInvalidations(ChangeFeed(settings.postgres_url, Role.CRYPTO, credentials.database_password))
     threads, opening = FairExecutor(_THREADS), FairExecutor(_UNWRAP_THREADS)
     journal = WriteAheadLog(journal_folder(settings.state_dir), sync=settings.crypto_audit_sync)
     seconds = settings.crypto_key_cache_seconds

@@ -2,6 +2,6 @@
 
 `connection.database.Database.tenant_tx` is the only access to a tenant's rows: one transaction for one tenant, with a
 signed context. `connection.transaction` lists what a transaction offers. `schema` holds the migrations and the rules
-for every table. `postgres.notify.NotifyFeed` is a separate connection that reads which tenants changed, and no rows.
+for every table. `postgres.change_feed.ChangeFeed` reads on a separate connection which tenants changed, and no rows.
 This package does not depend on OpenBao, Temporal or settings.
 """

@@ -38,7 +38,7 @@ from core.names import l2_key
 from crypto_service.interfaces import BlockingExecutor, ClientIdentity, Invalidations, ServiceKey
 from database.connection.database import Database
 from database.keys import EncryptedRootKeyRow, ServiceKeyRow
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from kms.interfaces import RootKey
 from kms.key_cache import RootKeyCache
 from openkcm.errors import OpenKcmError

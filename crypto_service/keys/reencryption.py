@@ -33,7 +33,7 @@ from crypto_service.keys import ciphertext as form
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.platform.scheduled import PlatformQueries
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from database.services.managed_objects import ObjectRow
 from openkcm.errors import OpenKcmError
 

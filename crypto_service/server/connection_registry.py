@@ -12,7 +12,7 @@ import structlog
 from core.errors.services import ClientNotAuthorized
 from core.errors.tenants import TenantNotOperational
 from crypto_service.interfaces import ClientIdentity, Dependencies
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from openkcm.errors import OpenKcmError
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""PostgreSQL roles, signed context, errors and NOTIFY."""
+"""PostgreSQL roles, signed context, errors and the feed of changes."""

@@ -19,7 +19,7 @@ from statistics import median
 from matplotlib.figure import Figure
 from psycopg.conninfo import conninfo_to_dict
 
-from database.postgres.notify import NotifyFeed
+from database.postgres.change_feed import ChangeFeed
 from tests.benchmarks import report
 from tests.benchmarks.report import Check, Result
 from tests.database.fixtures import Field, durable_database
@@ -166,7 +166,7 @@ def _readers(database: Field) -> Iterator[None]:
                     pass
 
     for _ in range(_READERS):
-        feed = NotifyFeed(database.url, "crypto", database.server.passwords["crypto"])
+        feed = ChangeFeed(database.url, "crypto", database.server.passwords["crypto"])
         running.append(threading.Thread(target=feed.listen, args=(lambda _: None, lambda: None, stop)))
         running.append(threading.Thread(target=listen))
     for reader in running:

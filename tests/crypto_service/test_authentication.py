@@ -19,7 +19,7 @@ from core.tenants.lifecycle import State, Transition
 from crypto_service.authentication import ClientCertificateAuthenticator
 from crypto_service.interfaces import ClientIdentity
 from crypto_service.server.executor import FairExecutor
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from tests.concurrency import wait_until_async
 from tests.contracts.authorities import p256
 from tests.crypto_service.authority import signed

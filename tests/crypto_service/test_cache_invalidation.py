@@ -10,7 +10,7 @@ import pytest
 from core.errors.platform import DatabaseUnavailable
 from core.tenants.lifecycle import Transition
 from crypto_service.cache_invalidation import NotifyInvalidations
-from database.postgres.notify import NotifyFeed, tenant_hash
+from database.postgres.change_feed import ChangeFeed, tenant_hash
 from tests.crypto_service.core.world import CountingExecutor, World, a_keyring, at_once
 
 pytestmark = pytest.mark.integration
@@ -33,7 +33,7 @@ class RecordingSubscriber:
 
 @pytest.fixture
 async def feed_changes(world: World) -> AsyncIterator[NotifyInvalidations]:
-    changes = NotifyInvalidations(NotifyFeed(world.field.url, "crypto", world.field.server.passwords["crypto"]))
+    changes = NotifyInvalidations(ChangeFeed(world.field.url, "crypto", world.field.server.passwords["crypto"]))
     yield changes
     await changes.stop()
 

@@ -9,7 +9,7 @@ from core.certificates import AuthorityState
 from core.errors.services import ClientNotAuthorized
 from crypto_service.authentication import ClientCertificateAuthenticator
 from database.certificates import AuthorityRow
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from database.provisioning import RouteRow
 from tests.contracts.authorities import nothing_recorded
 from tests.crypto_service.core.world import ADDRESS, REGION, Changes, Home, Journal, World, signed_by

@@ -27,7 +27,7 @@ from crypto_service.kmip.objects.attributes import Attributes
 from crypto_service.kmip.objects.managed_object import ManagedObject
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.postgres.notify import object_hash, tenant_hash
+from database.postgres.change_feed import object_hash, tenant_hash
 from database.services.managed_objects import ObjectRow
 
 _ATTEMPTS = 20

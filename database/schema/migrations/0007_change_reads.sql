@@ -128,7 +128,7 @@ $$;
 revoke execute on function okcm.cache_changes(xid8) from public;
 grant execute on function okcm.cache_changes(xid8) to okcm_crypto;
 
--- Delete the changes of which each reader has read or must assume the loss (database/postgres/notify.py).
+-- Delete the changes of which each reader has read or must assume the loss (database/postgres/change_feed.py).
 create function okcm.trim_cache_changes() returns void
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$

@@ -12,7 +12,7 @@ from crypto_service.kmip.codec.fields import octets
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.server.executor import FairExecutor
 from database.platform.scheduled import PlatformQueries
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from database.services.managed_objects import ObjectRow
 from tests.crypto_service.core.world import REGION, Changes, Clock, Home, Journal, World, a_keyring
 from tests.crypto_service.kmip import scene

@@ -16,7 +16,7 @@ from core.names import l2_key
 from crypto_service.interfaces import ServiceKey
 from crypto_service.keys.key_cache import ServiceKeyCache
 from crypto_service.server.executor import FairExecutor
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from tests.concurrency import wait_until_async
 from tests.crypto_service.core.world import (
     REGION,

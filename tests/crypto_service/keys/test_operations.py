@@ -17,7 +17,7 @@ from crypto_service.interfaces import ClientIdentity
 from crypto_service.keys import ciphertext
 from crypto_service.keys.key_cache import ServiceKeyCache
 from crypto_service.keys.operations import CryptoOperations
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from openkcm.errors import InvalidName, OpenKcmError
 from tests.crypto_service.core.world import ADDRESS, Changes, CountingExecutor, Home, Journal, World, a_keyring, at_once
 

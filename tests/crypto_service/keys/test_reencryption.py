@@ -13,7 +13,7 @@ from core.tenants.lifecycle import State, Transition
 from core.tenants.locks import LockReason
 from crypto_service.kmip.codec.enums import Operation, ResultReason
 from database.platform.scheduled import PlatformQueries
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from database.services.managed_objects import ObjectRow
 from tests.crypto_service.core.world import World
 from tests.crypto_service.keys.resealing import FAST, Known, Process, Stand, some_objects

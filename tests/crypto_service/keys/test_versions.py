@@ -15,7 +15,7 @@ from crypto_service.interfaces import ClientIdentity
 from crypto_service.keys import ciphertext
 from crypto_service.keys.unwrap_audit import UnwrapAudit
 from crypto_service.server.executor import FairExecutor
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from kms.interfaces import RootKey
 from tests.concurrency import wait_until_async
 from tests.crypto_service.core.world import Changes, Clock, CountingExecutor, Home, Journal, World, a_keyring

@@ -12,7 +12,7 @@ from core.errors.platform import DatabaseUnavailable
 from core.errors.services import ClientNotAuthorized
 from core.errors.tenants import TenantNotOperational
 from crypto_service.server.connection_registry import ConnectionLimits
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from tests.concurrency import wait_until_async
 from tests.crypto_service import authority
 from tests.crypto_service.echo import ACME, BETA, Echo, PoliteEcho, ask, client_context, is_closed, on_uvloop, place

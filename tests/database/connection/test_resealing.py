@@ -11,11 +11,11 @@ from core.tenants.lifecycle import Transition
 from core.tenants.locks import LockReason
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
-from database.postgres.notify import object_hash, tenant_hash
+from database.postgres.change_feed import object_hash, tenant_hash
 from database.services.managed_objects import ObjectRow
 from tests.database.builders import a_connected_service, a_provisioned_tenant, a_route, a_service_key, an_object
 from tests.database.fixtures import Field
-from tests.database.postgres.test_notify import LOST, RecordingFeed
+from tests.database.postgres.test_change_feed import LOST, RecordingFeed
 from tests.database.templates import filled_template
 
 

@@ -12,8 +12,8 @@ from core.errors.platform import DatabaseUnavailable
 from core.tenants.lifecycle import State, Transition
 from core.tenants.locks import LockReason
 from database.connection.database import BEGIN_SECONDS, Database
+from database.postgres.change_feed import ChangeFeed
 from database.postgres.deadline import CALL_SECONDS, STATEMENT_SECONDS
-from database.postgres.notify import NotifyFeed
 from tests.concurrency import at_once, wait_until
 from tests.database.builders import a_provisioned_tenant
 from tests.database.fixtures import Field
@@ -143,7 +143,7 @@ def test_tenant_is_locked_while_a_lost_process_holds_its_row(field: Field, relay
 def test_feed_reports_a_loss_while_its_peer_is_silent(field: Field, relay: Relay, how: str) -> None:
     lost: queue.Queue[float] = queue.Queue()
     stop = threading.Event()
-    feed = NotifyFeed(relay.url, "crypto", field.server.passwords["crypto"])
+    feed = ChangeFeed(relay.url, "crypto", field.server.passwords["crypto"])
     thread = threading.Thread(target=feed.listen, args=(str, lambda: lost.put(time.monotonic()), stop))
     thread.start()
     try:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from psycopg import Connection, sql
 
-from database.postgres.notify import object_hash, tenant_hash
+from database.postgres.change_feed import object_hash, tenant_hash
 from tests.e2e.stack import Stack
 
 TABLES = (

@@ -22,7 +22,7 @@ from core.tenants.lifecycle import Transition
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.keys import EncryptedRootKeyRow, ServiceKeyRow
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from database.provisioning import RouteRow
 from database.root_keys import RootKeyRequestRow
 from database.rotation import RewrappedRow, RotationRequest

@@ -28,7 +28,7 @@ from crypto_service.keys import ciphertext
 from crypto_service.keys.key_cache import MATERIAL, ServiceKeyCache
 from crypto_service.keys.operations import CryptoOperations
 from database.keys import ServiceKeyRow
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from database.services.repository import ClientIdentityRow
 from openkcm.errors import OpenKcmError
 from tests.crypto_service.core.stage import IDENTITIES, MINE

@@ -12,7 +12,7 @@ from crypto_service.kmip.codec.enums import Operation, ResultReason, State
 from crypto_service.kmip.codec.fields import octets
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from tests.crypto_service.kmip.scene import Answered, Base, Client, Scene, a_date, cbc
 
 

@@ -8,7 +8,7 @@ from crypto_service.kmip.codec.enums import Operation, ResultReason, State
 from crypto_service.kmip.codec.fields import choice, long, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.server.eager import Completed, start_eagerly
-from database.postgres.notify import tenant_hash
+from database.postgres.change_feed import tenant_hash
 from tests.crypto_service.kmip.scene import Scene, a_name, attribute, creation, custom
 
 

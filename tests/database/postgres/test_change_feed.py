@@ -11,8 +11,8 @@ from core.keys.root_keys import RootKeyMode
 from core.tenants.lifecycle import Transition
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.postgres import notify
-from database.postgres.notify import NotifyFeed, object_hash, tenant_hash
+from database.postgres import change_feed
+from database.postgres.change_feed import ChangeFeed, object_hash, tenant_hash
 from database.rotation import RewrappedRow
 from openkcm.contract.services import ServiceKind
 from tests.concurrency import wait_until
@@ -47,7 +47,7 @@ class RecordingFeed:
     def __init__(self, field: Field) -> None:
         self.received: queue.Queue[str] = queue.Queue()
         self.stop = threading.Event()
-        feed = NotifyFeed(field.url, "crypto", field.server.passwords["crypto"])
+        feed = ChangeFeed(field.url, "crypto", field.server.passwords["crypto"])
         self.thread = threading.Thread(
             target=feed.listen, args=(self.received.put, lambda: self.received.put(LOST), self.stop), daemon=True
         )
@@ -276,7 +276,7 @@ def test_feed_reports_changes_that_it_may_have_missed(
                 " as $$ select '3'::xid8, null::xid8, null::text $$"
             )
     else:
-        monkeypatch.setattr(notify, "_LONGEST_GAP_SECONDS", 0.0)
+        monkeypatch.setattr(change_feed, "_LONGEST_GAP_SECONDS", 0.0)
     assert feed.next() == LOST
     feed.end()
 

@@ -27,7 +27,7 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 _log = structlog.get_logger(__name__)
 
 
-class NotifyFeed:
+class ChangeFeed:
     """Notifications of every committed change that the crypto service must not miss.
 
     Reported are changes of a tenant's state, a route, a certificate authority, a service's state, a certificate and an
