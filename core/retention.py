@@ -168,6 +168,7 @@ LIMITED: Mapping[str, Limit] = MappingProxyType(
         "audit_head": Limit("one for each tenant", "the end of the stream"),
         "audit_key": Limit("one for each version of the signing key", "verifies every signature by that version"),
         "backfill": Limit("a fixed number for each service", "the crypto service deletes the oldest"),
+        "cache_change": Limit("the changes of ten minutes", "the crypto service deletes older ones"),
         "certificate_authority": Limit(
             "one for each CA rotation of a tenant, about one a year", "verifies certificates after their expiry"
         ),

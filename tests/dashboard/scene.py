@@ -146,13 +146,13 @@ class Scene:
                 tx.tenants.hold(LockReason.MANUAL)
             elif state is State.LEAVING:
                 tx.leaving.begin(GRACE)
-            elif state is State.OFFBOARDED:
-                tx.leaving.begin(timedelta())
         if state is State.OFFBOARDED:
             self._destroy(tenant_id)
 
     def _destroy(self, tenant_id: str) -> None:
-        """Start the destruction of an offboarding tenant and store its erasure certificate."""
+        """Offboard a tenant without a grace period and store its erasure certificate."""
+        with self.worker.tenant_tx(tenant_id) as tx:  # after the transaction that accepted the event
+            tx.leaving.begin(timedelta())
         with self.worker.tenant_tx(tenant_id) as tx:
             tx.leaving.begin_destruction(datetime.now(UTC) + timedelta(seconds=1))
             tx.leaving.gather([KeyToDestroyRow("L2 tenant key", l2_key(tenant_id), "1", "a" * 64)])

@@ -118,8 +118,8 @@ async def test_new_workflow_uses_no_operation_number_twice_and_keeps_approvals_a
 async def test_approved_request_that_a_lost_workflow_had_not_begun_is_executed_once(client, region, script):
     after_loss(script, State.ACTIVE, approved=["a" * 32])
     entity = await Entity.enable(client, region)
-    await entity.decide("a" * 32)
     await entity.reaches(State.LOCKED)
+    await entity.decide("a" * 32)
     await wait_until_async(lambda: "close-approval" in script.calls)
     assert [step.approval_id for step in script.inputs["change-status"]] == ["a" * 32]
     assert [(step.approval_id, step.code) for step in script.inputs["close-approval"]] == [("a" * 32, "")]

@@ -26,6 +26,15 @@ _CALM_SECONDS = 900
 """The time in which all operations must be complete after the last kill."""
 
 
+async def unfinished(customers: list[Customer]) -> list[str]:
+    """Return the tenants whose stored state is not the requested one, with both and the completed operations."""
+    return [
+        f"{one.tenant_id}: {shown} instead of {one.state}, after {dict(one.operations)}"
+        for one in customers
+        if (shown := await one.shown_state()) is not one.state
+    ]
+
+
 @pytest.fixture
 def holders(tmp_path):
     started = Customers.start(tmp_path)
@@ -66,8 +75,11 @@ def test_every_operation_takes_effect_once_although_random_processes_are_killed(
         using = [asyncio.create_task(use(gateway, killing)) for _ in range(_CONCURRENT)]
         killed = await killing
         await asyncio.to_thread(start, installation)
-        async with asyncio.timeout(_CALM_SECONDS):
-            await asyncio.gather(*using)
+        try:
+            async with asyncio.timeout(_CALM_SECONDS):
+                await asyncio.gather(*using)
+        except TimeoutError:
+            pytest.fail(f"seed {seed}: not as requested: {await unfinished(customers)}")
         return killed
 
     killed = asyncio.run(run())

@@ -11,6 +11,7 @@ from core.tenants.provisioning import Step
 from devstack.marketplace_simulator.client import MarketplaceClient
 from devstack.marketplace_simulator.page import Market
 from tests.cli.background import MarketplaceServer
+from tests.concurrency import wait_until
 from tests.dashboard.scene import ACME, shown, text
 from tests.database.fixtures import Field
 from tests.marketplace.conftest import CURRENT, TOKEN
@@ -67,7 +68,7 @@ def test_enable_button_stores_the_signed_event_and_confirms_it(stand: SimulatedM
     at = click(draw(a_market(stand)))
     assert CONFIRMED in text(at)
     assert "6 · notify the customer" in text(at)
-    assert [(tenant_id, region) for tenant_id, region, _ in stand.workflows.taken] == [(ACME, "eu-west-1")]
+    wait_until(lambda: [one[:2] for one in stand.workflows.taken] == [(ACME, "eu-west-1")])
     assert not [button for button in at.button if button.key.startswith("marketplace-enable")]
     with stand.field.administrator() as administrator:
         (record,) = administrator.execute("select record from okcm.audit_event").fetchone()
@@ -115,7 +116,7 @@ def test_typed_account_is_validated_before_the_event_is_sent(stand: SimulatedMar
     at.text_input(key="marketplace-organization").set_value("*Gamma*").run()
     click(at, "gamma-corp-1")
     assert "OpenKCM is being provisioned for *Gamma*" in [one.value for one in at.text]
-    assert [tenant_id for tenant_id, _, _ in stand.workflows.taken] == ["gamma-corp-1"]
+    wait_until(lambda: [tenant_id for tenant_id, _, _ in stand.workflows.taken] == ["gamma-corp-1"])
 
 
 def test_rejection_by_the_endpoint_is_shown(stand: SimulatedMarketplace) -> None:
@@ -133,7 +134,7 @@ def test_region_is_selected_if_there_are_several(stand: SimulatedMarketplace) ->
     at = draw(a_market(stand, regions=("eu-west-1", "eu-central-1")))
     at.selectbox(key="marketplace-region").select("eu-central-1").run()
     click(at)
-    assert [region for _, region, _ in stand.workflows.taken] == ["eu-central-1"]
+    wait_until(lambda: [region for _, region, _ in stand.workflows.taken] == ["eu-central-1"])
 
 
 def test_unreachable_endpoint_is_reported(field: Field) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ class ActivityServiceConnector:
     """Connects services with the activities of the service workflow, without the workflow."""
 
     def __init__(self, world: World) -> None:
+        self._operations = count(1)
         self._services = ServiceActivities(
             world.worker, world.tenant_keys, Shelf(world.root), world.authorities, timedelta(hours=1), utc_now
         )
@@ -113,9 +115,8 @@ class ActivityServiceConnector:
             self._run(name, step)
 
     def disconnect(self, tenant_id: str, _region: str, service: str) -> None:
-        self._run(
-            "disconnect_service", ServiceStep(tenant_id=tenant_id, service=service, operation_id=f"off-{service}")
-        )
+        operation_id = f"off-{service}-{next(self._operations)}"
+        self._run("disconnect_service", ServiceStep(tenant_id=tenant_id, service=service, operation_id=operation_id))
 
     def _run(self, name: str, step: StepInput) -> Any:
         while True:
