@@ -37,7 +37,8 @@ from openkcm.contract.services import ServiceKind
 from tests.database.fixtures import Field
 from tests.database.signing import SIGNER, Signer, sign_head
 
-NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+NOW = (datetime.now(UTC) - timedelta(days=1)).replace(hour=12, minute=0, second=0, microsecond=0)
+"""Relative to the real time, because row security and retention compare rows with the database's clock."""
 
 
 def an_event(tenant_id: str, event_id: str = "event-1", **changed: object) -> MarketplaceEvent:

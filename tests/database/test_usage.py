@@ -1,5 +1,5 @@
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -15,7 +15,7 @@ from tests.database.fixtures import Field
 from tests.database.templates import filled_template, two_tenants
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-TODAY = date(2026, 11, 25)
+TODAY = NOW.date()
 ENCRYPT, GET = CryptoOperation.ENCRYPT, CryptoOperation.GET
 SOME = UsageRow(NOW, "orders", ENCRYPT, 10, 0, 1000)
 SOME_OF_A_DAY = UsageSum("orders", ENCRYPT, "", 10, 1000)

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -17,10 +17,11 @@ from dashboard.usage import page
 from dashboard.usage.periods import Period
 from tests.dashboard.scene import audit_records, shown
 from tests.dashboard.seats import TENANT, a_page_context
-from tests.database.builders import NOW, a_connected_service, a_provisioned_tenant, some_uses, took
+from tests.database.builders import a_connected_service, a_provisioned_tenant, some_uses, took
 from tests.database.fixtures import Field
 
 DAY = timedelta(days=1)
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 GET = CryptoOperation.GET
 SERIES, REFUSALS = 0, 2
 """Where the tables are on the page."""
@@ -41,11 +42,18 @@ def used(field: Field, context_of: Callable[..., PageContext]) -> PageContext:
     with field.open("crypto").tenant_tx(TENANT) as tx:
         tx.usage.add(
             [
-                some_uses(count=990, latency=took(*[40] * 990)),
-                some_uses("users", operation=GET, count=7, refusal="object_not_found"),
+                some_uses(count=1000, minute=NOW, latency=took(*[40] * 990)),
+                some_uses("users", operation=GET, count=7, refusal="object_not_found", minute=NOW),
                 some_uses("users", operation=GET, count=200, minute=NOW - 6 * DAY, latency=took(3000)),
                 some_uses(count=5, minute=NOW - 300 * DAY),
-                some_uses("", operation=CryptoOperation.CONNECT, count=1, refusal="client_not_authorized", bytes=0),
+                some_uses(
+                    "",
+                    operation=CryptoOperation.CONNECT,
+                    count=1,
+                    refusal="client_not_authorized",
+                    bytes=0,
+                    minute=NOW,
+                ),
             ],
             "batch-1",
         )
