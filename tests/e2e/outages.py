@@ -32,8 +32,8 @@ def down(stack: Stack, component: str) -> Iterator[None]:
     finally:
         os.kill(supervisor, signal.SIGCONT)
         wait_until(lambda: _is_ready(stack, component, victim.pid), lambda: f"{component} did not restart")
-        # A process clears its caches when it listens again, up to a second after the restart of the database.
-        wait_until(lambda: all_listen(stack), lambda: "the crypto service does not listen to changes")
+        # A process clears its caches when it reads changes again, up to a second after the restart of the database.
+        wait_until(lambda: all_read_changes(stack), lambda: "the crypto service does not read changes")
 
 
 @contextmanager
@@ -56,10 +56,10 @@ def _is_ready(stack: Stack, component: str, before: int) -> bool:
     return found["state"] == "ready" and found["pid"] != before
 
 
-def all_listen(stack: Stack) -> bool:
-    """Return whether every serving process of the crypto service, that is, all but the shipper, listens to changes."""
-    listening = "application_name = 'openkcm-crypto-feed' and state = 'idle' and query like 'listen %'"
+def all_read_changes(stack: Stack) -> bool:
+    """Return whether every serving process of the crypto service, that is, all but the shipper, reads changes."""
+    reading = "application_name = 'openkcm-crypto-feed' and query like '%cache_changes%'"
     with stack.owner() as owner:
-        found = owner.execute(f"select count(*) from pg_stat_activity where {listening}").fetchone()
+        found = owner.execute(f"select count(*) from pg_stat_activity where {reading}").fetchone()
     assert found is not None
     return int(found[0]) == len(children_of(stack.pids()["crypto"])) - 1

@@ -268,6 +268,10 @@ class ObjectStore:
         # A change occurred after the read: the result may be stale, and no further notification will follow.
         if seen != (self._all_changes, self._changes.get(caller.tenant_id, 0)):
             return
+        # Clients activate a key on one connection and use it on another one at once, which may be served by a process
+        # that has not read the change yet.
+        if managed.state_at(self.clock()) == State.PRE_ACTIVE:
+            return
         of_tenant = self._cache.setdefault(caller.tenant_id, {})
         if len(of_tenant) >= _CACHED_PER_TENANT:
             del of_tenant[next(iter(of_tenant))]

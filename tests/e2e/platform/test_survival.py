@@ -14,7 +14,7 @@ import pytest
 from core import names as ids
 from devstack.servers import process
 from tests.concurrency import at_once, wait_until
-from tests.e2e.outages import all_listen, hanging
+from tests.e2e.outages import all_read_changes, hanging
 from tests.e2e.sockets import listening_addresses
 from tests.e2e.stack import Stack
 from tests.e2e.tenants import new_tenant
@@ -58,7 +58,7 @@ def healthy(stack: Stack) -> Iterator[None]:
 
 def is_ready(stack: Stack) -> bool:
     components = stack.components()
-    return {component["state"] for component in components} == {"ready"} and all_listen(stack)
+    return {component["state"] for component in components} == {"ready"} and all_read_changes(stack)
 
 
 def test_every_process_listens_on_loopback_only(stack):

@@ -95,6 +95,14 @@ async def test_change_by_another_process_is_visible_after_its_notification(scene
     assert (await there.get(object_id)).reason is ResultReason.PERMISSION_DENIED
 
 
+async def test_activation_by_another_process_is_visible_before_its_notification(scene: Scene):
+    here, there = scene.client(), scene.client(process=scene.two)
+    object_id = await here.create()
+    assert (await there.encrypt(object_id, b"data")).reason is ResultReason.PERMISSION_DENIED
+    assert (await here.about(Operation.ACTIVATE, object_id)).reason is None
+    assert (await there.encrypt(object_id, b"data")).reason is None
+
+
 async def test_object_read_before_a_change_is_not_returned_later(scene: Scene):
     """The reader's transaction ends, the change is notified, and only then does the reader continue."""
     writer, reader = scene.client(), scene.client(process=scene.two)
