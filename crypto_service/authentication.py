@@ -46,6 +46,11 @@ from vault.pki.certificates import hex_serial
 
 _MAX_CERTIFICATES = 16_384
 """Certificates in the cache; beyond this number the least recently read ones are evicted."""
+_REJECTION_SECONDS = 0.05
+"""A client that is connected or unlocked uses the service at once, and this process may not have read that change yet.
+
+So a rejection is read again soon; not for each request, because rejected clients repeat theirs.
+"""
 _RENEWAL_PAUSE = 5.0
 """Seconds between two attempts to renew a cached result."""
 _MAX_READS = 3
@@ -233,11 +238,14 @@ class ClientCertificateAuthenticator:
     async def _read_entry(self, leaf: _Leaf, tenant: _Tenant) -> _CacheEntry:
         # Both are set before the read, so that a change or an expiry during the read invalidates the result.
         read_at, until = tenant.changes, self._monotonic() + self._cache_seconds
+        renew_at = until - self._cache_seconds / 2
         found, not_after = await self._blocking.run(leaf.tenant_id, partial(self._read, leaf))
+        if isinstance(found, _Rejection):
+            until = min(until, self._monotonic() + _REJECTION_SECONDS)
         before = self._entries.get(leaf.key)
         if before is not None and before.found == found:
             found = before.found  # the same object, which `refresh` recognises without a comparison
-        entry = _CacheEntry(leaf, found, not_after, until, tenant, read_at, until - self._cache_seconds / 2)
+        entry = _CacheEntry(leaf, found, not_after, until, tenant, read_at, renew_at)
         self._entries[leaf.key] = entry
         self._entries.move_to_end(leaf.key)
         if len(self._entries) > _MAX_CERTIFICATES:

@@ -161,6 +161,24 @@ async def test_locked_tenant_is_rejected_and_the_rejection_recorded(
     assert journal.entries[0].subject.endswith(": tenant not operational")
 
 
+async def test_rejection_is_read_again_soon_without_a_notification(
+    world: World, home: Home, journal: Journal, changes: Changes, clock: Clock
+):
+    executor = CountingExecutor()
+    callers = ClientCertificateAuthenticator(
+        world.crypto, executor, journal, changes, cache_seconds=60, monotonic=clock
+    )
+    certificate = home.connect("orders")
+    home.move(Transition.LOCK)
+    for _ in range(3):
+        with pytest.raises(TenantNotOperational):
+            await callers.identify(certificate, ADDRESS)
+    assert executor.count == 1
+    home.move(Transition.UNLOCK, State.ACTIVE)
+    clock.now += 0.1
+    assert (await callers.identify(certificate, ADDRESS)).service == "orders"
+
+
 async def test_locked_returns_a_caller_only_if_the_lock_is_the_only_reason(
     callers: ClientCertificateAuthenticator, home: Home, changes: Changes, wall_clock: Clock
 ):
