@@ -1,6 +1,6 @@
 """Notifications of committed changes, on a separate connection (SQL functions `announce_change`, `cache_changes`).
 
-They are read by the number of the transaction. PostgreSQL's NOTIFY would arrive a tenth of a second earlier, but takes
+They are read by the number of the transaction. PostgreSQL's NOTIFY would arrive some milliseconds earlier, but takes
 one lock for all databases until the end of each commit.
 """
 
@@ -15,7 +15,7 @@ import structlog
 from database.postgres.access import login
 from database.postgres.deadline import LIVENESS, DeadlineConnection
 
-_READ_SECONDS = 0.1
+_READ_SECONDS = 0.02
 """The interval of the reads. A cached entry outlives a change by at most this time and that of one read."""
 _DEADLINE_SECONDS = 2.0
 """The deadline of a read, which detects a silent peer; until its end, changes can be missed."""
