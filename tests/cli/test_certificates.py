@@ -1,5 +1,6 @@
 """`openkcmctl certificate rotate-ca|crl`: the request, the resulting tenant CAs, and the exported CRL."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from cli.certificates import NoRevocationList
 from core.errors.services import CaRotationInProgress
 from tests.cli.root_key_stand import refused
 from tests.dashboard.scene import ACME
-from tests.database.builders import an_authority_serial
+from tests.database.builders import NOW, an_authority_serial
 from workflows.client.workflow_client import UpdateRejected
 
 FIRST = an_authority_serial(ACME)
@@ -35,8 +36,8 @@ def test_the_text_output_shows_both_tenant_cas_and_the_last_expiry_of_the_former
     printed = operator_cli.invoke("certificate", "rotate-ca", ACME, "--confirm", ACME).stdout
     assert current_serial(operator_cli) in printed
     shown = " ".join(operator_cli.invoke("tenant", "show", ACME).stdout.split())
-    assert "its last certificate expires 2026-11-28 12:00 UTC" in shown
-    assert "number 1, valid until 2026-11-26 12:00 UTC" in shown
+    assert f"its last certificate expires {NOW + timedelta(hours=72):%Y-%m-%d} 12:00 UTC" in shown
+    assert f"number 1, valid until {NOW + timedelta(days=1):%Y-%m-%d} 12:00 UTC" in shown
 
 
 def test_a_rejected_rotation_of_the_tenant_ca_has_a_hint(operator_cli) -> None:

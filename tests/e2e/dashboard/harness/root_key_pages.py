@@ -78,8 +78,18 @@ def labelled(dialog: Locator, label: str) -> Locator:
 
 
 def press(dialog: Locator, button: str, says: str) -> None:
-    """Press a button of a dialog and wait for the result."""
-    dialog.get_by_role("button", name=button, exact=True).click()
+    """Press a button of a dialog and wait for the result.
+
+    Presses it again if the page is drawn without the result: Streamlit can drop a click while it draws the page.
+    """
+    pressed = dialog.get_by_role("button", name=button, exact=True)
+    pressed.click()
+    with suppress(AssertionError):
+        expect(dialog.get_by_text(says)).to_be_visible(timeout=10_000)
+        return
+    drawn(dialog.page)
+    if not dialog.get_by_text(says).is_visible() and pressed.is_visible():
+        pressed.click()
     expect(dialog.get_by_text(says)).to_be_visible()
 
 
