@@ -101,7 +101,9 @@ def run_for_each_tenant(
             _record_attempt(database, task, tenant_id)
             work(tenant_id)
         except OpenKcmError as failed:
-            log.warning("scheduled work failed", task=task, tenant_id=tenant_id, code=failed.code)
+            log.warning(
+                "scheduled work failed", task=task, tenant_id=tenant_id, code=failed.code, problem=failed.message
+            )
         except CancelledError:
             raise
         except Exception:  # a fault with one tenant's data must not stop the work for the others

@@ -1,7 +1,7 @@
 """Retention: deletion of expired rows, and archive files for old records of audit streams.
 
-Both activities list the due work of all tenants, the oldest first, and stop at the end of their time; the next run
-continues. A failure of one tenant stops no other.
+Both activities list the due tenants, the one with the oldest attempt first, and stop at the end of their time; the next
+run continues. A failure of one tenant stops no other.
 
 An archive file is written, verified, signed and recorded, and only then are its records deleted, in this order:
 
@@ -13,9 +13,10 @@ An archive file is written, verified, signed and recorded, and only then are its
    signature of the statement is verified: a statement that the worker did not sign deletes nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,13 +25,14 @@ from temporalio import activity
 
 from activities.audit import CheckpointSigner
 from activities.audit_trail import Clock, append_audit_event
-from activities.concurrency import MAX_LISTED, within_budget
+from activities.concurrency import MAX_LISTED, run_for_each_tenant
 from activities.metrics import Metrics
 from compliance.audit.archive import PIECE, ArchiveFile, archive_lines
 from compliance.audit.export import archive_statement, checkpoint, require_archive_signature
 from core.errors.compliance import AuditArchiveRefused
 from core.messages.base import StepInput
 from core.retention import archive_cutoff
+from core.scheduled import ScheduledTask
 from database.audit import ArchivedPart, DueArchive
 from database.connection.database import Database
 from database.platform.retention import RetentionQueries
@@ -46,12 +48,17 @@ _PIECES = 100
 ARCHIVED_AT_ONCE = 200_000
 """Records of one file, about 100 MB, unless two checkpoints are farther apart; a tenant gets one file in each run."""
 
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
 log = structlog.get_logger()
 
 
 class RowRetentionActivities:
-    def __init__(self, queries: RetentionQueries, days: Mapping[str, int], metrics: Metrics) -> None:
+    def __init__(
+        self, database: Database, queries: RetentionQueries, days: Mapping[str, int], metrics: Metrics
+    ) -> None:
         """`days` has the retention of each table, in the order of the deletion."""
+        self._database = database
         self._queries = queries
         self._days = days
         self._metrics = metrics
@@ -59,18 +66,35 @@ class RowRetentionActivities:
     @activity.defn(name="delete-expired-rows")
     def delete_expired_rows(self) -> None:
         """Delete the rows of all tenants that are older than the retention of their table."""
-        due: list[tuple[str, str]] = []
+        tables: dict[str, list[str]] = defaultdict(list)
+        attempts: dict[str, datetime] = {}
         for table, days in self._days.items():
-            due += [(table, tenant) for tenant in self._queries.tenants_with_expired_rows(table, days, MAX_LISTED)]
+            for tenant_id, attempted_at in self._queries.tenants_with_expired_rows(table, days, MAX_LISTED):
+                tables[tenant_id].append(table)
+                attempts[tenant_id] = attempted_at or _NEVER
             activity.heartbeat(table)
-        for table, tenant_id in within_budget("retention", due):
+        due = sorted(tables, key=attempts.__getitem__)
+        run_for_each_tenant(
+            self._database,
+            ScheduledTask.ROW_RETENTION,
+            due,
+            lambda tenant_id: self._delete(tenant_id, tables[tenant_id]),
+        )
+
+    def _delete(self, tenant_id: str, tables: Sequence[str]) -> None:
+        """Delete expired rows of a tenant; a table that fails stops no other table."""
+        failures: list[OpenKcmError] = []
+        for table in tables:
             try:
-                self._delete(table, tenant_id)
+                self._delete_from(table, tenant_id)
             except OpenKcmError as failed:
                 log.warning("expired rows not deleted", tenant_id=tenant_id, table=table, code=failed.code)
-                self._metrics.count_retention_failure("rows")
+                failures.append(failed)
+        if failures:
+            self._metrics.count_retention_failure("rows")
+            raise failures[0]
 
-    def _delete(self, table: str, tenant_id: str) -> None:
+    def _delete_from(self, table: str, tenant_id: str) -> None:
         for _ in range(_PIECES):
             deleted = self._queries.delete_expired_rows(tenant_id, table, self._days[table], _ROWS)
             self._metrics.count_expired_rows(table, deleted)
@@ -120,16 +144,19 @@ class AuditArchiveActivities:
         if not due:
             return
         keys = PublicKeys(self._keys.trusted())
-        for tenant_id in within_budget("audit-archive", due):
-            try:
-                part = self._read(tenant_id)
-                if part is not None:
-                    self._delete(tenant_id, part, keys)
-                self._archive_next(tenant_id, cutoff, part, keys)
-            except OpenKcmError as failed:
-                # The path of the file and the number of a record are no secrets: they name the place of the problem.
-                log.error("audit stream not archived", tenant_id=tenant_id, code=failed.code, problem=failed.message)  # noqa: TRY400 - a traceback adds nothing
-                self._metrics.count_retention_failure("archive")
+        run_for_each_tenant(
+            self._database, ScheduledTask.AUDIT_ARCHIVE, due, lambda tenant_id: self._archive(tenant_id, cutoff, keys)
+        )
+
+    def _archive(self, tenant_id: str, cutoff: datetime, keys: PublicKeys) -> None:
+        try:
+            part = self._read(tenant_id)
+            if part is not None:
+                self._delete(tenant_id, part, keys)
+            self._archive_next(tenant_id, cutoff, part, keys)
+        except Exception:
+            self._metrics.count_retention_failure("archive")
+            raise
 
     def _read(self, tenant_id: str) -> ArchivedPart | None:
         with self._database.tenant_tx(tenant_id) as tx:

@@ -258,7 +258,7 @@ def build(
     starter = LostWorkflowStarter(settings.temporal_address, settings.provisioning_slo_seconds)
     recovery = RecoveryActivities(database, queries, starter, metrics)
     expiring = RetentionQueries(database)
-    rows = RowRetentionActivities(expiring, retention.days_of(settings.retention_days), metrics)
+    rows = RowRetentionActivities(database, expiring, retention.days_of(settings.retention_days), metrics)
     archive = AuditArchiveActivities(
         database,
         expiring,

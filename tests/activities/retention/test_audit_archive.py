@@ -7,11 +7,14 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from activities import retention
+from activities.concurrency import run_for_each_tenant
 from compliance.audit.forwarding.batches import Batch, Form, ForwardedState, StateFile
 from compliance.audit.forwarding.forwarder import Forwarding
 from core.audit import AuditFilter
@@ -78,6 +81,26 @@ def test_archived_records_and_the_rest_verify_offline_as_one_chain(
         [heads] = administrator.execute("select array_agg(seq order by seq) from okcm.audit_signed_head").fetchall()
     assert heads == ([20, 25, 27],), "checkpoints of deleted records are deleted with them"
     assert run(worker, tmp_path / "archive").records == 0
+
+
+def test_run_begins_with_the_streams_that_the_last_one_did_not_reach(
+    worker: Database, field: Field, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint of the failing tenant is the oldest, and a run has time for one stream only."""
+    monkeypatch.setattr(retention, "run_for_each_tenant", partial(run_for_each_tenant, seconds=0.0))
+    with field.administrator() as administrator:
+        administrator.execute(
+            "insert into okcm.tenant (tenant_id, organization, region) select t, t, 'eu-west-1' from unnest(%s::text[]) t",
+            [[TENANT, OTHER]],
+        )
+    for tenant in (TENANT, OTHER):
+        old_stream(field, worker, tenant)
+    made_old(field, TENANT, 2000)
+    (tmp_path / TENANT).write_text("a file where the folder of the tenant belongs", encoding="utf-8")
+    first, second = run(worker, tmp_path), run(worker, tmp_path)
+    assert (first.failures, first.records) == (["archive"], 0)
+    assert (second.failures, second.records) == ([], 10)
+    assert len(files(tmp_path, OTHER)) == 1
 
 
 def test_readers_begin_after_the_archive(worker: Database, field: Field, tmp_path: Path) -> None:
@@ -267,7 +290,7 @@ def test_checkpoint_of_a_key_that_only_the_database_has_archives_nothing(
     assert (len(numbers(worker)), files(tmp_path)) == (10, [])
 
 
-class Stopped(Exception):
+class Stopped(BaseException):
     """Ends a run after the archive is recorded and before its records are deleted."""
 
 
@@ -326,7 +349,7 @@ def test_folder_without_rights_deletes_nothing(worker: Database, field: Field, t
     assert numbers(worker)[0] == 1
 
 
-EFFECTS = 16
+EFFECTS = 17
 """Commits, responses of the key server and file operations of one run that archives one part."""
 
 
@@ -338,7 +361,7 @@ def run_until_killed(field: Field, folder: Path, effect: int) -> subprocess.Comp
 
 @pytest.mark.parametrize(
     "effects",
-    [pytest.param((14,), id="once"), pytest.param(range(1, EFFECTS + 1), marks=pytest.mark.full, id="at each effect")],
+    [pytest.param((15,), id="once"), pytest.param(range(1, EFFECTS + 1), marks=pytest.mark.full, id="at each effect")],
 )
 def test_kill_at_any_moment_loses_no_record_and_the_next_run_continues(
     worker: Database, field: Field, tmp_path: Path, effects: Sequence[int]

@@ -9,6 +9,7 @@ import pytest
 
 from core.errors.platform import DatabaseRefused
 from core.retention import ARCHIVED, DELETED, LIMITED
+from core.scheduled import ScheduledTask
 from database.connection.database import Database
 from database.platform.retention import RetentionQueries
 from database.postgres.access import PLATFORM
@@ -96,7 +97,7 @@ def test_rows_are_deleted_after_their_retention_and_not_before(
     assert queries.delete_expired_rows(BETA, table, days, 100) == 0
     unsent = count(administrator, "outbox", ACME) - 1
     kept = before[0] if table in _STAYS else unsent if table == "outbox" else 0
-    assert queries.tenants_with_expired_rows(table, days, 10) == ([] if table in _STAYS else [ACME])
+    assert queries.tenants_with_expired_rows(table, days, 10) == ([] if table in _STAYS else [(ACME, None)])
     assert queries.delete_expired_rows(ACME, table, days, 100) == before[0] - kept
     assert (count(administrator, table, ACME), count(administrator, table, BETA)) == (kept, before[1])
     assert queries.tenants_with_expired_rows(table, days, 10) == []
@@ -177,8 +178,13 @@ def test_deletion_stops_at_its_limit_and_takes_the_oldest_first(
         "update okcm.usage_batch set added_at = added_at - interval '1 hour' where tenant_id = 'beta'"
     )
     queries = RetentionQueries(worker)
-    assert queries.tenants_with_expired_rows("usage_batch", 90, 10) == [BETA, ACME]
-    assert queries.tenants_with_expired_rows("usage_batch", 90, 1) == [BETA]
+    assert queries.tenants_with_expired_rows("usage_batch", 90, 10) == [(BETA, None), (ACME, None)]
+    assert queries.tenants_with_expired_rows("usage_batch", 90, 1) == [(BETA, None)]
+    with worker.tenant_tx(BETA) as tx:
+        tx.tenants.record_attempt(ScheduledTask.ROW_RETENTION)
+    [(first, never), (second, tried)] = queries.tenants_with_expired_rows("usage_batch", 90, 10)
+    assert (first, never, second) == (ACME, None, BETA)
+    assert tried is not None
     assert [queries.delete_expired_rows(ACME, "usage_batch", 90, 2) for _ in range(4)] == [2, 2, 1, 0]
     kept = administrator.execute("select batch_id from okcm.usage_batch where tenant_id = 'acme'").fetchall()
     assert kept == [("batch-orders",)]
