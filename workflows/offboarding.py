@@ -129,12 +129,12 @@ class OffboardingHandlers(StatusHandlers):
 
     async def _leave(self, request: OffboardRequest) -> None:
         """Start the offboarding, or join one in progress; its workflow is started again if an operator ended it."""
-        async with self._status_lock:
-            is_new = self._memory.state is not State.LEAVING
-            step = LeaveInput(**self._step("leave").model_dump(), **request.model_dump())
-            begun = await run_local_activity(GracePeriodActivities.begin_leaving, step, "1 · start the grace period")
-            self._apply_status(step, begun)
-            await self._begin_offboarding(begun, is_new=is_new)
+        step = LeaveInput(**self._step("leave").model_dump(), **request.model_dump())
+        async with self._status_change(GracePeriodActivities.begin_leaving, step, "1 · start the grace period") as (
+            former,
+            begun,
+        ):
+            await self._begin_offboarding(begun, is_new=former is not State.LEAVING)
 
     async def _begin_offboarding(self, begun: OffboardingResult, *, is_new: bool) -> None:
         """Start OffboardTenant; a new offboarding replaces the previous one, and a repeated request joins its own.
@@ -169,12 +169,9 @@ class OffboardingHandlers(StatusHandlers):
         child.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     async def _restore(self, reason: LeaveReason = LeaveReason.OPERATOR) -> None:
-        async with self._status_lock:
-            step = RestoreInput(**self._step("restore").model_dump(), reason=reason)
-            self._apply_status(
-                step, await run_local_activity(GracePeriodActivities.restore_tenant, step, "restore the tenant")
-            )
-            # Within the lock: this must not cancel an offboarding that starts afterwards.
+        step = RestoreInput(**self._step("restore").model_dump(), reason=reason)
+        async with self._status_change(GracePeriodActivities.restore_tenant, step, "restore the tenant"):
+            # Within the block: this must not cancel an offboarding that starts afterwards.
             try:
                 await workflow.get_external_workflow_handle(ids.offboard_workflow(self._tenant.tenant_id)).cancel()
             except ApplicationError:

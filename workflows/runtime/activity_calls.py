@@ -75,18 +75,26 @@ async def run_key_server_activity(activity: Callable[[Any, Input], Result], step
     return await run_activity(activity, step, summary, timing.KEY_SERVER_ATTEMPT, heartbeat=timing.KEY_SERVER_HEARTBEAT)
 
 
-async def run_local_activity(activity: Callable[[Any, Input], Result], step: Input, summary: str) -> Result:
+async def run_local_activity(
+    activity: Callable[[Any, Input], Result], step: Input, summary: str, *, once: bool = False
+) -> Result:
     """Run an activity that only writes to the platform's database, inside the workflow task.
 
     A local activity saves a round trip through Temporal, which would cost each tenant time and CPU. It shows no pending
     activity during retries, so an activity that calls another server MUST NOT run like this.
+
+    With `once`, the caller repeats it after a failure that `failures.is_retryable`.
 
     Raises:
         ActivityError, CancelledError: as `run_activity` does.
     """
     try:
         return await workflow.execute_local_activity_method(
-            activity, step, summary=summary, start_to_close_timeout=timing.ATTEMPT, retry_policy=timing.RETRY
+            activity,
+            step,
+            summary=summary,
+            start_to_close_timeout=timing.ATTEMPT,
+            retry_policy=timing.ONCE if once else timing.RETRY,
         )
     except FailureError as cause:
         raise_if_cancelled(cause)

@@ -54,6 +54,12 @@ def code_of(failed: FailureError | asyncio.CancelledError) -> str:
     return cause.type if cause is not None and cause.type else _INTERNAL
 
 
+def is_retryable(failed: FailureError) -> bool:
+    """Return whether a step that ended by its deadline can still succeed in a later attempt."""
+    cause = _cause(failed)
+    return cause is None or not cause.non_retryable
+
+
 def step_of(failed: ActivityError | asyncio.CancelledError) -> str:
     """Return the name of the failed step; `cancelled` when the workflow was cancelled."""
     return "cancelled" if isinstance(failed, asyncio.CancelledError) else failed.activity_type

@@ -5,9 +5,11 @@ among themselves and wait for no operation: a lock must take effect at once.
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
@@ -39,9 +41,11 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
     from workflows.runtime.activity_calls import run_activity, run_local_activity
-    from workflows.runtime.failures import code_of, refusal, refusal_of
+    from workflows.runtime.failures import code_of, is_retryable, refusal, refusal_of
     from workflows.runtime.signals import BOUNDARIES_REPORTED, ROOT_KEY_REPORTED
 
+Input = TypeVar("Input", bound=StepInput)
+Change = TypeVar("Change", bound=StatusChangeResult)
 
 LIVE = DECRYPTS | {State.LOCKED}
 """The states of a tenant between activation and offboarding."""
@@ -209,28 +213,17 @@ class StatusHandlers(TenantWorkflowBase):
             raise refusal(InvalidTransition(self._memory.state, move, transitions_from(self._memory.state)))
 
     async def _move(self, request: StatusChangeRequest) -> None:
-        async with self._status_lock:
-            step = StatusChangeInput(**self._step(request.move).model_dump(), **request.model_dump())
-            try:
-                self._apply_status(
-                    step,
-                    await run_local_activity(TenantStatusActivities.change_standing, step, f"{step.move} the tenant"),
-                )
-            except ActivityError as failed:
-                raise refusal_of(failed) from None
+        step = StatusChangeInput(**self._step(request.move).model_dump(), **request.model_dump())
+        try:
+            async with self._status_change(TenantStatusActivities.change_standing, step, f"{step.move} the tenant"):
+                pass
+        except ActivityError as failed:
+            raise refusal_of(failed) from None
 
     @workflow.signal(name=BOUNDARIES_REPORTED, description="The newest isolation assessment found a breach")
     async def boundaries_reported(self) -> None:
         await self._until_loaded()
-        async with self._status_lock:
-            step = self._step("boundaries")
-            try:
-                self._apply_status(
-                    step,
-                    await run_local_activity(TenantStatusActivities.follow_boundaries, step, "apply the assessment"),
-                )
-            except ActivityError as failed:
-                workflow.logger.warning("status not changed", extra={"code": code_of(failed)})
+        await self._follow(TenantStatusActivities.follow_boundaries, "boundaries", "apply the assessment")
 
     @workflow.signal(name=ROOT_KEY_REPORTED, description="The root key's health requires a status change")
     async def root_key_reported(self) -> None:
@@ -238,14 +231,38 @@ class StatusHandlers(TenantWorkflowBase):
         await self._follow_root_key()
 
     async def _follow_root_key(self) -> None:
-        async with self._status_lock:
-            step = self._step("root-key-health")
-            try:
-                self._apply_status(
-                    step,
-                    await run_local_activity(
-                        TenantStatusActivities.follow_root_key, step, "apply the root key's health"
-                    ),
-                )
-            except ActivityError as failed:
-                workflow.logger.warning("status not changed", extra={"code": code_of(failed)})
+        await self._follow(TenantStatusActivities.follow_root_key, "root-key-health", "apply the root key's health")
+
+    async def _follow(self, activity: Callable[[Any, StepInput], StatusChangeResult], name: str, summary: str) -> None:
+        try:
+            async with self._status_change(activity, self._step(name), summary):
+                pass
+        except ActivityError as failed:
+            workflow.logger.warning("status not changed", extra={"code": code_of(failed)})
+
+    @asynccontextmanager
+    async def _status_change(
+        self, activity: Callable[[Any, Input], Change], step: Input, summary: str
+    ) -> AsyncIterator[tuple[State, Change]]:
+        """Run the step of a status change and apply its result; no other status change runs until the block ends.
+
+        The value is the former state of the tenant and the result of the step.
+
+        The turn ends after each failed attempt: a lock waits for one attempt, not for the repair of what fails.
+
+        Raises:
+            ActivityError: the step failed with an error that is not retryable.
+        """
+        for attempt in itertools.count(1):
+            async with self._status_lock:
+                try:
+                    result = await run_local_activity(activity, step, summary, once=True)
+                except ActivityError as failed:
+                    if not is_retryable(failed):
+                        raise
+                else:
+                    former = self._memory.state
+                    self._apply_status(step, result)
+                    yield former, result
+                    return
+            await workflow.sleep(timing.retry_pause(attempt), summary=f"{summary} · retry")

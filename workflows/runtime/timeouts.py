@@ -27,6 +27,14 @@ RETRY = RetryPolicy(
     maximum_interval=timedelta(seconds=LARGEST_RETRY_SECONDS),
 )
 
+
+def retry_pause(attempt: int) -> timedelta:
+    """Return the pause after a failed attempt, from 1, as RETRY has it."""
+    return timedelta(seconds=min(FIRST_RETRY_SECONDS * 2 ** min(attempt - 1, 10), LARGEST_RETRY_SECONDS))
+
+
+ONCE = RetryPolicy(maximum_attempts=1)
+
 DELIVERY_ATTEMPT = timedelta(seconds=20)
 DELIVERY_DEADLINE = timedelta(minutes=1)
 """How long an operation tries to send its notification; afterwards the outbox sweep sends it, and the tenant can run
