@@ -157,6 +157,8 @@ class Leaving:
             GracePeriodActive
             RestorePending: the marketplace's last event is in force, also while no workflow could receive it.
         """
+        # Against references, too: an event that is stored at this moment is seen below, or sees `destroying_at`.
+        self.connection.execute("select from okcm.tenant for update")
         row = self._locked()
         if row.destroying_at is not None:
             return True

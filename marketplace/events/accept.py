@@ -46,9 +46,14 @@ def accept(database: Database, event: MarketplaceEvent, source: str) -> Accepted
         row = tx.tenants.request(event) if event.kind is EventKind.SERVICE_ENABLED else tx.tenants.get()
         if row is None:
             raise TenantUnknown
-        leaving = tx.leaving.get()
-        _require_acceptable(row, event, destroying=leaving is not None and leaving.destroying_at is not None)
+        if row.region != event.region:
+            raise TenantConflict
         fresh = _store_discovery(tx, event) if event.kind is EventKind.SERVICE_DISCOVERED else tx.inbox.accept(event)
+        # After the insertion, which waits for a destruction that begins: it may have begun since the row was read.
+        leaving = tx.leaving.get()
+        if leaving is None or leaving.state is State.OFFBOARDED or leaving.destroying_at is not None:
+            # While its keys are destroyed, the tenant cannot be restored: it counts as offboarded.
+            raise TenantOffboarded
         if fresh:
             _record(tx, event, source)
         return Accepted(row.state, duplicate=not fresh)
@@ -92,14 +97,6 @@ def _store_discovery(tx: TenantTransaction, event: MarketplaceEvent) -> bool:
     if fresh:
         tx.enrolments.discover(event.service, event.service_kind)
     return fresh
-
-
-def _require_acceptable(row: TenantRow, event: MarketplaceEvent, *, destroying: bool) -> None:
-    # While its keys are destroyed, the tenant cannot be restored: it counts as offboarded.
-    if row.state is State.OFFBOARDED or destroying:
-        raise TenantOffboarded
-    if row.region != event.region:
-        raise TenantConflict
 
 
 def _record(tx: TenantTransaction, event: MarketplaceEvent, source: str) -> None:

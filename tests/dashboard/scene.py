@@ -116,8 +116,8 @@ class Scene:
     def tenant(self, state: State, tenant_id: str = ACME, organization: str = "ACME Corporation") -> None:
         """Create a tenant in a state, by the same transitions as provisioning."""
         with self.worker.tenant_tx(tenant_id) as tx:
-            tx.inbox.accept(an_event(tenant_id))
             tx.tenants.request(an_event(tenant_id, organization=organization))
+            tx.inbox.accept(an_event(tenant_id))
             if state is State.REQUESTED:
                 return
             tx.tenants.move(Transition.PROVISION)

@@ -250,8 +250,8 @@ def took(*microseconds: int) -> Latency:
 def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
     """Give a tenant at least one row in every table that does not need a service."""
     with worker.tenant_tx(tenant_id) as tx:
-        tx.inbox.accept(an_event(tenant_id))
         tx.tenants.request(an_event(tenant_id))
+        tx.inbox.accept(an_event(tenant_id))
         tx.tenants.move(Transition.PROVISION)
         tx.steps.plan("provision-1", [Step.OPEN_RECORDS, Step.CREATE_KEYS])
         tx.keys.record(l2_key(tenant_id), "L2", 1)

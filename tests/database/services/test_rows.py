@@ -170,9 +170,9 @@ def test_unchecked_tenant_has_no_run(worker: Database) -> None:
 def test_event_is_accepted_once(field: Field) -> None:
     marketplace = field.open("marketplace")
     with marketplace.tenant_tx("new") as tx:
+        assert tx.tenants.request(an_event("new")).state is State.REQUESTED
         assert tx.inbox.accept(an_event("new"))
         assert not tx.inbox.accept(an_event("new", kind=EventKind.SERVICE_DISABLED))
-        assert tx.tenants.request(an_event("new")).state is State.REQUESTED
 
 
 def test_notification_is_stored_and_sent_once(worker: Database) -> None:
