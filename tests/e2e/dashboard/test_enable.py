@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.connected import rejection_code
-from tests.e2e.dashboard.harness.browser import SIGN_IN, drawn, title
+from tests.e2e.dashboard.harness.browser import SIGN_IN, drawn, press, title
 from tests.e2e.dashboard.harness.dashboard_pages import BEA, connect, disconnect, go_to, unpack
 
 BETA, ORGANIZATION = "beta-corp-67890", "Beta Corp"
@@ -23,8 +23,7 @@ def test_one_click_leads_to_a_service_that_encrypts_and_sign_out_ends_every_tab(
     page = window.open("/marketplace/")
     page.get_by_text(f"{ORGANIZATION} · {BETA}").click()
     expect(page.get_by_text(f"For account {BETA}")).to_be_visible()
-    page.get_by_role("button", name="Enable OpenKCM").click()
-    expect(page.get_by_text(f"OpenKCM is ready for {ORGANIZATION}!")).to_be_visible()
+    press(page.get_by_role("button", name="Enable OpenKCM"), page.get_by_text(f"OpenKCM is ready for {ORGANIZATION}!"))
     assert stack.status(BETA).json()["state"] == "active"
 
     with window.context.expect_page() as popup:

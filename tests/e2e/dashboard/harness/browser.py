@@ -2,8 +2,9 @@
 
 import re
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,23 @@ MISSING = "chromium is missing; install it as root: apt-get install chromium"
 SIGN_IN = "Sign in with your platform account"
 TIMEOUT_MS = 60_000
 _DRAWN = "[data-testid=stApp][data-test-script-state=notRunning]"
+_SOON_MS = 10_000
+# The last events of the pointer and messages to the server, for the warning of `press`.
+_RECORD = """
+(() => {
+    window.recorded = [];
+    const record = (...entry) => {
+        window.recorded = [...window.recorded.slice(-30), [Math.round(performance.now()), ...entry]];
+    };
+    for (const kind of ["pointerdown", "pointerup", "click"])
+        document.addEventListener(kind, event => record(kind, event.target.outerHTML.slice(0, 80)), true);
+    const send = WebSocket.prototype.send;
+    WebSocket.prototype.send = function (message) {
+        record("sent", message.byteLength);
+        return send.call(this, message);
+    };
+})()
+"""
 _ARGUMENTS = (
     "--no-sandbox",  # root has no sandbox in a container; only pages of this machine are opened
     "--disable-gpu",
@@ -45,6 +63,7 @@ class Visitor:
         self.origins, self.requested_urls = origins, set[str]()
         self.context = browser.new_context(base_url=origins[0], **options)
         self.context.set_default_timeout(TIMEOUT_MS)
+        self.context.add_init_script(_RECORD)
         self.context.on("request", lambda request: self.requested_urls.add(request.url))
         self.context.on("page", lambda page: page.on("websocket", lambda socket: self.requested_urls.add(socket.url)))
         self.context.set_default_navigation_timeout(TIMEOUT_MS)
@@ -85,6 +104,25 @@ def drawn(page: Page) -> None:
     """Wait until Streamlit has drawn the page."""
     expect(page.locator(_DRAWN)).to_be_attached()
     expect(page.get_by_role("heading", level=1).first).to_be_visible()
+
+
+def press(button: Locator, result: Locator) -> None:
+    """Press a button of a drawn page and wait for the result.
+
+    Presses it again if the page is drawn without the result: in a few of hundreds of runs Streamlit dropped the click.
+    The warning then says what the browser saw and sent, because the cause is unknown.
+    """
+    page = button.page
+    drawn(page)
+    button.click()
+    with suppress(AssertionError):
+        expect(result).to_be_visible(timeout=_SOON_MS)
+        return
+    drawn(page)
+    if not result.is_visible() and button.is_visible():
+        warnings.warn(f"a click was dropped: {page.evaluate('() => window.recorded')}", stacklevel=2)
+        button.click()
+    expect(result).to_be_visible()
 
 
 def title(page: Page) -> Locator:

@@ -6,6 +6,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from core.keys.root_keys import RootKeyMode
 from dashboard.root_keys.guides import ENTRIES, NAMES
+from tests.e2e.dashboard.harness import browser
 from tests.e2e.dashboard.harness.browser import drawn
 from tests.e2e.root_keys.holders import Holder
 
@@ -78,19 +79,8 @@ def labelled(dialog: Locator, label: str) -> Locator:
 
 
 def press(dialog: Locator, button: str, says: str) -> None:
-    """Press a button of a dialog and wait for the result.
-
-    Presses it again if the page is drawn without the result: Streamlit can drop a click while it draws the page.
-    """
-    pressed = dialog.get_by_role("button", name=button, exact=True)
-    pressed.click()
-    with suppress(AssertionError):
-        expect(dialog.get_by_text(says)).to_be_visible(timeout=10_000)
-        return
-    drawn(dialog.page)
-    if not dialog.get_by_text(says).is_visible() and pressed.is_visible():
-        pressed.click()
-    expect(dialog.get_by_text(says)).to_be_visible()
+    """Press a button of a dialog and wait for the result."""
+    browser.press(dialog.get_by_role("button", name=button, exact=True), dialog.get_by_text(says))
 
 
 def finish(dialog: Locator, button: str, says: str) -> None:
