@@ -23,7 +23,7 @@ import structlog
 
 from core.errors.platform import DatabaseUnavailable
 from crypto_service.audit.events import TenantBatch, WalSlice, records
-from crypto_service.audit.wal import SUFFIX, WalRecord, decode, waiting_bytes, whole_part
+from crypto_service.audit.wal import WalRecord, decode, log_files, sync_folder, waiting_bytes, whole_part
 from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 
@@ -96,13 +96,16 @@ class ShipperCheckpoint:
         self._done |= {name: end for name, (_, end) in self._batch.parts.items()}
         for name in self._batch.ended:
             (self._folder / name).unlink(missing_ok=True)
+        if self._batch.ended:
+            # Before the next batch, whose state no longer names these files: one that came back would be new.
+            sync_folder(self._folder)
         self._batch = None
 
     def _new_batch(self) -> ShippingBatch | None:
         parts: dict[str, tuple[int, int]] = {}
         ended: set[str] = set()
         room, full = _BATCH_BYTES, False
-        names = sorted(path.name for path in self._folder.glob(f"*{SUFFIX}"))
+        names = log_files(self._folder)
         self._done = {name: self._done.get(name, 0) for name in names}
         for name in names:
             # Checked before the read: everything that the writer wrote before it released the lock is then read.
@@ -127,6 +130,8 @@ class ShipperCheckpoint:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._folder / _FILE)
+        # Before the batch is shipped: after a power failure the former file would lead to another batch.
+        sync_folder(self._folder)
 
 
 class AuditShipper:
@@ -197,12 +202,19 @@ class AuditShipper:
     def _slices(self, checkpoint: ShipperCheckpoint, batch: ShippingBatch) -> Iterator[WalSlice]:
         for name, (start, end) in batch.parts.items():
             data = checkpoint.read(name, start, end)
-            lines = [line for line in decode(data, start) if isinstance(line, WalRecord)]
-            damaged = data.count(b"\n") - len(lines)
-            if damaged:
-                self.totals.damaged += damaged
-                log.error("journal lines damaged", journal=name, lines=damaged)
+            lines: list[WalRecord] = []
+            for line in decode(data, start):
+                if isinstance(line, WalRecord):
+                    lines.append(line)
+                else:
+                    self._keep_damaged(name, line, data[line - start :].partition(b"\n")[0])
             yield WalSlice(name, lines)
+
+    def _keep_damaged(self, name: str, offset: int, raw: bytes) -> None:
+        """Write a damaged record to a file for an operator: its log file is deleted after it is shipped."""
+        self._keep(f"{name}.{offset}.damaged", raw + b"\n", os.O_TRUNC)
+        self.totals.damaged += 1
+        log.error("journal line damaged", journal=name, offset=offset)
 
     def _deliver(self, tenant_id: str, batch_id: str, found: TenantBatch) -> OpenKcmError | None:
         try:
@@ -224,11 +236,19 @@ class AuditShipper:
 
     def _set_aside(self, tenant_id: str, found: TenantBatch, refused: OpenKcmError) -> None:
         """Append rejected records to a file for an operator, so that the records of other tenants are shipped."""
-        file = os.open(self._folder / "undeliverable.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(file, "w", encoding="utf-8") as kept:
-            kept.writelines(json.dumps([tenant_id, event.model_dump(mode="json")]) + "\n" for event in found.events)
+        lines = (json.dumps([tenant_id, event.model_dump(mode="json")]) + "\n" for event in found.events)
+        self._keep("undeliverable.jsonl", "".join(lines).encode(), os.O_APPEND)
         self.totals.set_aside += found.lines
         log.error("audit records set aside", tenant_id=tenant_id, code=refused.code, lines=found.lines)
+
+    def _keep(self, name: str, data: bytes, mode: int) -> None:
+        """Write to a file of the folder and flush it: afterwards the log file with these records is deleted."""
+        descriptor = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | mode, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(self._folder)
 
 
 _FILE = "delivery.json"

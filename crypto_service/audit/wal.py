@@ -44,15 +44,20 @@ def journal_folder(state_dir: Path) -> Path:
     return folder
 
 
+def log_files(folder: Path) -> list[str]:
+    """Return the names of the log files, in the order of their creation; drafts have another name."""
+    names = (entry.name for entry in os.scandir(folder))
+    return sorted(name for name in names if name.endswith(SUFFIX) and not name.startswith("."))
+
+
 def waiting_bytes(folder: Path) -> int:
     """Return the size of all log files that are not shipped, or not deleted yet."""
     total = 0
-    for entry in os.scandir(folder):
-        if entry.name.endswith(SUFFIX):
-            try:
-                total += entry.stat().st_size
-            except FileNotFoundError:  # shipped and deleted meanwhile
-                continue
+    for name in log_files(folder):
+        try:
+            total += (folder / name).stat().st_size
+        except FileNotFoundError:  # shipped and deleted meanwhile
+            continue
     return total
 
 
@@ -75,7 +80,7 @@ class WalSegment:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             draft.rename(folder / self.name)
             if sync:
-                _sync_folder(folder)
+                sync_folder(folder)
         except OSError:
             os.close(self._descriptor)
             raise
@@ -196,7 +201,8 @@ class WriteAheadLog:
 SUFFIX = ".journal"
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush the names of a folder to disk; raise OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

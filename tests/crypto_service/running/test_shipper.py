@@ -21,6 +21,7 @@ from crypto_service.interfaces import AuditEntry
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from openkcm.contract.audit_events import verify_chain
+from tests.crypto_service.disk import disk
 from tests.database.fixtures import Field
 
 GET, ENCRYPT, CREATE = CryptoOperation.GET, CryptoOperation.ENCRYPT, CryptoOperation.CREATE
@@ -90,6 +91,45 @@ def test_repeated_shipping_adds_nothing(tenants: Field, folder: Path):
     assert [record["subject"] for record in crypto_records(tenants)] == ["mine", "orders"]
     assert [record["subject"] for record in crypto_records(tenants, "beta")] == ["theirs"]
     assert used(tenants) == 1
+
+
+def test_power_failure_after_a_batch_counts_nothing_twice(tenants: Field, folder: Path):
+    """Everything that was not flushed to disk is lost, after the batch is committed in the database."""
+    with disk(folder) as disk_of_folder:
+        journal = WriteAheadLog(folder, sync=True)
+        asyncio.run(journal.write([entry(CryptoOperation.MAC)] * 3))
+        a_shipper(tenants, folder).once()
+        asyncio.run(journal.write([entry(CryptoOperation.MAC)]))
+        disk_of_folder.lose_power()
+    journal.close()
+    after = a_shipper(tenants, folder)
+    while after.once() is not None:
+        pass
+    assert used(tenants) == 4
+
+
+def test_draft_of_a_new_log_file_is_not_deleted(folder: Path, tenants: Field):
+    draft = folder / ".1-1-aaaa.journal"
+    draft.touch()
+    assert a_shipper(tenants, folder).once() is None
+    assert draft.exists()
+
+
+def test_damaged_record_is_kept_for_an_operator(tenants: Field, folder: Path):
+    write(folder, *(entry(GET, f"key-{number}") for number in range(3))).close()
+    [path] = folder.glob("*.journal")
+    data = path.read_bytes()
+    first, second, _third = data.splitlines(keepends=True)
+    damaged = second.replace(b"key-1", b"key-9")
+    path.write_bytes(data.replace(second, damaged))
+    shipper = a_shipper(tenants, folder)
+    with disk(folder) as disk_of_folder:
+        shipper.once()
+        disk_of_folder.lose_power()
+    assert [record["subject"] for record in crypto_records(tenants)] == ["key-0", "key-2"]
+    assert not path.exists()
+    assert (folder / f"{path.name}.{len(first)}.damaged").read_bytes() == damaged
+    assert shipper.totals.damaged == 1
 
 
 def test_interrupted_batch_is_repeated_with_the_same_range(tenants: Field, folder: Path):
