@@ -10,6 +10,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""The only IPv6 addresses that IANA assigns to hosts (RFC 4291 section 2.4, RFC 3587)."""
+# `is_global` does not know them: 6to4 relays (RFC 7526), documentation (RFC 9637).
+_UNASSIGNED = (ipaddress.IPv4Network("192.88.99.0/24"), ipaddress.IPv6Network("3fff::/20"))
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,15 @@ class EgressPolicy:
         plain = _plain(ipaddress.ip_address(address.partition("%")[0]))
         if any(plain in network for network in self._networks):
             return True
-        return encrypted and plain.is_global and not plain.is_multicast and not plain.is_reserved
+        return encrypted and _is_public(plain)
+
+
+def _is_public(address: _Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST:
+        return False
+    if any(address in network for network in _UNASSIGNED):
+        return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def _plain(address: _Address) -> _Address:

@@ -9,6 +9,7 @@ Session ids are random, kept in memory, and expire after eight hours or at a res
 """
 
 import hmac
+import json
 import secrets
 import sys
 import time
@@ -85,7 +86,10 @@ class CodecServer:
 
     async def sign_in(self, request: Request) -> Response:
         """Exchange the token for a session cookie."""
-        form = parse_qs((await request.body())[:_LARGEST_FORM].decode(errors="replace"))
+        body = await _read_body(request, _LARGEST_FORM)
+        if body is None:
+            return HTMLResponse(_PAGE.format(body=_SIGN_IN), status_code=413)
+        form = parse_qs(body.decode(errors="replace"))
         if not self._is_token(form.get("token", [""])[0]):
             log.warning("codec sign-in rejected", client=_client(request))
             return HTMLResponse(_PAGE.format(body=f"<p>Wrong token.</p>{_SIGN_IN}"), status_code=403)
@@ -99,10 +103,11 @@ class CodecServer:
         if not self._signed_in(request):
             log.warning("decode request rejected", client=_client(request))
             return JSONResponse({"error": "sign in on this server's page first"}, status_code=403)
-        if int(request.headers.get("content-length", _LARGEST_BODY + 1)) > _LARGEST_BODY:
+        body = await _read_body(request, _LARGEST_BODY)
+        if body is None:
             return JSONResponse({"error": "too large"}, status_code=413)
         try:
-            payloads = ParseDict(await request.json(), Payloads())
+            payloads = ParseDict(json.loads(body), Payloads())
         except (ValueError, ParseError):
             return JSONResponse({"error": "not a Payloads message"}, status_code=400)
         keys = sorted({p.metadata["key"].decode(errors="replace") for p in payloads.payloads if "key" in p.metadata})
@@ -122,6 +127,16 @@ class CodecServer:
 
     def _is_token(self, presented: str) -> bool:
         return hmac.compare_digest(presented.encode(), self._token.encode())
+
+
+async def _read_body(request: Request, limit: int) -> bytes | None:
+    """Return the body; None if it exceeds the limit, before more of it is in memory."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            return None
+    return bytes(body)
 
 
 def _client(request: Request) -> str:

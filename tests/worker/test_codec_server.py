@@ -169,12 +169,25 @@ def test_identity_cannot_create_a_data_key_or_use_a_tenants_l2_key(key_server):
     [
         *((broken, 400) for broken in (b"", b"not json", b'"text"', b'{"payloads": 1}', b'{"secrets": []}', b"\xff")),
         (b"x" * (4 * 1024 * 1024 + 1), 413),
-        ([b"{}"], 413),
+        ([b"x" * (4 * 1024 * 1024 + 1)], 413),
     ],
-    ids=["empty", "not json", "text", "no list", "no payloads", "not utf-8", "too long", "of unknown length"],
+    ids=["empty", "not json", "text", "no list", "no payloads", "not utf-8", "too long", "too long without a length"],
 )
 def test_decode_rejects_a_body_that_is_no_payloads_message(http, content, status):
     assert http.post("/decode", content=content, headers=bearer()).status_code == status
+
+
+def test_large_body_without_a_token_takes_no_memory(http, codec):
+    before = peak_memory(codec.process.pid)
+    body = (b"token=" + bytes(65530) for _ in range(2048))
+    assert http.post("/sign-in", content=body).status_code == 413
+    assert peak_memory(codec.process.pid) - before < 32 * 1024
+
+
+def peak_memory(pid: int) -> int:
+    """Return the largest resident memory of a process so far, in KiB."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 LABELS = [b"../sys/policies", b"L2-acme-codec-primary", b"audit-checkpoints", b"\xff", b"payload-missing"]
