@@ -12,8 +12,8 @@ from datetime import timedelta
 
 from temporalio import activity
 
-from activities.audit_trail import append_audit_event
 from activities.notifications import NotificationOutbox
+from activities.runtime.audit_trail import append_audit_event
 from core.errors.tenants import ApprovalNotNeeded, ApprovalPending, ApprovalUnknown, TooManyApprovals, VoteRejected
 from core.messages.base import StepInput
 from core.messages.tenants import ApprovalResult, ApprovalStep, CloseApprovalInput, PendingApproval, WaitingResult

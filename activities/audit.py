@@ -16,9 +16,9 @@ from datetime import datetime, timedelta
 import structlog
 from temporalio import activity
 
-from activities.audit_trail import Clock
-from activities.concurrency import MAX_LISTED, within_budget
-from activities.metrics import Metrics
+from activities.runtime.audit_trail import Clock
+from activities.runtime.concurrency import MAX_LISTED, within_budget
+from activities.runtime.metrics import Metrics
 from compliance.reconciliation.ledger import ServerLog, reconcile_all
 from compliance.reconciliation.model import CHECKING, LATE, AuditRecord, Discrepancy, Severity
 from core import names as ids

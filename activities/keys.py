@@ -15,9 +15,9 @@ from typing import TypeVar
 import structlog
 from temporalio import activity
 
-from activities.audit_trail import append_audit_event
-from activities.concurrency import ContextThreadPool
-from activities.metrics import Metrics
+from activities.runtime.audit_trail import append_audit_event
+from activities.runtime.concurrency import ContextThreadPool
+from activities.runtime.metrics import Metrics
 from core import names as ids
 from core.errors.compliance import TenantKeyReplaced, TenantKeyShared
 from core.errors.keys import RootKeyDenied, WrongContext

@@ -32,9 +32,9 @@ from cloudevents.core.v1.event import CloudEvent
 from standardwebhooks import Webhook
 from temporalio import activity
 
-from activities.audit_trail import Clock, append_audit_event, complete_step
-from activities.concurrency import ContextThreadPool
-from activities.metrics import DeliveryStage, Metrics
+from activities.runtime.audit_trail import Clock, append_audit_event, complete_step
+from activities.runtime.concurrency import ContextThreadPool
+from activities.runtime.metrics import DeliveryStage, Metrics
 from core import names as ids
 from core.errors.platform import NotificationUndelivered, SettingsInvalid
 from core.messages.base import AnnounceInput, StepInput

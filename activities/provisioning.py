@@ -9,12 +9,12 @@ from typing import Protocol
 
 from temporalio import activity
 
-from activities.audit_trail import Clock, append_audit_event, complete_step, is_executed, is_recorded
 from activities.certificates.ca_rotation import AuthorityMaker
 from activities.keys import alarm, refused_fingerprint
-from activities.metrics import Metrics
 from activities.notifications import NotificationOutbox
-from activities.step_progress import track_progress
+from activities.runtime.audit_trail import Clock, append_audit_event, complete_step, is_executed, is_recorded
+from activities.runtime.metrics import Metrics
+from activities.runtime.step_progress import track_progress
 from core import names as ids
 from core.certificates import AuthorityState
 from core.errors.keys import KeyUnavailable

@@ -14,8 +14,8 @@ from typing import Protocol
 import structlog
 from temporalio import activity
 
-from activities.audit_trail import append_audit_event
-from activities.metrics import Metrics
+from activities.runtime.audit_trail import append_audit_event
+from activities.runtime.metrics import Metrics
 from core import names as ids
 from core.errors.platform import TemporalUnavailable
 from core.messages.base import StepInput

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from temporalio import activity
 
 from activities.audit import CheckpointSigner
-from activities.audit_trail import Clock, append_audit_event
+from activities.runtime.audit_trail import Clock, append_audit_event
 from compliance.reports.builder import Request, assemble
 from core.audit import AuditFilter
 from core.errors.compliance import ReportPeriodArchived, ReportUnknown

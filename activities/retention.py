@@ -24,9 +24,9 @@ import structlog
 from temporalio import activity
 
 from activities.audit import CheckpointSigner
-from activities.audit_trail import Clock, append_audit_event
-from activities.concurrency import MAX_LISTED, run_for_each_tenant
-from activities.metrics import Metrics
+from activities.runtime.audit_trail import Clock, append_audit_event
+from activities.runtime.concurrency import MAX_LISTED, run_for_each_tenant
+from activities.runtime.metrics import Metrics
 from compliance.audit.archive import PIECE, ArchiveFile, archive_lines
 from compliance.audit.export import archive_statement, checkpoint, require_archive_signature
 from core.errors.compliance import AuditArchiveRefused

@@ -9,10 +9,10 @@ from datetime import timedelta
 from cryptography import x509
 from temporalio import activity
 
-from activities.audit_trail import Clock, append_audit_event, is_executed
 from activities.certificates.ca_rotation import as_authority
 from activities.keys import context_of, require_active_version, require_current_root_key, root_key_in_force
-from activities.step_progress import track_progress
+from activities.runtime.audit_trail import Clock, append_audit_event, is_executed
+from activities.runtime.step_progress import track_progress
 from core.errors.platform import ConflictingResource, Superseded
 from core.errors.services import ServiceUnknown
 from core.errors.tenants import OperationRepeated, TenantNotOperational, TenantUnknown

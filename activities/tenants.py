@@ -7,8 +7,8 @@ connections.
 from temporalio import activity
 
 from activities.approvals import pending_approvals, require_approval
-from activities.audit_trail import Clock, append_audit_event, is_executed
 from activities.notifications import NotificationOutbox
+from activities.runtime.audit_trail import Clock, append_audit_event, is_executed
 from core import names as ids
 from core.errors.compliance import BreachNotCleared
 from core.errors.tenants import OperationLost, OperationRepeated, TenantUnknown

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-import activities.metrics
+import activities.runtime.metrics
 import core.errors
 import crypto_service.server.metrics
 from compliance.audit.ocsf import ACTIVITIES, OCSF
@@ -137,10 +137,10 @@ with a reference to the log.
 
 def exported_metrics() -> Iterator[tuple[str, str, str, str]]:
     """Yield name, process, type and meaning of each metric, with the name that Prometheus uses."""
-    for name, spec in activities.metrics.COUNTERS.items():
+    for name, spec in activities.runtime.metrics.COUNTERS.items():
         labels = ", ".join(f"`{label}`" for label in spec.series[0])
         yield f"{name}_total", "worker", "counter", f"{spec.meaning}{labels and f' ({labels})'}"
-    yield activities.metrics.READY_SECONDS, "worker", "histogram", activities.metrics.READY_MEANING
+    yield activities.runtime.metrics.READY_SECONDS, "worker", "histogram", activities.runtime.metrics.READY_MEANING
     yield READY, "worker", "gauge", READY_MEANING
     for name, meaning in crypto_service.server.metrics.COUNTERS.items():
         yield f"{name}_total", "crypto service", "counter", meaning
@@ -154,7 +154,7 @@ def metrics_page() -> str:
     )
     return f"""# Metrics
 
-{_ORIGIN.format(origin="activities/metrics.py, worker/__main__.py and crypto_service/server/metrics.py")}
+{_ORIGIN.format(origin="activities/runtime/metrics.py, worker/__main__.py and crypto_service/server/metrics.py")}
 
 The worker exports its metrics at `127.0.0.1:worker_metrics_port`, with those of Temporal's SDK; the crypto service at
 `127.0.0.1:crypto_metrics_port`. Both use the path `/metrics`. No metric names a tenant.

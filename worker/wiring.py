@@ -16,17 +16,14 @@ from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner, Worker
 
 from activities.approvals import ApprovalActivities
 from activities.audit import AuditCheckpointActivities, CheckpointSigner, ReconcileActivities
-from activities.audit_trail import Clock
 from activities.certificates.ca_rotation import AuthorityActivities
 from activities.certificates.crl import RevocationActivities
 from activities.certificates.expiry import ExpiryActivities
-from activities.concurrency import Pace
 from activities.isolation.assessment import Attack, IsolationAssessmentActivities
 from activities.isolation.crypto_api_suite import CryptoApiIsolationSuite
 from activities.isolation.gate import IsolationGateActivities
 from activities.isolation.key_suite import KeyIsolationSuite
 from activities.isolation.probe_services import ProbeServices
-from activities.metrics import Metrics
 from activities.notifications import CallbackSender, EmailSender, NotificationActivities, NotificationOutbox, Sender
 from activities.offboarding.destruction import DestructionActivities, WorkflowTerminationActivities
 from activities.offboarding.grace_period import GracePeriodActivities
@@ -39,8 +36,11 @@ from activities.root_keys.health import PollIntervals, RootKeyHealthActivities
 from activities.root_keys.versions import RootKeyVersionActivities
 from activities.rotation.stalled import StalledRotationActivities
 from activities.rotation.steps import RotationActivities
+from activities.runtime.audit_trail import Clock
+from activities.runtime.concurrency import Pace
+from activities.runtime.metrics import Metrics
+from activities.runtime.step_progress import report_response
 from activities.services import ServiceActivities
-from activities.step_progress import report_response
 from activities.tenants import PolicyActivities, StoredTenantActivities, TenantStatusActivities
 from compliance.isolation.crypto_api.session import Endpoints
 from compliance.isolation.crypto_api.suite import CryptoApiSuite

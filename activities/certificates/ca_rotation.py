@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from temporalio import activity
 
-from activities.audit_trail import append_audit_event
-from activities.concurrency import take_turns
-from activities.step_progress import track_progress
+from activities.runtime.audit_trail import append_audit_event
+from activities.runtime.concurrency import take_turns
+from activities.runtime.step_progress import track_progress
 from core import names as ids
 from core.certificates import AuthorityState
 from core.errors.platform import ConflictingResource, Superseded

@@ -11,9 +11,9 @@ from datetime import timedelta
 
 from temporalio import activity
 
-from activities.audit_trail import append_audit_event
 from activities.certificates.ca_rotation import as_authority
-from activities.concurrency import MAX_LISTED, run_for_each_tenant
+from activities.runtime.audit_trail import append_audit_event
+from activities.runtime.concurrency import MAX_LISTED, run_for_each_tenant
 from core.certificates import BELIEVED, AuthorityState
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import Superseded

@@ -7,10 +7,10 @@ from datetime import datetime
 import structlog
 from temporalio import activity
 
-from activities.audit_trail import Clock
-from activities.concurrency import MAX_LISTED, run_for_each_tenant
-from activities.metrics import Metrics
 from activities.notifications import NotificationOutbox
+from activities.runtime.audit_trail import Clock
+from activities.runtime.concurrency import MAX_LISTED, run_for_each_tenant
+from activities.runtime.metrics import Metrics
 from core.certificates import ALARMING, ExpiringItem, ExpiryStage, stage
 from core.messages.base import StepInput
 from core.messages.services import ExpiryResult, UnrenewedService

@@ -13,8 +13,8 @@ import structlog
 from temporalio import activity
 
 from activities.audit import CheckpointSigner
-from activities.audit_trail import Clock, append_audit_event
-from activities.metrics import Metrics
+from activities.runtime.audit_trail import Clock, append_audit_event
+from activities.runtime.metrics import Metrics
 from core.isolation import LATE, CheckResult, SignedClause, breaches, by_clause, clause_message, summed_up, tally
 from core.messages.compliance import DueExamination, DueInput, DueResult, ExamineInput, ExamineResult
 from core.tenants.lifecycle import DECRYPTS, State

@@ -14,9 +14,9 @@ from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from activities.audit_trail import Clock
 from activities.certificates.ca_rotation import as_authority
 from activities.isolation.probe_services import PROBE, SIBLING, ProbeServices, presenting
+from activities.runtime.audit_trail import Clock
 from compliance.isolation.crypto_api.model import (
     CryptoApiUnreachable,
     ForgedIdentities,

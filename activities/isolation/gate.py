@@ -5,11 +5,11 @@ from functools import partial
 
 from temporalio import activity
 
-from activities.audit_trail import Clock, append_audit_event, complete_step
 from activities.certificates.ca_rotation import as_authority
-from activities.concurrency import ContextThreadPool
-from activities.metrics import Metrics
-from activities.step_progress import track_progress
+from activities.runtime.audit_trail import Clock, append_audit_event, complete_step
+from activities.runtime.concurrency import ContextThreadPool
+from activities.runtime.metrics import Metrics
+from activities.runtime.step_progress import track_progress
 from compliance.isolation.postgres.row_security import RowSecuritySuite as DatabaseProbe
 from compliance.isolation.vault.cross_tenant import VaultTenantIsolationSuite as VaultProbe
 from core.errors.compliance import CanaryMissing, IsolationBreached

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from activities.audit_trail import Clock
+from activities.runtime.audit_trail import Clock
 from compliance.isolation.crypto_api.model import Identity
 from core.errors.compliance import CanaryMissing, SecondCanaryMissing
 from core.names import CANARY_TENANT_ID, PLATFORM_TENANTS

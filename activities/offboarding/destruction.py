@@ -20,9 +20,9 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.audit_trail import Clock, append_audit_event, build_audit_event, is_recorded
 from activities.notifications import NotificationOutbox
-from activities.step_progress import send_heartbeats
+from activities.runtime.audit_trail import Clock, append_audit_event, build_audit_event, is_recorded
+from activities.runtime.step_progress import send_heartbeats
 from core import names as ids
 from core.errors.platform import DatabaseRefused
 from core.errors.tenants import TenantUnknown

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from temporalio import activity
 
 from activities.approvals import require_approval
-from activities.audit_trail import Clock, append_audit_event, is_executed
 from activities.notifications import NotificationOutbox
-from activities.step_progress import send_heartbeats
+from activities.runtime.audit_trail import Clock, append_audit_event, is_executed
+from activities.runtime.step_progress import send_heartbeats
 from core.errors.tenants import EventSuperseded, OffboardingAlreadyScheduled, OperationRepeated, TenantUnknown
 from core.messages.base import StepInput
 from core.messages.tenants import (

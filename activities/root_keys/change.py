@@ -13,10 +13,10 @@ import structlog
 from temporalio import activity
 
 from activities.approvals import require_approval
-from activities.audit_trail import append_audit_event
-from activities.concurrency import ContextThreadPool, Pace
 from activities.keys import context_of, require_active_version, unwrap_service_key, verify_wrapped_key
 from activities.notifications import NotificationOutbox
+from activities.runtime.audit_trail import append_audit_event
+from activities.runtime.concurrency import ContextThreadPool, Pace
 from core import names as ids
 from core.errors.keys import RootKeyRefused, RootKeyTimeout
 from core.errors.tenants import TenantNotOperational, TenantUnknown

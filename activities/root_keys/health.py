@@ -25,10 +25,10 @@ from heapq import heappop, heappush
 import structlog
 from temporalio import activity
 
-from activities.audit_trail import Clock
-from activities.concurrency import MAX_LISTED, ContextThreadPool, run_for_each_tenant
 from activities.keys import unwrap_service_key
 from activities.root_keys.check_queue import CheckQueue, QueuedCheck
+from activities.runtime.audit_trail import Clock
+from activities.runtime.concurrency import MAX_LISTED, ContextThreadPool, run_for_each_tenant
 from core.errors.keys import CustomerKeyError, RootKeyMismatch, RootKeyRefused, WrongContext
 from core.keys.root_keys import probe_context
 from core.messages.keys import WatchResult, WatchRootKeysInput

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import structlog
 from temporalio import activity
 
-from activities.concurrency import ContextThreadPool, take_turns
 from activities.keys import unwrap_service_key
+from activities.runtime.concurrency import ContextThreadPool, take_turns
 from core import names as ids
 from core.errors.keys import CustomerKeyError
 from core.keys.root_keys import version_context

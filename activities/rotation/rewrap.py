@@ -11,8 +11,8 @@ from itertools import groupby
 
 from temporalio import activity
 
-from activities.concurrency import ContextThreadPool, Pace
 from activities.keys import all_unwrapped, context_of, unwrap_service_key, verify_wrapped_key, verify_wrapped_keys
+from activities.runtime.concurrency import ContextThreadPool, Pace
 from core.errors.keys import RootKeyServerError, WrongContext
 from core.errors.tenants import TenantUnknown
 from core.keys.root_keys import credentials_context, probe_context

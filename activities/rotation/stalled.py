@@ -5,9 +5,9 @@ from datetime import timedelta
 import structlog
 from temporalio import activity
 
-from activities.concurrency import MAX_LISTED, run_for_each_tenant
-from activities.metrics import Metrics
 from activities.notifications import NotificationOutbox
+from activities.runtime.concurrency import MAX_LISTED, run_for_each_tenant
+from activities.runtime.metrics import Metrics
 from core import names as ids
 from core.keys.rotation import LONGEST
 from core.messages.base import StepInput

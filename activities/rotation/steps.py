@@ -10,8 +10,6 @@ import time
 from temporalio import activity
 
 from activities.approvals import require_approval
-from activities.audit_trail import append_audit_event, build_audit_event
-from activities.concurrency import ContextThreadPool, Pace, take_turns
 from activities.keys import (
     alarm,
     context_of,
@@ -22,10 +20,12 @@ from activities.keys import (
     verify_wrapped_keys,
     with_heartbeats,
 )
-from activities.metrics import Metrics
 from activities.notifications import NotificationOutbox
 from activities.rotation.rewrap import Rewrapping
-from activities.step_progress import track_progress
+from activities.runtime.audit_trail import append_audit_event, build_audit_event
+from activities.runtime.concurrency import ContextThreadPool, Pace, take_turns
+from activities.runtime.metrics import Metrics
+from activities.runtime.step_progress import track_progress
 from core import names as ids
 from core.errors.keys import KeyUnavailable, KeyVersionInUse, KeyVersionUnknown
 from core.errors.services import ServiceUnknown

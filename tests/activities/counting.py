@@ -9,7 +9,7 @@ from typing import Any
 from temporalio.common import MetricMeter
 from temporalio.testing import ActivityEnvironment
 
-from activities.metrics import Metrics
+from activities.runtime.metrics import Metrics
 
 UNCOUNTED = Metrics(MetricMeter.noop)
 

@@ -8,8 +8,8 @@ import pytest
 from temporalio.common import MetricMeter
 from temporalio.testing import ActivityEnvironment
 
-from activities.metrics import Metrics
 from activities.recovery import RecoveryActivities
+from activities.runtime.metrics import Metrics
 from core import names as ids
 from core.errors.platform import TemporalUnavailable
 from core.messages.recovery import RecoverTenantInput, RecoveryCursor, RecoveryPage

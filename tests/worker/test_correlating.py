@@ -8,7 +8,7 @@ from typing import Any
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
-from activities.concurrency import ContextThreadPool
+from activities.runtime.concurrency import ContextThreadPool
 from core.correlation import correlation_id
 from worker.interceptors import CorrelationInterceptor
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from activities.metrics import COUNTERS, Metrics
+from activities.runtime.metrics import COUNTERS, Metrics
 from config.settings import Settings
 from core.keys.rotation import StallReason
 from devstack.servers.base import http_answer

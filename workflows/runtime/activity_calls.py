@@ -68,7 +68,7 @@ def activity_queue(kind: ActivityKind) -> str:
 
 
 async def run_key_server_activity(activity: Callable[[Any, Input], Result], step: Input, summary: str) -> Result:
-    """Run an activity whose heartbeats are the responses of the key server (`activities.step_progress`).
+    """Run an activity whose heartbeats are the responses of the key server (`activities.runtime.step_progress`).
 
     An attempt lasts as long as the server responds, so a slow server does not make it start again.
     """

@@ -15,8 +15,8 @@ ATTEMPT = timedelta(seconds=6)
 KEY_SERVER_ATTEMPT = timedelta(minutes=5)
 """The longest attempt of a step that makes several calls to the key server: at most thirty, each six seconds long."""
 KEY_SERVER_HEARTBEAT = timedelta(seconds=8)
-"""Responses of the key server are heartbeats (activities.step_progress), at most one a second. One call, with the
-connection, takes at most six seconds."""
+"""Responses of the key server are heartbeats (activities.runtime.step_progress), at most one a second. One call, with
+the connection, takes at most six seconds."""
 
 FIRST_RETRY_SECONDS = 0.2
 LARGEST_RETRY_SECONDS = 5.0
@@ -42,7 +42,7 @@ its next operation."""
 
 HEADS_ATTEMPT = timedelta(minutes=2)
 BUDGET_ATTEMPT = timedelta(minutes=6)
-"""A scheduled activity stops after its time budget of four minutes (`activities.concurrency`), between two items."""
+"""A scheduled activity stops after its time budget of four minutes (activities.runtime.concurrency), between items."""
 HEARTBEAT = timedelta(seconds=15)
 HEARTBEAT_INTERVAL = timedelta(seconds=0.5)
 """The shortest time between two heartbeats that reach Temporal. The SDK's default is 80 % of their timeout. Of a short

@@ -8,8 +8,8 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.audit import CheckpointSigner
-from activities.audit_trail import Clock
 from activities.isolation.assessment import Attack, IsolationAssessmentActivities
+from activities.runtime.audit_trail import Clock
 from core.errors.compliance import BreachNotCleared
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import VaultUnavailable

@@ -15,8 +15,8 @@ import pytest
 from temporalio.common import MetricMeter
 from temporalio.testing import ActivityEnvironment
 
-from activities.metrics import Metrics
 from activities.notifications import NotificationActivities
+from activities.runtime.metrics import Metrics
 from config.settings import Settings
 from core.errors.platform import NotificationUndelivered
 from core.notifications import Channel, Notification, NotificationKind, retry_delay

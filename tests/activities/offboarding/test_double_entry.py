@@ -12,9 +12,9 @@ from activities import audit as reconciling
 from activities import provisioning as keys
 from activities import services
 from activities.audit import ReconcileActivities
-from activities.audit_trail import append_audit_event
 from activities.offboarding import destruction
 from activities.rotation import steps as rotation
+from activities.runtime.audit_trail import append_audit_event
 from compliance.reconciliation.ledger import ServerLog, our_records, reconcile_all
 from compliance.reconciliation.model import CHECKING, AuditRecord, DiscrepancyKind
 from compliance.reconciliation.vault_log import read_log

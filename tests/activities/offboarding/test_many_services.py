@@ -10,8 +10,8 @@ import pytest
 from core.services import ServiceState
 from core.tenants.lifecycle import State
 from tests.activities.dying import after_effect, crashes_after, perform_with_crash
-from tests.activities.many_services import add_services
 from tests.activities.offboarding.leaving import STEPS
+from tests.activities.services.many_services import add_services
 from workflows.runtime import timeouts as timing
 
 SERVICES = 1200

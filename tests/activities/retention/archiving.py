@@ -22,8 +22,8 @@ from temporalio.common import MetricMeter
 from temporalio.testing import ActivityEnvironment
 
 from activities.audit import CheckpointSigner
-from activities.metrics import Metrics, RetentionWork
 from activities.retention import ArchiveKeys, ArchivePolicy, AuditArchiveActivities
+from activities.runtime.metrics import Metrics, RetentionWork
 from compliance.audit.export import begin_export
 from core.audit import AuditFilter
 from database.connection.database import Database

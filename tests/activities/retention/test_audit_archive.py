@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from activities import retention
-from activities.concurrency import run_for_each_tenant
+from activities.runtime.concurrency import run_for_each_tenant
 from compliance.audit.forwarding.batches import Batch, Form, ForwardedState, StateFile
 from compliance.audit.forwarding.forwarder import Forwarding
 from core.audit import AuditFilter

@@ -6,8 +6,8 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities import retention
-from activities.concurrency import run_for_each_tenant
 from activities.retention import RowRetentionActivities
+from activities.runtime.concurrency import run_for_each_tenant
 from core.retention import DELETED, days_of
 from database.connection.database import Database
 from database.platform.retention import RetentionQueries

@@ -12,9 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 from temporalio.testing import ActivityEnvironment
 
-from activities.concurrency import Pace
 from activities.notifications import NotificationOutbox
 from activities.root_keys.change import RootKeyActivities
+from activities.runtime.concurrency import Pace
 from config.credential_encryption import decrypt_credentials
 from config.secrets import INTAKE_KEY, read_secret
 from core.errors.keys import RootKeyRefused, RootKeyTimeout, RootKeyUnreachable, WrongContext

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from core.keys.rotation import KeyState
-from tests.activities.many_services import add_services, prepare_versions
+from tests.activities.services.many_services import add_services, prepare_versions
 
 
 @pytest.mark.parametrize("number", [450, pytest.param(8000, marks=pytest.mark.full)])

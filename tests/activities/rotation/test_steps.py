@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities.concurrency import Pace
 from activities.notifications import NotificationOutbox
 from activities.rotation.rewrap import Rewrapping
 from activities.rotation.steps import RotationActivities
+from activities.runtime.concurrency import Pace
 from core.errors.compliance import TenantKeyShared
 from core.errors.keys import KeyUnavailable, KeyVersionInUse, KeyVersionUnknown, RootKeyDisabled
 from core.errors.platform import Superseded

@@ -24,8 +24,8 @@ from devstack.servers.postgres import PostgresServer
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
 from openkcm.verification.erasure_certificate import ErasureStatement, shred_message, statement_text
-from tests.activities.many_services import add_services
 from tests.activities.offboarding.test_destruction import verified
+from tests.activities.services.many_services import add_services
 from tests.chaos.audited import assert_recorded_once, whole_stream
 from tests.chaos.field import REGION, Field
 from tests.chaos.rotation.rotating import adapters

@@ -16,9 +16,9 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError
 
 from activities.approvals import ApprovalActivities
-from activities.concurrency import Pace
 from activities.notifications import NotificationOutbox
 from activities.root_keys.change import RootKeyActivities
+from activities.runtime.concurrency import Pace
 from activities.tenants import PolicyActivities, TenantStatusActivities
 from core import names as ids
 from core.errors.compliance import IsolationBreached

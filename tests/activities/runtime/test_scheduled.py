@@ -3,7 +3,7 @@
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities.concurrency import run_for_each_tenant
+from activities.runtime.concurrency import run_for_each_tenant
 from core.errors.platform import VaultUnavailable
 from core.scheduled import ScheduledTask
 from database.platform.scheduled import PlatformQueries

@@ -1,6 +1,6 @@
 from temporalio.testing import ActivityEnvironment
 
-from activities.concurrency import within_budget
+from activities.runtime.concurrency import within_budget
 
 
 def run(due: list[str], times: list[float]) -> tuple[list[str], int]:

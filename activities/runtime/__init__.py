@@ -1,0 +1,1 @@
+"""The shared parts of activities: audit trail, concurrency, metrics and heartbeats."""
