@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import product
+from typing import Any
 
 import structlog
 from temporalio.api.enums.v1 import IndexedValueType
@@ -29,6 +30,7 @@ from temporalio.client import (
 )
 from temporalio.common import SearchAttributeIndexedValueType, WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
+from temporalio.types import MethodAsyncNoParam
 
 from core.errors.compliance import CanaryMissing, SecondCanaryMissing
 from core.messages.keys import WatchRootKeysInput
@@ -60,106 +62,42 @@ from workflows.runtime import options as visibility
 _PLATFORM_WORKFLOWS = "platform/"
 
 
-def _every(minutes: int) -> ScheduleSpec:
-    return ScheduleSpec(
-        intervals=[ScheduleIntervalSpec(every=timedelta(minutes=minutes))], jitter=timedelta(seconds=10)
+def _scheduled(
+    name: str, run: MethodAsyncNoParam[Any, None], *, minutes: int, execution_timeout: timedelta | None = None
+) -> tuple[str, Schedule]:
+    """Return a schedule with its name: `platform/NAME` starts every `minutes`, unless the last run has not ended."""
+    action = ScheduleActionStartWorkflow(
+        run, id=f"{_PLATFORM_WORKFLOWS}{name}", task_queue=PLATFORM_QUEUE, execution_timeout=execution_timeout
+    )
+    interval = ScheduleIntervalSpec(every=timedelta(minutes=minutes))
+    return name, Schedule(
+        action=action,
+        spec=ScheduleSpec(intervals=[interval], jitter=timedelta(seconds=10)),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     )
 
 
 _RECOVERY = "workflow-recovery"
 
-SCHEDULES = {
-    _RECOVERY: Schedule(
-        action=ScheduleActionStartWorkflow(
-            RecoverWorkflows.run, id="platform/workflow-recovery", task_queue=PLATFORM_QUEUE
-        ),
-        spec=_every(minutes=1),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-    ),
-    "audit-checkpoints": Schedule(
-        action=ScheduleActionStartWorkflow(
-            SignAuditCheckpoints.run, id="platform/audit-checkpoints", task_queue=PLATFORM_QUEUE
-        ),
-        spec=_every(minutes=5),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-    ),
-    "audit-reconciliation": Schedule(
-        action=ScheduleActionStartWorkflow(
-            ReconcileAudit.run, id="platform/audit-reconciliation", task_queue=PLATFORM_QUEUE
-        ),
-        spec=_every(minutes=24 * 60),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-    ),
-    "unused-credentials": Schedule(
-        action=ScheduleActionStartWorkflow(
-            PurgeUnusedCredentials.run, id="platform/unused-credentials", task_queue=PLATFORM_QUEUE
-        ),
-        spec=_every(minutes=5),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-    ),
-    "ca-rotation": Schedule(
-        action=ScheduleActionStartWorkflow(
-            RotateDueCertificateAuthorities.run, id="platform/ca-rotation", task_queue=PLATFORM_QUEUE
-        ),
-        spec=_every(minutes=60),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-    ),
-    "revocation-lists": Schedule(
-        action=ScheduleActionStartWorkflow(
-            PublishRevocationLists.run, id="platform/revocation-lists", task_queue=PLATFORM_QUEUE
-        ),
-        spec=_every(minutes=10),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-    ),
-    "expiry": Schedule(
-        action=ScheduleActionStartWorkflow(CheckExpiry.run, id="platform/expiry", task_queue=PLATFORM_QUEUE),
-        spec=_every(minutes=60),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-    ),
-    "rotations": Schedule(
-        action=ScheduleActionStartWorkflow(RotateDueKeys.run, id="platform/rotations", task_queue=PLATFORM_QUEUE),
-        spec=_every(minutes=60),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-    ),
-    "root-key-versions": Schedule(
-        action=ScheduleActionStartWorkflow(
-            DetectRootKeyVersions.run, id="platform/root-key-versions", task_queue=PLATFORM_QUEUE
-        ),
-        spec=_every(minutes=60),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-    ),
-    "isolation": Schedule(
-        action=ScheduleActionStartWorkflow(
-            AssessDueTenants.run,
-            id="platform/isolation",
-            task_queue=PLATFORM_QUEUE,
-            # An offboarding destroys the payload key of its child's result. A run that cannot be decrypted afterwards
-            # must not block later runs.
-            execution_timeout=timedelta(hours=12),
-        ),
-        spec=_every(minutes=1),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-    ),
-    "retention": Schedule(
-        action=ScheduleActionStartWorkflow(DeleteExpiredRows.run, id="platform/retention", task_queue=PLATFORM_QUEUE),
-        spec=_every(minutes=60),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-    ),
-    "audit-archive": Schedule(
-        action=ScheduleActionStartWorkflow(
-            ArchiveAuditStreams.run, id="platform/audit-archive", task_queue=PLATFORM_QUEUE
-        ),
-        spec=_every(minutes=60),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-    ),
-    "notifications": Schedule(
-        action=ScheduleActionStartWorkflow(
-            DispatchNotifications.run, id="platform/notifications", task_queue=PLATFORM_QUEUE
-        ),
-        spec=_every(minutes=1),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-    ),
-}
+SCHEDULES = dict(
+    (
+        _scheduled(_RECOVERY, RecoverWorkflows.run, minutes=1),
+        _scheduled("audit-checkpoints", SignAuditCheckpoints.run, minutes=5),
+        _scheduled("audit-reconciliation", ReconcileAudit.run, minutes=24 * 60),
+        _scheduled("unused-credentials", PurgeUnusedCredentials.run, minutes=5),
+        _scheduled("ca-rotation", RotateDueCertificateAuthorities.run, minutes=60),
+        _scheduled("revocation-lists", PublishRevocationLists.run, minutes=10),
+        _scheduled("expiry", CheckExpiry.run, minutes=60),
+        _scheduled("rotations", RotateDueKeys.run, minutes=60),
+        _scheduled("root-key-versions", DetectRootKeyVersions.run, minutes=60),
+        # An offboarding destroys the payload key of its child's result. A run that cannot be decrypted afterwards
+        # must not block later runs.
+        _scheduled("isolation", AssessDueTenants.run, minutes=1, execution_timeout=timedelta(hours=12)),
+        _scheduled("retention", DeleteExpiredRows.run, minutes=60),
+        _scheduled("audit-archive", ArchiveAuditStreams.run, minutes=60),
+        _scheduled("notifications", DispatchNotifications.run, minutes=1),
+    )
+)
 
 _INDEXED = {
     SearchAttributeIndexedValueType.KEYWORD: IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
