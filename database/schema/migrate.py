@@ -1,13 +1,14 @@
 """Runner of the migrations `migrations/NNNN_name.sql`: in order, each in one transaction, forward only.
 
 An applied file must not change, disappear or get a lower successor. The recorded SHA-256 proves a violation, and then
-no migration runs. Afterwards `lint` checks the whole schema; a finding fails the run.
+no migration runs. Numbers may have gaps. Afterwards `lint` checks the whole schema; a finding fails the run.
 """
 
 import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import psycopg
@@ -39,7 +40,7 @@ def read_migrations(folder: Path = MIGRATIONS) -> tuple[Migration, ...]:
     """Return the migrations in order.
 
     Raises:
-        SchemaRefused: a name is not NNNN_name.sql, or the numbers are not 1, 2, 3, …
+        SchemaRefused: a name is not NNNN_name.sql, or two migrations have the same number.
     """
     found = []
     for path in sorted(folder.glob("*.sql")):
@@ -47,8 +48,9 @@ def read_migrations(folder: Path = MIGRATIONS) -> tuple[Migration, ...]:
         if matched is None:
             raise SchemaRefused(f"{path.name} is not a valid migration name", "rename it to NNNN_name.sql")
         found.append(Migration(int(matched[1]), path.name, path.read_text(encoding="utf-8")))
-    if [migration.version for migration in found] != list(range(1, len(found) + 1)):
-        raise SchemaRefused("the migrations are not numbered without gaps", "number them 0001, 0002, 0003, …")
+    for one, next_one in pairwise(found):
+        if one.version == next_one.version:
+            raise SchemaRefused(f"{one.name} and {next_one.name} have the same number", "give one the next number")
     return tuple(found)
 
 
@@ -111,6 +113,12 @@ def _pending(migrations: Sequence[Migration], applied: dict[int, tuple[str, str]
         migration = known.get(version)
         if migration is None or migration.name != name:
             raise SchemaRefused(f"the applied migration {name} is missing", "run the version that contains it")
+        if migration.sha256 != sha256 and migration is migrations[0]:
+            raise SchemaRefused(
+                f"the database was created from another {name} than that of this version",
+                "run the version that created it, or create a new database and a new state folder"
+                " (docs/upgrading.md#data)",
+            )
         if migration.sha256 != sha256:
             raise SchemaRefused(f"migration {name} was edited after it was applied", "write a new migration instead")
     skipped = [m.name for m in migrations if m.version < newest and m.version not in applied]

@@ -16,9 +16,11 @@ grant usage on schema okcm to okcm_worker, okcm_marketplace, okcm_operator, okcm
 
 
 -- ===== Signed context =====
--- Each transaction names its tenant in `app.tenant_id` and proves the name in `app.ctx`: `tenant|expiry|HMAC-SHA256`.
--- SQL can set both, but only a process can sign. The key is found by session_user, which neither SET ROLE nor SECURITY
--- DEFINER changes. So the key of one process is useless in the session of another.
+-- Each transaction names its tenant in `app.tenant_id` and proves the name in `app.ctx`: HMAC-SHA256, hex, over
+-- `tenant|pid of the backend|start of the transaction`. SQL can set both settings. It can neither sign nor change the
+-- pid and the start. They identify the transaction: the start has microseconds, and each message of the client, with a
+-- round trip before it, begins at most one transaction. Savepoints do not change them. So a context is valid in one
+-- transaction of one session, and the key of one process is useless in the session of another.
 
 -- A key as the two padded blocks of HMAC (RFC 2104), because SQL has no XOR for bytea. Only the owner reads it.
 create table okcm.context_key (
@@ -27,31 +29,26 @@ create table okcm.context_key (
     outer_pad bytea not null check (length(outer_pad) = 64)
 );
 
--- Return whether the context is signed for the tenant that it names and has not expired. Invalid input returns false,
--- never an error, so that an attacker learns nothing. HMAC is two calls of core sha256, so no extension is needed.
--- STABLE and called as (select okcm.ctx_ok()), it runs once per statement and table instead of once per row. Policies
--- run with the rights of the current role, so every process may execute it.
+-- Return whether the context is signed for the current transaction and the tenant that it names. Invalid input returns
+-- false, never an error, so that an attacker learns nothing. HMAC is two calls of core sha256, without an extension.
+-- STABLE and called as (select okcm.ctx_ok()), it runs once per statement and table instead of once per row. PARALLEL
+-- RESTRICTED, because a parallel worker has a different pid. Policies run with the rights of the current role, so every
+-- process may execute it. The key is found by session_user, which neither SET ROLE nor SECURITY DEFINER changes. The
+-- start is a number, because the text of a timestamp depends on settings of the session.
 create function okcm.ctx_ok() returns boolean
 language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     tenant text := current_setting('app.tenant_id', true);
-    parts  text[] := string_to_array(current_setting('app.ctx', true), '|');
     pads   record;
 begin
-    if tenant is null or tenant = '' or array_length(parts, 1) is distinct from 3 or parts[1] is distinct from tenant
-       or parts[2] !~ '^[0-9]{1,12}$' then
-        return false;
-    end if;
-    if parts[2]::bigint <= extract(epoch from statement_timestamp()) then
-        return false;
-    end if;
     select inner_pad, outer_pad into pads from okcm.context_key where role = session_user::text;
-    if not found then
+    if tenant is null or tenant = '' or not found then
         return false;
     end if;
-    return parts[3] = encode(
-        sha256(pads.outer_pad || sha256(pads.inner_pad || convert_to(parts[1] || '|' || parts[2], 'UTF8'))), 'hex');
+    return current_setting('app.ctx', true) is not distinct from encode(sha256(pads.outer_pad || sha256(pads.inner_pad
+        || convert_to(concat_ws('|', tenant, pg_backend_pid(), extract(epoch from transaction_timestamp())), 'UTF8'))),
+        'hex');
 end
 $$;
 revoke execute on function okcm.ctx_ok() from public;
@@ -71,33 +68,86 @@ $$;
 revoke execute on function okcm.require_platform_context() from public;
 
 
--- ===== Functions that triggers of several features share =====
+-- ===== Triggers that several features share =====
 
--- Reject every change. The audit tables use it.
+-- Reject every change of the audit tables, except the deletion of an archived record or its checkpoint. The triggers of
+-- the two tables state that exception in their argument.
 create function okcm.refuse_change() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
+    -- Two conditions, because other tables of these triggers have no such columns.
+    if tg_op = 'DELETE' and tg_argv[0] = 'archived' then
+        if exists (select from okcm.audit_archive a where a.tenant_id = old.tenant_id and a.seq >= old.seq) then
+            return old;
+        end if;
+    end if;
     raise insufficient_privilege using message = format('%I is append-only', tg_table_name);
 end
 $$;
 revoke execute on function okcm.refuse_change() from public;
 
--- Notify caches of a change at commit, once per transaction and tenant. LISTEN has no access control, so the payload is
--- a hash: a listener recognizes tenants that it knows and learns no others. A trigger's argument gives its changes a
--- separate hash (no tenant id contains a slash): a changed object must not make every process unwrap service keys
--- again.
-create function okcm.announce_change() returns trigger
+-- Mark a row that root key monitoring depends on. `monitoring_xid` is the transaction that last changed something; null
+-- means none yet. A reader passes the oldest transaction that was unfinished at its last read (pg_snapshot_xmin), and
+-- gets the rows of this and later transactions. So a row that was committed late is never missed, and some are read
+-- twice. A sequence would not do: its numbers are taken before the commit, in another order.
+create function okcm.mark_for_monitoring() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+    new.monitoring_xid := pg_current_xact_id();
+    return new;
+end
+$$;
+revoke execute on function okcm.mark_for_monitoring() from public;
+
+-- The changes that caches of the crypto service depend on; a reader passes transactions as for monitoring. A NOTIFY
+-- would not do: PostgreSQL takes one lock for all databases from a NOTIFY to the end of the commit, so these commits
+-- would wait for one another, each with its flush to the disk. No process has a right on this table. It names no
+-- tenant: a reader recognizes the hashes of tenants that it knows and learns no others. Unlogged: a crash or a failover
+-- empties it and ends every connection, and a reader that connects again assumes that it missed changes.
+create unlogged table okcm.cache_change (
+    xid        xid8 not null default pg_current_xact_id(),
+    hash       bytea not null check (length(hash) = 32),
+    changed_at timestamptz not null default clock_timestamp(),
+    primary key (xid, hash)
+);
+
+-- Record a change once per transaction and tenant. A trigger's argument gives its changes a separate hash (no tenant id
+-- contains a slash): a changed object must not make every process unwrap service keys again.
+create function okcm.announce_change() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     tenant text := case tg_op when 'DELETE' then old.tenant_id else new.tenant_id end;
 begin
-    perform pg_notify('okcm_changed', encode(sha256(convert_to(tenant || coalesce(tg_argv[0], ''), 'UTF8')), 'hex'));
+    insert into okcm.cache_change (hash)
+        values (sha256(convert_to(tenant || coalesce(tg_argv[0], ''), 'UTF8'))) on conflict do nothing;
     return null;
 end
 $$;
 revoke execute on function okcm.announce_change() from public;
+
+-- Return the position of the next read and the changes since `since`, some of them again; one row without a change.
+-- Without a signed context, because the rows belong to no tenant. The plan does not depend on the statistics of a table
+-- that changes continuously: only few rows are new.
+create function okcm.cache_changes(since xid8) returns table (until xid8, xid xid8, hash text)
+language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+    select pg_snapshot_xmin(pg_current_snapshot()), c.xid, encode(c.hash, 'hex')
+    from (select) as one left join okcm.cache_change c on c.xid >= since order by c.xid
+$$;
+revoke execute on function okcm.cache_changes(xid8) from public;
+grant execute on function okcm.cache_changes(xid8) to okcm_crypto;
+
+-- Delete the changes of which each reader has read or must assume the loss (database/postgres/change_feed.py).
+create function okcm.trim_cache_changes() returns void
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+    delete from okcm.cache_change where changed_at < statement_timestamp() - interval '10 minutes'
+$$;
+revoke execute on function okcm.trim_cache_changes() from public;
+grant execute on function okcm.trim_cache_changes() to okcm_crypto;
 
 
 -- ===== Tenants =====
@@ -107,39 +157,53 @@ revoke execute on function okcm.announce_change() from public;
 -- After `destroying_at` no restore is possible; tenant_destroying_check enforces that even against a faulty process.
 -- `erased` counts deleted rows by table. A marketplace event from before `restored_at` does not start a second
 -- offboarding. `root_key_newest` is the newest root key version when a wrap under an older one was last found.
+-- Each tenant workflow that starts with the state of its row takes the next block of operation numbers, counted in
+-- `workflow_starts`, because a number that an earlier workflow used would repeat the ids of its audit events and
+-- notifications. `scheduled_attempts` holds the time of the last attempt of each scheduled task (core/scheduled.py).
 create table okcm.tenant (
-    tenant_id         text primary key check (tenant_id ~ '^[a-z0-9][a-z0-9-]{2,39}$'),
-    organization      text not null check (length(organization) between 1 and 200),
-    region            text not null check (length(region) between 1 and 40),
-    state             text not null default 'requested'
-                          check (state in ('requested', 'provisioning', 'failed', 'active', 'suspended', 'locked',
-                                           'offboarding', 'offboarded')),
-    root_key_mode     text not null default 'platform'
-                          check (root_key_mode in ('platform', 'aws-kms', 'pkcs11', 'openbao')),
-    requested_at      timestamptz not null default now(),
-    ready_at          timestamptz,
-    promise_broken_at timestamptz,
-    locks             text[] not null default '{}' check (locks <@ array['manual', 'root-key', 'isolation-breach']),
-    unlocks_to        text check (unlocks_to in ('active', 'suspended')),
-    leaving_since     timestamptz,
-    leaves_at         timestamptz,
-    restored_at       timestamptz,
-    returns_to        text check (returns_to in ('active', 'suspended', 'locked')),
-    destroying_at     timestamptz,
-    offboarded_at     timestamptz,
-    erased            jsonb check (jsonb_typeof(erased) = 'object'),
-    root_key_newest   integer check (root_key_newest > 0),
+    tenant_id          text primary key check (tenant_id ~ '^[a-z0-9][a-z0-9-]{2,39}$'),
+    organization       text not null check (length(organization) between 1 and 200),
+    region             text not null check (length(region) between 1 and 40),
+    state              text not null default 'requested'
+                           check (state in ('requested', 'provisioning', 'failed', 'active', 'suspended', 'locked',
+                                            'offboarding', 'offboarded')),
+    root_key_mode      text not null default 'platform'
+                           check (root_key_mode in ('platform', 'aws-kms', 'pkcs11', 'openbao')),
+    requested_at       timestamptz not null default now(),
+    ready_at           timestamptz,
+    promise_broken_at  timestamptz,
+    locks              text[] not null default '{}' check (locks <@ array['manual', 'root-key', 'isolation-breach']),
+    unlocks_to         text check (unlocks_to in ('active', 'suspended')),
+    leaving_since      timestamptz,
+    leaves_at          timestamptz,
+    restored_at        timestamptz,
+    returns_to         text check (returns_to in ('failed', 'active', 'suspended', 'locked')),
+    destroying_at      timestamptz,
+    offboarded_at      timestamptz,
+    erased             jsonb check (jsonb_typeof(erased) = 'object'),
+    root_key_newest    integer check (root_key_newest > 0),
+    workflow_starts    integer not null default 0 check (workflow_starts >= 0),
+    monitoring_xid     xid8,
+    scheduled_attempts jsonb not null default '{}',
     constraint tenant_leaves_after_check check (leaves_at >= leaving_since),
+    -- A restore must not activate a tenant that never passed the isolation checks, even by a faulty process.
+    constraint tenant_returns_ready_check check (returns_to is null or returns_to = 'failed' or ready_at is not null),
     constraint tenant_destroying_check check (destroying_at is null or state in ('offboarding', 'offboarded'))
 );
 -- Only the state matters to caches; every other column changes without a notification.
 create trigger announce_change after update of state on okcm.tenant
     for each row when (old.state is distinct from new.state) execute function okcm.announce_change();
+create index tenant_monitoring on okcm.tenant (monitoring_xid) where monitoring_xid is not null;
+create trigger mark_for_monitoring before update on okcm.tenant for each row
+    when (old.state is distinct from new.state or old.locks is distinct from new.locks
+          or old.region is distinct from new.region)
+    execute function okcm.mark_for_monitoring();
 
 -- The marketplace endpoint stores requests from the internet and shows progress. The worker inserts the canary tenants.
 grant select, insert (tenant_id, organization, region),
     update (state, root_key_mode, ready_at, promise_broken_at, locks, unlocks_to, leaving_since, leaves_at, restored_at,
-        returns_to, destroying_at, offboarded_at, root_key_newest) on okcm.tenant to okcm_worker;
+        returns_to, destroying_at, offboarded_at, root_key_newest, workflow_starts, scheduled_attempts)
+    on okcm.tenant to okcm_worker;
 grant select, insert (tenant_id, organization, region) on okcm.tenant to okcm_marketplace;
 grant select on okcm.tenant to okcm_operator, okcm_crypto, okcm_dashboard;
 
@@ -172,9 +236,9 @@ create table okcm.dashboard_session (
 ) with (fillfactor = 70);  -- updates of last_seen_at stay in their page
 create index dashboard_session_age on okcm.dashboard_session (tenant_id, expires_at);
 
--- No session is reopened; a month after its end the dashboard deletes it.
+-- No session is reopened.
 grant select (tenant_id) on okcm.dashboard_session to okcm_worker;
-grant select, insert (tenant_id, session_id, subject, expires_at), update (last_seen_at, ended_at), delete
+grant select, insert (tenant_id, session_id, subject, expires_at), update (last_seen_at, ended_at)
     on okcm.dashboard_session to okcm_dashboard;
 
 -- Return whether a tenant failed, became ready after the objective `promise`, or is past it and not ready. It is plain
@@ -227,6 +291,22 @@ end
 $$;
 revoke execute on function okcm.page_of_tenants(text, text, boolean, text, interval, text, integer) from public;
 grant execute on function okcm.page_of_tenants(text, text, boolean, text, interval, text, integer) to okcm_dashboard;
+
+-- Return the tenants that are not offboarded, in order of id from the first behind `after`. `destroying` excludes a
+-- tenant workflow: only the offboarding continues.
+create function okcm.workflow_tenants(after text, at_most integer)
+returns table (tenant_id text, region text, leaving_since timestamptz, leaves_at timestamptz, destroying boolean)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform okcm.require_platform_context();
+    return query select t.tenant_id, t.region, t.leaving_since, t.leaves_at, t.destroying_at is not null
+        from okcm.tenant t where t.tenant_id > after and t.state <> 'offboarded'
+        order by t.tenant_id limit at_most;
+end
+$$;
+revoke execute on function okcm.workflow_tenants(text, integer) from public;
+grant execute on function okcm.workflow_tenants(text, integer) to okcm_worker;
 
 
 -- ===== Tenant keys =====
@@ -320,7 +400,8 @@ grant execute on function okcm.key_probes(text, integer) to okcm_worker;
 
 -- ===== Provisioning =====
 
--- The inbox. It does not reference tenant, because an event about an unknown tenant is kept as well.
+-- The inbox. An event refers to its tenant's row. Its insertion therefore waits for a destruction that begins, which
+-- locks that row against references, and a destruction that begins waits for the event: one of the two sees the other.
 create table okcm.marketplace_event (
     tenant_id    text not null check (tenant_id ~ '^[a-z0-9][a-z0-9-]{2,39}$'),
     event_id     text not null check (length(event_id) between 1 and 200),
@@ -331,10 +412,12 @@ create table okcm.marketplace_event (
     accepted_at  timestamptz not null default clock_timestamp(),
     started_at   timestamptz,
     service      text check (service ~ '^[a-z0-9][a-z0-9-]{0,39}$'),
-    primary key (tenant_id, event_id)
+    primary key (tenant_id, event_id),
+    foreign key (tenant_id) references okcm.tenant
 );
 -- For unstarted_events: empty while Temporal is available, however many events were stored.
 create index marketplace_event_unstarted on okcm.marketplace_event (accepted_at) where started_at is null;
+create index marketplace_event_age on okcm.marketplace_event (tenant_id, accepted_at);
 
 -- A process records that it started a workflow for an event. It cannot change the event.
 grant select, insert (tenant_id, event_id, kind, organization, region, occurred_at), update (started_at)
@@ -451,29 +534,34 @@ grant execute on function okcm.provisioning_times(integer) to okcm_dashboard;
 -- derived, never written: the version that a Transit key prefixes to its ciphertext. AWS KMS and PKCS #11 tokens number
 -- no versions.
 create table okcm.root_key (
-    tenant_id     text not null check (tenant_id ~ '^[a-z0-9][a-z0-9-]{2,39}$'),
-    root_key_id   text not null check (root_key_id ~ '^[0-9a-f]{32}$'),
-    mode          text not null check (mode in ('aws-kms', 'pkcs11', 'openbao')),
-    name          text not null check (length(name) between 1 and 512),
-    place         jsonb not null check (jsonb_typeof(place) = 'object'),
-    credentials   text check (length(credentials) between 1 and 16384),
-    state         text not null default 'candidate' check (state in ('candidate', 'current', 'retired')),
-    probe         bytea check (length(probe) between 1 and 8192),
-    probe_digest  bytea check (length(probe_digest) = 32),
-    health        text not null default 'ok' check (length(health) between 1 and 60),
-    health_since  timestamptz not null default clock_timestamp(),
-    created_at    timestamptz not null default clock_timestamp(),
-    l2_version    integer not null default 1 check (l2_version > 0),
-    probe_version integer generated always as (
+    tenant_id      text not null check (tenant_id ~ '^[a-z0-9][a-z0-9-]{2,39}$'),
+    root_key_id    text not null check (root_key_id ~ '^[0-9a-f]{32}$'),
+    mode           text not null check (mode in ('aws-kms', 'pkcs11', 'openbao')),
+    name           text not null check (length(name) between 1 and 512),
+    place          jsonb not null check (jsonb_typeof(place) = 'object'),
+    credentials    text check (length(credentials) between 1 and 16384),
+    state          text not null default 'candidate' check (state in ('candidate', 'current', 'retired')),
+    probe          bytea check (length(probe) between 1 and 8192),
+    probe_digest   bytea check (length(probe_digest) = 32),
+    health         text not null default 'ok' check (length(health) between 1 and 60),
+    health_since   timestamptz not null default clock_timestamp(),
+    created_at     timestamptz not null default clock_timestamp(),
+    l2_version     integer not null default 1 check (l2_version > 0),
+    probe_version  integer generated always as (
         case when mode = 'openbao' then
             substring(encode(substring(probe from 1 for 17), 'escape') from '^vault:v([0-9]{1,9}):')::integer end
     ) stored,
+    monitoring_xid xid8,
     primary key (tenant_id, root_key_id),
     foreign key (tenant_id) references okcm.tenant,
     -- A current key was verified.
     check (state <> 'current' or (probe is not null and probe_digest is not null and credentials is not null))
 );
 create unique index root_key_current on okcm.root_key (tenant_id) where state = 'current';
+create index root_key_monitoring on okcm.root_key (monitoring_xid) where monitoring_xid is not null;
+create trigger mark_for_monitoring before update on okcm.root_key for each row
+    when (old.state is distinct from new.state or old.health is distinct from new.health)
+    execute function okcm.mark_for_monitoring();
 -- A change of health needs no notification: an unreachable key invalidates no cached key, and a revoked one changes the
 -- tenant's state.
 create trigger announce_change after update on okcm.root_key for each row
@@ -511,8 +599,12 @@ language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform okcm.require_platform_context();
-    return query select distinct r.tenant_id from okcm.root_key_request r
-        where r.sealed is not null and r.requested_at < now() - interval '15 minutes' limit at_most;
+    return query
+        select t.tenant_id from okcm.tenant t join okcm.root_key_request r on r.tenant_id = t.tenant_id
+        where r.sealed is not null and r.requested_at < now() - interval '15 minutes'
+        group by t.tenant_id
+        order by (t.scheduled_attempts ->> 'unused-credentials')::timestamptz nulls first, min(r.requested_at)
+        limit at_most;
 end
 $$;
 revoke execute on function okcm.untaken_credentials(integer) from public;
@@ -542,28 +634,60 @@ grant select, insert (tenant_id, number, from_mode, from_name, to_mode, to_name,
     update (root_key_id, state, total, wrapped, problem, finished_at) on okcm.root_key_change to okcm_worker;
 grant select on okcm.root_key_change to okcm_operator, okcm_dashboard;
 
--- Return the root keys of a region that the worker verifies, with their health. `used` says whether a service of the
--- tenant was active within `lately`, so that a process may have cached its keys. The places are read tenant by tenant.
-create function okcm.watched_root_keys(of_region text, lately interval)
-returns table (tenant_id text, root_key_id text, health text, health_since timestamptz, held boolean, used boolean)
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+-- Return for one of `shards` parts of a region the tenants that changed since the transaction `since`, those in
+-- `tenants`, and the first `at_most` behind `after` in order of their id (`listed`). `root_key_id` is null for a tenant
+-- that is not monitored any more. `endpoint` names the server of a root key: a slow one must not delay the checks at
+-- others. `used_seconds` is the time that is left until no service was active within `lately`, null for no service:
+-- until then a process may have cached a service key.
+--
+-- The parameters differ greatly in their selectivity, so each call needs its own plan.
+create function okcm.monitored_root_keys(of_region text, shard integer, shards integer, lately interval, since xid8,
+    tenants text[], after text, at_most integer)
+returns table (tenant_id text, listed boolean, root_key_id text, endpoint text, health text, health_since timestamptz,
+               held boolean, used_seconds double precision)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan
 as $$
 begin
     perform okcm.require_platform_context();
     return query
-        select k.tenant_id, k.root_key_id, k.health, k.health_since, 'root-key' = any (t.locks),
-               exists (select from okcm.service s where s.tenant_id = k.tenant_id
-                       and s.last_seen_at > statement_timestamp() - lately)
-        from okcm.root_key k join okcm.tenant t on t.tenant_id = k.tenant_id
-        where k.state = 'current' and t.region = of_region and t.state in ('active', 'suspended', 'locked');
+        with changed as (
+            select r.tenant_id from okcm.root_key r where r.monitoring_xid >= since
+            union select t.tenant_id from okcm.tenant t where t.monitoring_xid >= since
+            union select s.tenant_id from okcm.service s where s.monitoring_xid >= since
+            union select unnest(tenants)
+        ), page as (
+            select k.tenant_id from okcm.root_key k join okcm.tenant t on t.tenant_id = k.tenant_id
+            where k.state = 'current' and k.tenant_id > after and t.region = of_region
+            and t.state in ('active', 'suspended', 'locked')
+            and mod(hashtextextended(k.tenant_id, 0) & 2147483647, shards) = shard
+            order by k.tenant_id limit at_most
+        ), wanted as (
+            select c.tenant_id, false as listed from changed c
+            where mod(hashtextextended(c.tenant_id, 0) & 2147483647, shards) = shard
+            and c.tenant_id not in (select p.tenant_id from page p)
+            and exists (select from okcm.root_key r where r.tenant_id = c.tenant_id)
+            union all select p.tenant_id, true from page p
+        )
+        select w.tenant_id, w.listed, k.root_key_id,
+               concat_ws(' ', k.mode, k.place ->> 'address', split_part(k.place ->> 'key_arn', ':', 4)),
+               k.health, k.health_since, 'root-key' = any (t.locks), u.used_seconds
+        from wanted w
+        left join (okcm.root_key k join okcm.tenant t on t.tenant_id = k.tenant_id and k.state = 'current'
+                   and t.region = of_region and t.state in ('active', 'suspended', 'locked'))
+            on k.tenant_id = w.tenant_id
+        left join lateral (
+            select extract(epoch from max(s.last_seen_at) + lately - statement_timestamp())::double precision
+            from okcm.service s where s.tenant_id = k.tenant_id) as u (used_seconds) on true;
 end
 $$;
-revoke execute on function okcm.watched_root_keys(text, interval) from public;
-grant execute on function okcm.watched_root_keys(text, interval) to okcm_worker;
+revoke execute on function
+    okcm.monitored_root_keys(text, integer, integer, interval, xid8, text[], text, integer) from public;
+grant execute on function
+    okcm.monitored_root_keys(text, integer, integer, interval, xid8, text[], text, integer) to okcm_worker;
 
 -- Return the oldest root key version in use, for each tenant whose root key numbers its versions. The worker asks the
--- key server for the newest one. Unhealthy keys are left to the health checks. Tenants with the oldest last rotation
--- come first, so that one tenant that fails does not delay the others.
+-- key server for the newest one. Unhealthy keys are left to the health checks. Tenants with the oldest attempt come
+-- first, then those with the oldest last rotation, so that tenants that fail do not delay the others.
 create function okcm.numbered_root_keys()
 returns table (tenant_id text, region text, root_key_id text, oldest integer, noticed integer)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
@@ -578,7 +702,8 @@ begin
                            where s.tenant_id = t.tenant_id) k on true
         where t.state in ('active', 'suspended') and (r.root_key_id is null or r.health = 'ok')
         and least(r.probe_version, k.oldest) is not null
-        order by (select max(n.started_at) from okcm.rotation n where n.tenant_id = t.tenant_id) nulls first,
+        order by (t.scheduled_attempts ->> 'root-key-versions')::timestamptz nulls first,
+                 (select max(n.started_at) from okcm.rotation n where n.tenant_id = t.tenant_id) nulls first,
                  t.tenant_id;
 end
 $$;
@@ -597,11 +722,18 @@ create table okcm.service (
     connected_at    timestamptz,
     disconnected_at timestamptz,
     last_seen_at    timestamptz,
+    monitoring_xid  xid8,
     primary key (tenant_id, service),
     foreign key (tenant_id) references okcm.tenant
 ) with (fillfactor = 70);  -- updates of last_seen_at stay in their page
 create trigger announce_change after update of state on okcm.service
     for each row when (old.state is distinct from new.state) execute function okcm.announce_change();
+create index service_monitoring on okcm.service (monitoring_xid) where monitoring_xid is not null;
+-- Only the first use after a pause: each other update of last_seen_at stays in its page. The pause is shorter than
+-- `lately` of monitored_root_keys, after which monitoring reads a tenant again without a mark.
+create trigger mark_for_monitoring before update of last_seen_at on okcm.service for each row
+    when (old.last_seen_at is null or new.last_seen_at > old.last_seen_at + interval '30 seconds')
+    execute function okcm.mark_for_monitoring();
 grant select, insert (tenant_id, service, kind), update (state, connected_at, disconnected_at)
     on okcm.service to okcm_worker;
 grant select (tenant_id, service, kind, state) on okcm.service to okcm_marketplace;
@@ -609,6 +741,8 @@ grant select on okcm.service to okcm_operator, okcm_dashboard;
 grant select, update (last_seen_at) on okcm.service to okcm_crypto;
 
 -- A request for a certificate. It does not reference service, which the workflow that reads the request creates first.
+-- A request is used again by each renewal of its service's certificate (`used_at`). A request that no certificate was
+-- issued for within its retention belongs to no valid certificate: those live at most 72 hours.
 create table okcm.service_request (
     tenant_id    text not null check (tenant_id ~ '^[a-z0-9][a-z0-9-]{2,39}$'),
     request_id   text not null check (length(request_id) between 1 and 200),
@@ -616,12 +750,15 @@ create table okcm.service_request (
     kind         text not null check (kind in ('mongodb', 'postgresql', 'microservice')),
     csr_pem      text not null check (length(csr_pem) between 1 and 16384),
     requested_at timestamptz not null default clock_timestamp(),
+    used_at      timestamptz not null default now(),
     primary key (tenant_id, request_id),
     foreign key (tenant_id) references okcm.tenant
 );
+create index service_request_age on okcm.service_request (tenant_id, used_at);
 -- The policy platforms_own limits the worker's requests to the platform's own tenants.
 grant select, insert (tenant_id, request_id, service, kind, csr_pem)
     on okcm.service_request to okcm_worker, okcm_operator, okcm_dashboard;
+grant update (used_at) on okcm.service_request to okcm_worker;
 grant select (tenant_id), insert (tenant_id, request_id, service, kind, csr_pem)
     on okcm.service_request to okcm_marketplace;
 
@@ -674,12 +811,29 @@ create table okcm.service_certificate (
 create index service_certificate_authority on okcm.service_certificate (tenant_id, authority, not_after);
 create index service_certificate_revoked on okcm.service_certificate (tenant_id, authority, revoked_at)
     where revoked_at is not null;
-create trigger announce_change after insert or update or delete on okcm.service_certificate
+create index service_certificate_age on okcm.service_certificate (tenant_id, not_after);
+create trigger announce_change after insert or update on okcm.service_certificate
     for each row execute function okcm.announce_change();
+-- No cache holds an expired certificate: its deletion needs no notification.
+create trigger announce_deletion after delete on okcm.service_certificate
+    for each row when (old.not_after > statement_timestamp()) execute function okcm.announce_change();
 grant select,
     insert (tenant_id, serial, service, generation, request_id, certificate_pem, not_before, not_after, authority),
     update (revoked_at) on okcm.service_certificate to okcm_worker;
 grant select on okcm.service_certificate to okcm_marketplace, okcm_operator, okcm_crypto, okcm_dashboard;
+
+create function okcm.mark_request_used() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update okcm.service_request set used_at = clock_timestamp()
+        where tenant_id = new.tenant_id and request_id = new.request_id;
+    return null;
+end
+$$;
+revoke execute on function okcm.mark_request_used() from public;
+create trigger request_used after insert on okcm.service_certificate
+    for each row execute function okcm.mark_request_used();
 
 -- The newest CRL of an authority (RFC 5280, section 5). Numbers rise over all CRLs of a tenant. `this_update` is when
 -- the revoked certificates were read, by this server's clock; later revocations are not in the CRL.
@@ -720,7 +874,7 @@ begin
         where a.state = 'current' and t.state in ('active', 'suspended', 'locked')
         and (a.not_after - statement_timestamp()) * 3 <= a.not_after - a.recorded_at
         and not exists (select from okcm.certificate_authority f where f.tenant_id = a.tenant_id and f.state = 'former')
-        order by a.not_after limit at_most;
+        order by (t.scheduled_attempts ->> 'ca-rotation')::timestamptz nulls first, a.not_after limit at_most;
 end
 $$;
 revoke execute on function okcm.due_authorities(integer) from public;
@@ -732,30 +886,34 @@ language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform okcm.require_platform_context();
-    return query select a.tenant_id from okcm.certificate_authority a
+    return query select a.tenant_id from okcm.certificate_authority a join okcm.tenant t on t.tenant_id = a.tenant_id
         where a.state = 'former' and not exists (
             select from okcm.service_certificate c where c.tenant_id = a.tenant_id and c.authority = a.serial
             and c.not_after > statement_timestamp())
-        limit at_most;
+        order by (t.scheduled_attempts ->> 'ca-retirement')::timestamptz nulls first, a.tenant_id limit at_most;
 end
 $$;
 revoke execute on function okcm.outlived_authorities(integer) from public;
 grant execute on function okcm.outlived_authorities(integer) to okcm_worker;
 
--- Return tenants whose CRL is missing, older than `oldest`, or without a later revocation; the oldest first.
+-- Return tenants whose CRL is missing, older than `oldest`, or without a later revocation; the oldest attempt comes
+-- first, then the oldest CRL.
 create function okcm.stale_revocation_lists(oldest interval, at_most integer) returns setof text
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform okcm.require_platform_context();
     return query
-        select a.tenant_id from okcm.certificate_authority a join okcm.tenant t on t.tenant_id = a.tenant_id
+        select t.tenant_id from okcm.tenant t join okcm.certificate_authority a on a.tenant_id = t.tenant_id
         left join okcm.certificate_revocation_list l on l.tenant_id = a.tenant_id and l.authority = a.serial
         where a.state in ('current', 'former') and t.state in ('active', 'suspended', 'locked')
         and (l.this_update is null or l.this_update < statement_timestamp() - oldest
              or exists (select from okcm.service_certificate c where c.tenant_id = a.tenant_id
                         and c.authority = a.serial and c.revoked_at > l.this_update))
-        group by a.tenant_id order by min(l.this_update) nulls first limit at_most;
+        group by t.tenant_id
+        order by (t.scheduled_attempts ->> 'revocation-lists')::timestamptz nulls first,
+                 min(l.this_update) nulls first
+        limit at_most;
 end
 $$;
 revoke execute on function okcm.stale_revocation_lists(interval, integer) from public;
@@ -791,12 +949,35 @@ begin
         from life join okcm.tenant t on t.tenant_id = life.tenant_id
         where t.state in ('active', 'suspended', 'locked')
         and (life.ends - statement_timestamp()) * 6 < life.ends - life.begins
-        -- Items that have not expired come first, the longest expired last.
-        order by life.ends desc limit at_most;
+        -- Of a tenant, items that have not expired come first, the longest expired last.
+        order by (t.scheduled_attempts ->> 'expiry')::timestamptz nulls first, life.ends desc limit at_most;
 end
 $$;
 revoke execute on function okcm.expiring(integer) from public;
 grant execute on function okcm.expiring(integer) to okcm_worker;
+
+-- Return the connected services whose certificates are renewed, each with its newest certificate that is not revoked,
+-- in order from the first behind (`after_tenant`, `after_service`).
+create function okcm.workflow_services(after_tenant text, after_service text, at_most integer)
+returns table (tenant_id text, region text, service text, generation integer, not_before timestamptz,
+               not_after timestamptz)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform okcm.require_platform_context();
+    return query
+        select s.tenant_id, t.region, s.service, c.generation, c.not_before, c.not_after
+        from okcm.service s join okcm.tenant t on t.tenant_id = s.tenant_id cross join lateral (
+            select n.generation, n.not_before, n.not_after from okcm.service_certificate n
+            where n.tenant_id = s.tenant_id and n.service = s.service and n.revoked_at is null
+            order by n.generation desc limit 1) c
+        where (s.tenant_id, s.service) > (after_tenant, after_service) and s.state = 'connected'
+        and t.destroying_at is null
+        order by s.tenant_id, s.service limit at_most;
+end
+$$;
+revoke execute on function okcm.workflow_services(text, text, integer) from public;
+grant execute on function okcm.workflow_services(text, text, integer) to okcm_worker;
 
 
 -- ===== Service keys and managed objects =====
@@ -1012,8 +1193,10 @@ grant select,
 grant select on okcm.rotation to okcm_operator, okcm_dashboard;
 
 -- Return tenants with keys past their cryptoperiod, an unfinished rotation, or compromised versions without objects.
--- Tenants with the oldest last rotation come first, so that one tenant that fails does not delay the others.
-create function okcm.due_rotations(default_tenant_key_days integer, default_service_key_days integer, at_most integer)
+-- Tenants with the oldest attempt come first, then those with the oldest last rotation, so that tenants that fail do
+-- not delay the others.
+create function okcm.due_rotations(
+    default_tenant_key_days integer, default_service_key_days integer, at_most integer)
 returns setof text
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -1034,7 +1217,8 @@ begin
                        and not exists (select from okcm.managed_object o
                                        where o.tenant_id = k.tenant_id and o.service = k.service
                                        and o.key_version = k.version and o.material is not null)))
-        order by (select max(r.started_at) from okcm.rotation r where r.tenant_id = t.tenant_id) nulls first,
+        order by (t.scheduled_attempts ->> 'rotations')::timestamptz nulls first,
+                 (select max(r.started_at) from okcm.rotation r where r.tenant_id = t.tenant_id) nulls first,
                  t.tenant_id
         limit at_most;
 end
@@ -1045,8 +1229,9 @@ grant execute on function okcm.due_rotations(integer, integer, integer) to okcm_
 -- Return tenants whose keys are not rotated although due, and why: `unfinished`, a rotation runs too long; `failed`,
 -- the last scheduled rotation failed and keys are still due; `overdue`, keys are past their cryptoperiod by `overdue`
 -- and no rotation began. `number` is the last rotation and `done` the last completed one, 0 without one.
-create function okcm.stuck_rotations(default_tenant_key_days integer, default_service_key_days integer,
-                                     unfinished interval, overdue interval, at_most integer)
+create function okcm.stuck_rotations(
+    default_tenant_key_days integer, default_service_key_days integer, unfinished interval, overdue interval,
+    at_most integer)
 returns table (tenant_id text, why text, number integer, problem text, done integer)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -1079,7 +1264,8 @@ begin
                            and k.activated_at < statement_timestamp() - overdue
                                - make_interval(days => coalesce(p.service_key_days, default_service_key_days))))
             end
-        order by r.started_at nulls first, t.tenant_id
+        order by (t.scheduled_attempts ->> 'stalled-rotations')::timestamptz nulls first, r.started_at nulls first,
+                 t.tenant_id
         limit at_most;
 end
 $$;
@@ -1185,6 +1371,7 @@ create table okcm.join_token (
     constraint join_token_lifetime_check check (expires_at <= made_at + interval '24 hours'),
     constraint join_token_used_check check ((used_at is null) = (enrolment_id is null))
 );
+create index join_token_age on okcm.join_token (tenant_id, expires_at);
 -- Operators and the dashboard create and list tokens, without their hashes. Only the endpoint marks a token as used.
 grant select (tenant_id) on okcm.join_token to okcm_worker;
 grant select, update (used_at, enrolment_id) on okcm.join_token to okcm_marketplace;
@@ -1237,22 +1424,28 @@ create table okcm.enrolment (
 );
 -- For pending_enrolments: empty while Temporal is available.
 create index enrolment_pending on okcm.enrolment (requested_at) where state = 'pending';
+create index enrolment_age on okcm.enrolment (tenant_id, requested_at);
 grant select (tenant_id) on okcm.enrolment to okcm_worker;
 grant select, insert (tenant_id, enrolment_id, service, kind, proof, proof_hash, key_hash, ticket_hash),
     update (state, settled_at, code, message, hint) on okcm.enrolment to okcm_marketplace;
 grant select (tenant_id, enrolment_id, service, kind, proof, state, requested_at, settled_at, code, message, hint)
     on okcm.enrolment to okcm_operator, okcm_dashboard;
 
--- Return enrolments that no workflow has answered yet, oldest first.
+-- Return enrolments that no workflow has answered yet, oldest first, at most `at_most` of each region: a region without
+-- a worker delays no other region.
 create function okcm.pending_enrolments(at_most integer)
 returns table (tenant_id text, enrolment_id text, region text, service text)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform okcm.require_platform_context();
-    return query select e.tenant_id, e.enrolment_id, t.region, e.service
-        from okcm.enrolment e join okcm.tenant t on t.tenant_id = e.tenant_id
-        where e.state = 'pending' order by e.requested_at limit at_most;
+    return query
+        select e.tenant_id, e.enrolment_id, e.region, e.service from (
+            select p.tenant_id, p.enrolment_id, t.region, p.service, p.requested_at,
+                   row_number() over (partition by t.region order by p.requested_at) as place
+            from okcm.enrolment p join okcm.tenant t on t.tenant_id = p.tenant_id
+            where p.state = 'pending') e
+        where e.place <= at_most order by e.requested_at;
 end
 $$;
 revoke execute on function okcm.pending_enrolments(integer) from public;
@@ -1602,36 +1795,6 @@ grant select, insert (tenant_id, examined_at, clause, operation_id, held, breach
     on okcm.boundary_clause to okcm_worker;
 grant select on okcm.boundary_clause to okcm_operator, okcm_dashboard;
 
--- Delete old evidence of the tenant and return the number of rows: attacks after 14 days, signed lines after 400, which
--- is a year and the time of an audit. An assessment with a breach is kept whole for 400 days, and the results of the
--- gate for good.
-create function okcm.trim_boundaries() returns bigint
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-declare
-    tenant text := current_setting('app.tenant_id', true);
-    longest constant interval := interval '400 days';
-    gone bigint;
-    also bigint;
-begin
-    if not okcm.ctx_ok() or tenant = '*' then
-        raise insufficient_privilege using message = 'the context is not signed for a tenant';
-    end if;
-    delete from okcm.boundary_result r using okcm.boundary_clause c
-        where r.tenant_id = tenant and c.tenant_id = r.tenant_id
-        and c.examined_at = r.recorded_at and c.clause = r.clause
-        and (r.recorded_at < statement_timestamp() - longest
-             or not exists (select from okcm.boundary_clause b where b.tenant_id = r.tenant_id
-                            and b.examined_at = r.recorded_at and b.breached > 0));
-    get diagnostics gone = row_count;
-    delete from okcm.boundary_clause where tenant_id = tenant and examined_at < statement_timestamp() - longest;
-    get diagnostics also = row_count;
-    return gone + also;
-end
-$$;
-revoke execute on function okcm.trim_boundaries() from public;
-grant execute on function okcm.trim_boundaries() to okcm_worker;
-
 -- Return when the assessment of each tenant in operation is due: daily, at a second derived from its id. A rotation, a
 -- change of root key or route, or a restore that ended since the last one makes it due at once. The first one is due
 -- within a day of readiness; the gate attacked it before. The platform's own tenants take part in every assessment and
@@ -1706,14 +1869,16 @@ grant execute on function okcm.troubled_examinations(interval, integer) to okcm_
 -- client/src/openkcm/contract/audit_events.py.
 
 -- The end of a tenant's stream; its row lock prevents gaps. `moved` is a separate column instead of a comparison with
--- the signed number, so that most appends remain an update within the page.
+-- the signed number, so that most appends remain an update within the page. `signed_at` is the time of the newest
+-- signature.
 create table okcm.audit_head (
     tenant_id  text primary key check (tenant_id ~ '^[a-z0-9][a-z0-9-]{2,39}$'),
     seq        bigint not null check (seq >= 0),
     chain_hash bytea not null check (length(chain_hash) = 32),
-    moved      boolean not null default false
+    moved      boolean not null default false,
+    signed_at  timestamptz
 ) with (fillfactor = 70);
-create index audit_head_moved on okcm.audit_head (tenant_id) where moved;
+create index audit_head_moved on okcm.audit_head (signed_at) where moved;
 grant select on okcm.audit_head to okcm_worker, okcm_operator, okcm_dashboard;
 
 create table okcm.audit_signed_head (
@@ -1750,6 +1915,23 @@ $$;
 -- Only okcm.audit_append_all appends.
 grant select on okcm.audit_event to okcm_worker, okcm_operator, okcm_dashboard;
 
+-- The archived parts of a stream, without gaps from record 1. `signature` is over tenant, end, its hash and the file's
+-- SHA-256 (openkcm.contract.audit_events.archive_message). Only the worker can sign such a statement, and it does so
+-- after it has verified the file: a checkpoint is a signature over another text. The file's header contains the
+-- statement before it, so the newest one covers all files.
+create table okcm.audit_archive (
+    tenant_id   text not null check (tenant_id ~ '^[a-z0-9][a-z0-9-]{2,39}$'),
+    first_seq   bigint not null check (first_seq > 0),
+    seq         bigint not null check (seq >= first_seq),
+    chain_hash  bytea not null check (length(chain_hash) = 32),
+    sha256      bytea not null check (length(sha256) = 32),
+    signature   text not null check (length(signature) between 1 and 500),
+    key         text not null check (length(key) between 1 and 200),
+    archived_at timestamptz not null default clock_timestamp(),
+    primary key (tenant_id, seq)
+);
+grant select on okcm.audit_archive to okcm_worker, okcm_operator, okcm_dashboard;
+
 -- The public halves of the keys that sign stream heads and erasure certificates. They belong to the platform, so no
 -- role has a right on the table. Rows never change: without an old key its signatures could not be verified.
 create table okcm.audit_key (
@@ -1764,13 +1946,14 @@ do $$
 declare
     stream text;
 begin
-    foreach stream in array array['audit_event', 'audit_signed_head', 'audit_key'] loop
+    foreach stream in array array['audit_event', 'audit_signed_head', 'audit_archive', 'audit_key'] loop
         execute format('create trigger append_only before update or delete on okcm.%I '
-                       'for each row execute function okcm.refuse_change()', stream);
+                       'for each row execute function okcm.refuse_change(%s)', stream,
+                       case when stream in ('audit_event', 'audit_signed_head') then quote_literal('archived') end);
         execute format('alter table okcm.%I enable always trigger append_only', stream);
     end loop;
     for stream in select relname from pg_class where relnamespace = 'okcm'::regnamespace
-                  and relname ~ '^audit_(event_[0-9]{2}|signed_head|head|key)$' and relkind = 'r' loop
+                  and relname ~ '^audit_(event_[0-9]{2}|signed_head|head|archive|key)$' and relkind = 'r' loop
         execute format('create trigger no_truncate before truncate on okcm.%I '
                        'for each statement execute function okcm.refuse_change()', stream);
         execute format('alter table okcm.%I enable always trigger no_truncate', stream);
@@ -1874,7 +2057,10 @@ revoke execute on function okcm.audit_append_command(jsonb) from public;
 grant execute on function okcm.audit_append_command(jsonb) to okcm_operator;
 
 -- Store a signature of the stream's state at `signed_seq`; reject one that does not match the recorded event.
-create function okcm.audit_save_signed_head(signed_seq bigint, signed_hash bytea, head_signature text, signing_key text)
+-- A signature of an older state leaves `moved`: the stream has moved since. It counts as signed now, so that a stream
+-- with continuous records does not precede the others in each run.
+create function okcm.audit_save_signed_head(
+    signed_seq bigint, signed_hash bytea, head_signature text, signing_key text)
 returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -1890,23 +2076,26 @@ begin
     end if;
     insert into okcm.audit_signed_head (tenant_id, seq, chain_hash, signature, key)
         values (tenant, signed_seq, signed_hash, head_signature, signing_key) on conflict do nothing;
-    update okcm.audit_head set moved = false where tenant_id = tenant and seq = signed_seq;
+    update okcm.audit_head set moved = moved and seq > signed_seq, signed_at = clock_timestamp()
+        where tenant_id = tenant and seq >= signed_seq;
 end
 $$;
 revoke execute on function okcm.audit_save_signed_head(bigint, bytea, text, text) from public;
 grant execute on function okcm.audit_save_signed_head(bigint, bytea, text, text) to okcm_worker;
 
--- Return tenants whose stream has moved since its head was last signed.
-create function okcm.moved_heads(at_most integer) returns setof text
+-- Return the state of each stream with records after its newest checkpoint; the oldest signature comes first.
+create function okcm.unsigned_streams(at_most integer)
+returns table (tenant_id text, seq bigint, chain_hash bytea)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform okcm.require_platform_context();
-    return query select h.tenant_id from okcm.audit_head h where h.moved order by h.tenant_id limit at_most;
+    return query select h.tenant_id, h.seq, h.chain_hash from okcm.audit_head h
+        where h.moved order by h.signed_at nulls first limit at_most;
 end
 $$;
-revoke execute on function okcm.moved_heads(integer) from public;
-grant execute on function okcm.moved_heads(integer) to okcm_worker;
+revoke execute on function okcm.unsigned_streams(integer) from public;
+grant execute on function okcm.unsigned_streams(integer) to okcm_worker;
 
 -- Return all public keys.
 create function okcm.audit_keys() returns table (key text, public_key_pem text)
@@ -2038,11 +2227,15 @@ create table okcm.usage_batch (
 create index usage_batch_age on okcm.usage_batch (tenant_id, added_at);
 grant select (tenant_id) on okcm.usage_batch to okcm_worker;
 grant select on okcm.usage_batch to okcm_operator;
-grant select, insert (tenant_id, batch_id), delete on okcm.usage_batch to okcm_crypto;
+grant select, insert (tenant_id, batch_id) on okcm.usage_batch to okcm_crypto;
 
 
 -- ===== Notifications =====
 
+-- The unsent messages of a tenant on a channel are a queue: only the oldest is attempted, and the next one follows
+-- when it is sent or expired. `next_try` is the time from which it may be attempted; an attempt first moves it
+-- forward, so that no second process attempts the same message. `problem` is the result of the last failed attempt;
+-- it contains no address and no response. An expired message is a dead letter: it is kept and no longer attempted.
 create table okcm.outbox (
     tenant_id  text not null check (tenant_id ~ '^[a-z0-9][a-z0-9-]{2,39}$'),
     message_id text not null check (length(message_id) between 1 and 100),
@@ -2055,27 +2248,266 @@ create table okcm.outbox (
     body       text not null,
     added_at   timestamptz not null default clock_timestamp(),
     sent_at    timestamptz,
+    attempts   integer not null default 0 check (attempts >= 0),
+    next_try   timestamptz not null default now(),
+    problem    text check (length(problem) <= 200),
+    expired_at timestamptz check (expired_at is null or sent_at is null),
     primary key (tenant_id, message_id),
     foreign key (tenant_id) references okcm.tenant
 );
--- For waiting_outboxes: only messages that are not sent.
-create index outbox_unsent on okcm.outbox (added_at, tenant_id) where sent_at is null;
-grant select, insert (tenant_id, message_id, channel, kind, subject, body), update (sent_at)
-    on okcm.outbox to okcm_worker;
+-- For due_notifications: only messages that are still attempted.
+create index outbox_unsent on okcm.outbox (channel, tenant_id, added_at, message_id)
+    where sent_at is null and expired_at is null;
+-- For undelivered_notifications: a healthy outbox has no such row.
+create index outbox_undelivered on okcm.outbox (added_at) where sent_at is null and problem is not null;
+create index outbox_age on okcm.outbox (tenant_id, added_at);
+grant select, insert (tenant_id, message_id, channel, kind, subject, body),
+    update (sent_at, attempts, next_try, problem, expired_at) on okcm.outbox to okcm_worker;
 grant select on okcm.outbox to okcm_marketplace, okcm_operator;
+grant update (next_try, expired_at) on okcm.outbox to okcm_operator;
 
--- Return tenants with messages unsent for a minute; the workflow that stored a younger message still sends it.
-create function okcm.waiting_outboxes(at_most integer) returns setof text
+-- Return tenants whose oldest unsent message on a channel is due, the longest waiting first. The operation that stored
+-- a message younger than ten seconds sends it.
+create function okcm.due_notifications(of_channel text, at_most integer) returns setof text
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform okcm.require_platform_context();
-    return query select distinct o.tenant_id from okcm.outbox o
-        where o.sent_at is null and o.added_at < now() - interval '1 minute' limit at_most;
+    return query select oldest.tenant_id from (
+            select distinct on (o.tenant_id) o.tenant_id, o.next_try, o.added_at from okcm.outbox o
+            where o.channel = of_channel and o.sent_at is null and o.expired_at is null
+            order by o.tenant_id, o.added_at, o.message_id) as oldest
+        where oldest.next_try <= statement_timestamp()
+        and oldest.added_at <= statement_timestamp() - interval '10 seconds'
+        order by oldest.next_try limit at_most;
 end
 $$;
-revoke execute on function okcm.waiting_outboxes(integer) from public;
-grant execute on function okcm.waiting_outboxes(integer) to okcm_worker;
+revoke execute on function okcm.due_notifications(text, integer) from public;
+grant execute on function okcm.due_notifications(text, integer) to okcm_worker;
+
+-- Return messages that a receiver did not accept, for operators: messages that expired within `since`, the newest
+-- first, then those that are still attempted, the oldest first.
+create function okcm.undelivered_notifications(since interval, at_most integer)
+returns table (tenant_id text, message_id text, channel text, kind text, added_at timestamptz, attempts integer,
+               next_try timestamptz, problem text, expired_at timestamptz)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform okcm.require_platform_context();
+    return query select o.tenant_id, o.message_id, o.channel, o.kind, o.added_at, o.attempts, o.next_try, o.problem,
+               o.expired_at
+        from okcm.outbox o
+        where o.sent_at is null and o.problem is not null
+        and (o.expired_at is null or o.expired_at > statement_timestamp() - since)
+        order by o.expired_at desc nulls last, o.added_at, o.tenant_id, o.message_id limit at_most;
+end
+$$;
+revoke execute on function okcm.undelivered_notifications(interval, integer) from public;
+grant execute on function okcm.undelivered_notifications(interval, integer) to okcm_operator, okcm_dashboard;
+
+
+-- ===== Retention =====
+-- Rows are deleted after their retention, and old records of an audit stream after a signed archive has them.
+-- core/retention.py lists every table with its default and its reason; a test compares it with this schema.
+
+-- Return the tables with a retention: the column of a row's age, the least number of days that any caller must grant,
+-- and the further condition for a deletion. $1 is the time before which rows are expired. The owner sees only expired
+-- rows (while_destroying), so a condition must hold among these alone: "a newer one" is a newer expired row.
+create function okcm.retention_rules() returns table (name text, age text, minimum integer, deletable text)
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+    values
+        ('approval', 'requested_at', 400, 'r.state not in (''asked'', ''pending'', ''approved'')'),
+        -- Results of the gate have no line; those of an assessment with a breach stay as long as its lines.
+        ('boundary_result', 'recorded_at', 14,
+            'exists (select from okcm.boundary_clause c where c.tenant_id = r.tenant_id'
+            ' and c.examined_at = r.recorded_at and c.clause = r.clause)'
+            ' and (r.recorded_at < $1 - interval ''386 days'' or not exists (select from okcm.boundary_clause b'
+            ' where b.tenant_id = r.tenant_id and b.examined_at = r.recorded_at and b.breached > 0))'),
+        ('boundary_clause', 'examined_at', 90,
+            'not exists (select from okcm.boundary_result b where b.tenant_id = r.tenant_id'
+            ' and b.recorded_at = r.examined_at)'),
+        ('dashboard_session', 'expires_at', 30, 'true'),
+        ('enrolment', 'requested_at', 30, 'r.state <> ''pending'''),
+        ('join_token', 'expires_at', 30, 'true'),
+        -- The last word of the marketplace decides about late events, so the newest enable or disable stays.
+        ('marketplace_event', 'accepted_at', 90,
+            'r.started_at is not null and (r.kind = ''service_discovered'' or exists ('
+            'select from okcm.marketplace_event n where n.tenant_id = r.tenant_id and n.accepted_at < $1'
+            ' and n.kind in (''service_enabled'', ''service_disabled'') and (n.occurred_at, n.accepted_at, n.event_id)'
+            ' > (r.occurred_at, r.accepted_at, r.event_id)))'),
+        -- The newest operation stays: it is the one that pages and alerts show.
+        ('operation_step', 'planned_at', 30,
+            'exists (select from okcm.operation_step n where n.tenant_id = r.tenant_id and n.planned_at < $1'
+            ' and n.planned_at > r.planned_at and n.operation_id <> r.operation_id)'),
+        ('outbox', 'added_at', 30, 'r.sent_at is not null or r.expired_at is not null'),
+        ('protection_use', 'day', 400, 'true'),
+        ('report', 'requested_at', 90, 'true'),
+        ('root_key_change', 'started_at', 400,
+            'r.state <> ''running'' and exists (select from okcm.root_key_change n where n.tenant_id = r.tenant_id'
+            ' and n.number > r.number and n.started_at < $1)'),
+        ('root_key_request', 'requested_at', 30, 'r.sealed is null'),
+        ('rotation', 'started_at', 400,
+            'r.state <> ''running'' and exists (select from okcm.rotation n where n.tenant_id = r.tenant_id'
+            ' and n.number > r.number and n.state = ''done'' and n.started_at < $1)'),
+        -- A generation is never reused, so the newest certificate of a service stays.
+        ('service_certificate', 'not_after', 90,
+            'exists (select from okcm.service_certificate n where n.tenant_id = r.tenant_id and n.service = r.service'
+            ' and n.generation > r.generation and n.not_after < $1)'),
+        ('service_request', 'used_at', 90, 'true'),
+        -- Longer than the write-ahead log keeps an undelivered batch.
+        ('usage_batch', 'added_at', 90, 'true'),
+        ('usage_day', 'day', 400, 'true'),
+        ('usage_minute', 'minute', 30, 'true')
+$$;
+revoke execute on function okcm.retention_rules() from public;
+
+-- Return the rule of a table; reject a table without one, and fewer days than its minimum.
+create function okcm.retention_rule(of_table text, days integer, out age text, out deletable text)
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    select r.age, r.deletable into age, deletable from okcm.retention_rules() r
+        where r.name = of_table and days >= r.minimum;
+    if not found then
+        raise check_violation using message = 'the table has no retention, or a longer one';
+    end if;
+end
+$$;
+revoke execute on function okcm.retention_rule(text, integer) from public;
+
+-- Return tenants with expired rows in a table, and the last attempt to delete such rows. Those with the oldest attempt
+-- come first, then those with the oldest row. The recursion steps from tenant to tenant in the index: a table with
+-- millions of rows is not read.
+create function okcm.tenants_with_expired_rows(of_table text, days integer, at_most integer)
+returns table (tenant_id text, attempted_at timestamptz)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    rule record := okcm.retention_rule(of_table, days);
+begin
+    perform okcm.require_platform_context();
+    return query execute format(
+        'with recursive each as ('
+        '    (select r.tenant_id from okcm.%1$I r order by r.tenant_id limit 1)'
+        '    union all'
+        '    select (select r.tenant_id from okcm.%1$I r where r.tenant_id > each.tenant_id'
+        '            order by r.tenant_id limit 1)'
+        '    from each where each.tenant_id is not null)'
+        ' select each.tenant_id, attempt.at from each cross join lateral ('
+        '    select r.%2$I as since from okcm.%1$I r'
+        '    where r.tenant_id = each.tenant_id and r.%2$I < $1 and (%3$s) order by r.%2$I limit 1) oldest'
+        ' left join lateral ('
+        '    select (t.scheduled_attempts ->> ''row-retention'')::timestamptz as at from okcm.tenant t'
+        '    where t.tenant_id = each.tenant_id) attempt on true'
+        ' order by attempt.at nulls first, oldest.since limit $2', of_table, rule.age, rule.deletable)
+        using statement_timestamp() - make_interval(days => days), at_most;
+end
+$$;
+revoke execute on function okcm.tenants_with_expired_rows(text, integer, integer) from public;
+grant execute on function okcm.tenants_with_expired_rows(text, integer, integer) to okcm_worker;
+
+-- Delete at most `at_most` expired rows of the tenant, the oldest first, and return their number.
+create function okcm.delete_expired_rows(of_table text, days integer, at_most integer) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    tenant  text := current_setting('app.tenant_id', true);
+    rule    record := okcm.retention_rule(of_table, days);
+    deleted bigint;
+begin
+    if not okcm.ctx_ok() or tenant = '*' then
+        raise insufficient_privilege using message = 'the context is not signed for a tenant';
+    end if;
+    execute format(
+        'delete from okcm.%1$I where ctid = any (array('
+        'select r.ctid from okcm.%1$I r where r.tenant_id = $2 and r.%2$I < $1 and (%3$s) order by r.%2$I limit $3))',
+        of_table, rule.age, rule.deletable)
+        using statement_timestamp() - make_interval(days => days), tenant, at_most;
+    get diagnostics deleted = row_count;
+    return deleted;
+end
+$$;
+revoke execute on function okcm.delete_expired_rows(text, integer, integer) from public;
+grant execute on function okcm.delete_expired_rows(text, integer, integer) to okcm_worker;
+
+-- Return tenants with a checkpoint from before `cutoff` that is not archived, or with archived records that are not
+-- deleted. Those with the oldest attempt come first, then those with the oldest checkpoint.
+create function okcm.archivable_streams(cutoff timestamptz, at_most integer) returns setof text
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform okcm.require_platform_context();
+    return query
+        select h.tenant_id from okcm.audit_head h left join okcm.tenant t on t.tenant_id = h.tenant_id
+        cross join lateral (
+            select coalesce(max(a.seq), 0) as seq from okcm.audit_archive a where a.tenant_id = h.tenant_id) archived
+        left join lateral (
+            select s.signed_at from okcm.audit_signed_head s
+            where s.tenant_id = h.tenant_id and s.seq > archived.seq order by s.seq limit 1) next on true
+        where next.signed_at < cutoff
+        or exists (select from okcm.audit_event e where e.tenant_id = h.tenant_id and e.seq <= archived.seq)
+        order by (t.scheduled_attempts ->> 'audit-archive')::timestamptz nulls first, next.signed_at, h.tenant_id
+        limit at_most;
+end
+$$;
+revoke execute on function okcm.archivable_streams(timestamptz, integer) from public;
+grant execute on function okcm.archivable_streams(timestamptz, integer) to okcm_worker;
+
+-- Record that a verified file contains the records up to `last_seq`. They may be deleted afterwards, so the end is a
+-- checkpoint that was signed at least 90 days ago, and the file follows the one before.
+create function okcm.record_audit_archive(from_seq bigint, last_seq bigint, file_sha256 bytea, file_signature text,
+                                          signing_key text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    tenant text := current_setting('app.tenant_id', true);
+    hash   bytea;
+begin
+    if not okcm.ctx_ok() or tenant = '*' then
+        raise insufficient_privilege using message = 'the context is not signed for a tenant';
+    end if;
+    select s.chain_hash into hash from okcm.audit_signed_head s
+        where s.tenant_id = tenant and s.seq = last_seq and s.signed_at < clock_timestamp() - interval '90 days';
+    if not found then
+        raise check_violation using message = 'an archive ends with a checkpoint that is 90 days old';
+    end if;
+    if from_seq <> 1 + coalesce((select max(a.seq) from okcm.audit_archive a where a.tenant_id = tenant), 0) then
+        raise check_violation using message = 'an archive follows the one before';
+    end if;
+    insert into okcm.audit_archive (tenant_id, first_seq, seq, chain_hash, sha256, signature, key)
+        values (tenant, from_seq, last_seq, hash, file_sha256, file_signature, signing_key);
+end
+$$;
+revoke execute on function okcm.record_audit_archive(bigint, bigint, bytea, text, text) from public;
+grant execute on function okcm.record_audit_archive(bigint, bigint, bytea, text, text) to okcm_worker;
+
+-- Delete at most `at_most` archived records, the oldest first, and return their number. After the last one their
+-- checkpoints follow, except the one at the end of the archive, which may be the newest of the stream.
+create function okcm.delete_archived_events(at_most integer) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    tenant   text := current_setting('app.tenant_id', true);
+    archived bigint;
+    upto     bigint;
+    deleted  bigint;
+begin
+    if not okcm.ctx_ok() or tenant = '*' then
+        raise insufficient_privilege using message = 'the context is not signed for a tenant';
+    end if;
+    select coalesce(max(a.seq), 0) into archived from okcm.audit_archive a where a.tenant_id = tenant;
+    select least(archived, min(e.seq) + at_most - 1) into upto from okcm.audit_event e where e.tenant_id = tenant;
+    delete from okcm.audit_event where tenant_id = tenant and seq <= upto;
+    get diagnostics deleted = row_count;
+    if upto >= archived then
+        delete from okcm.audit_signed_head where tenant_id = tenant and seq < archived;
+    end if;
+    return deleted;
+end
+$$;
+revoke execute on function okcm.delete_archived_events(integer) from public;
+grant execute on function okcm.delete_archived_events(integer) to okcm_worker;
 
 
 -- ===== Row security =====
@@ -2087,23 +2519,26 @@ grant execute on function okcm.waiting_outboxes(integer) to okcm_worker;
 -- FORCE subjects the owner to them as well, and so every SECURITY DEFINER function.
 --
 -- Columns of the table: the command that each role's policy covers ('' for none); whether the owner's functions read
--- the table for the platform (platform_questions); whether erase_tenant works on it (erase, while_destroying). The
--- owner reaches such rows of the signed tenant (erase), and only while it is destroyed (while_destroying). Both hold
--- for each row, so that a fault in erase_tenant, or another function of the owner, meets the same limit. They are two
--- policies, because pgrls can prove the first one separately.
+-- the table for the platform (platform_questions), as for the question which tenants have expired rows; whether
+-- erase_tenant works on it (erase, while_destroying). The owner reaches such rows of the signed tenant (erase), and only
+-- while it is destroyed or when they are older than their least retention (while_destroying). Both hold for each row, so
+-- that a fault in erase_tenant or delete_expired_rows, or another function of the owner, meets the same limit. They are
+-- two policies, because pgrls can prove the first one separately. Results of isolation assessments have a policy for
+-- their retention alone (only_old).
 do $$
 declare
     own_rows constant text := '(tenant_id = (select current_setting(''app.tenant_id'', true)))';
     platform constant text := '((select current_setting(''app.tenant_id'', true)) = ''*'')';
     access record;
     rule record;
+    retention record;
 begin
     for access in select * from (values
         --                               worker    market-   operator  crypto    dash-     owner     plat-  erased
         --                                         place               service   board               form
         ('tenant',                       'all',    'all',    'select', 'select', 'select', '',       true,  true),
         ('tenant_policy',                'all',    '',       'select', '',       'select', '',       true,  true),
-        ('dashboard_session',            'select', '',       '',       '',       'all',    '',       false, true),
+        ('dashboard_session',            'select', '',       '',       '',       'all',    '',       true,  true),
         ('key',                          'all',    '',       'select', '',       'select', '',       true,  true),
         ('key_fingerprint',              '',       '',       '',       '',       '',       'all',    false, false),
         ('key_probe',                    'all',    '',       '',       '',       '',       '',       true,  true),
@@ -2114,34 +2549,35 @@ begin
         ('root_key_request',             'all',    '',       'all',    '',       'all',    '',       true,  true),
         ('root_key_change',              'all',    '',       'select', '',       'select', '',       true,  true),
         ('service',                      'all',    'select', 'select', 'all',    'select', '',       true,  true),
-        ('service_request',              'all',    'all',    'all',    '',       'all',    '',       false, true),
+        ('service_request',              'all',    'all',    'all',    '',       'all',    '',       true,  true),
         ('certificate_authority',        'all',    'select', 'select', 'select', 'select', '',       true,  false),
         ('service_certificate',          'all',    'select', 'select', 'select', 'select', '',       true,  true),
         ('certificate_revocation_list',  'all',    '',       'select', 'select', 'select', '',       true,  true),
         ('service_key',                  'all',    '',       'select', 'all',    'select', '',       true,  true),
         ('managed_object',               'all',    '',       'select', 'all',    'select', '',       true,  true),
         ('rotation',                     'all',    '',       'select', '',       'select', '',       true,  true),
-        ('approval',                     'all',    '',       'select', '',       'all',    '',       false, true),
+        ('approval',                     'all',    '',       'select', '',       'all',    '',       true,  true),
         ('approval_vote',                'select', '',       'select', '',       'all',    '',       false, true),
-        ('join_token',                   'select', 'all',    'all',    '',       'all',    '',       false, true),
+        ('join_token',                   'select', 'all',    'all',    '',       'all',    '',       true,  true),
         ('enrolment',                    'select', 'all',    'select', '',       'select', '',       true,  true),
         ('discovery',                    'select', 'all',    'select', '',       'select', '',       false, true),
         ('agent',                        'select', '',       'select', 'all',    'select', '',       false, true),
         ('protection',                   'select', '',       'all',    'select', 'all',    '',       false, true),
         ('protected_field',              'select', '',       'all',    'select', 'all',    '',       false, true),
-        ('protection_use',               'select', '',       '',       'all',    'select', '',       false, true),
+        ('protection_use',               'select', '',       '',       'all',    'select', '',       true,  true),
         ('backfill',                     'select', '',       '',       'all',    'select', '',       false, true),
         ('destruction',                  'all',    '',       'select', '',       'select', '',       false, true),
         ('shred_certificate',            'all',    '',       'select', '',       'select', '',       false, false),
-        ('boundary_result',              'all',    '',       'select', '',       'select', '',       false, false),
+        ('boundary_result',              'all',    '',       'select', '',       'select', '',       true,  false),
         ('boundary_clause',              'all',    '',       'select', '',       'select', '',       true,  false),
         ('audit_head',                   'all',    '',       'select', '',       'select', 'all',    true,  false),
-        ('audit_signed_head',            'all',    '',       'select', '',       'select', 'all',    false, false),
-        ('audit_event',                  'all',    '',       'select', '',       'select', 'all',    false, false),
-        ('report',                       'all',    '',       '',       '',       'all',    '',       false, true),
-        ('usage_minute',                 'all',    '',       'select', 'all',    'select', '',       false, true),
-        ('usage_day',                    'select', '',       '',       'all',    'select', '',       false, true),
-        ('usage_batch',                  'all',    '',       'select', 'all',    '',       '',       false, true),
+        ('audit_signed_head',            'all',    '',       'select', '',       'select', 'all',    true,  false),
+        ('audit_archive',                'select', '',       'select', '',       'select', 'all',    true,  false),
+        ('audit_event',                  'all',    '',       'select', '',       'select', 'all',    true,  false),
+        ('report',                       'all',    '',       '',       '',       'all',    '',       true,  true),
+        ('usage_minute',                 'all',    '',       'select', 'all',    'select', '',       true,  true),
+        ('usage_day',                    'select', '',       '',       'all',    'select', '',       true,  true),
+        ('usage_batch',                  'all',    '',       'select', 'all',    '',       '',       true,  true),
         ('outbox',                       'all',    '',       'select', '',       '',       '',       true,  true)
         ) as matrix (name, worker, marketplace, operator, crypto, dashboard, owner, platform, erased)
     loop
@@ -2170,11 +2606,17 @@ begin
                            access.name, case access.name when 'managed_object' then 'delete' else 'all' end, own_rows)
                 || case access.name when 'managed_object' then '' else ' with check ' || own_rows end;
             -- The tenant's row carries the state that is_destroying reads. objects_sealed reads objects at any time.
+            select * into retention from okcm.retention_rules() r where r.name = access.name;
             execute format('create policy while_destroying on okcm.%I as restrictive for %s to okcm_owner '
-                           'using (%s or %s)',
+                           'using (%s or %s%s)',
                            access.name, case access.name when 'managed_object' then 'delete' else 'all' end, platform,
                            case access.name when 'tenant' then '(state = ''offboarding'' and destroying_at is not null)'
-                                            else '(select okcm.is_destroying())' end);
+                                            else '(select okcm.is_destroying())' end,
+                           case when retention.name is not null then
+                               format(' or %I < statement_timestamp() - interval ''%s days''',
+                                      retention.age, retention.minimum) end)
+                || case when retention.name is null then ''
+                        else format(' with check (%s or (select okcm.is_destroying()))', platform) end;
         end if;
     end loop;
     -- A query of a partition by its name ignores its parent's policies. Without a policy it returns no row.
@@ -2193,13 +2635,19 @@ create policy every_tenant on okcm.tenant for select to okcm_operator
 -- Of all notifications the marketplace shows only the one of readiness.
 create policy ready_text on okcm.outbox for select to okcm_marketplace
     using (tenant_id = (select current_setting('app.tenant_id', true)) and kind = 'ready');
+-- An operator only makes a dead letter due again: a message that is still attempted cannot be suppressed.
+create policy own_rows_operator_retry on okcm.outbox for update to okcm_operator
+    using (tenant_id = (select current_setting('app.tenant_id', true)))
+    with check (tenant_id = (select current_setting('app.tenant_id', true)));
+create policy only_dead_letters on okcm.outbox as restrictive for update to okcm_operator
+    using (expired_at is not null) with check (expired_at is null);
 -- The worker requests certificates for the platform's own tenants only, never in the name of a customer's service.
 create policy platforms_own on okcm.service_request as restrictive for insert to okcm_worker
     with check (starts_with(tenant_id, 'openkcm-'));
 -- For objects_sealed: the owner counts objects that the worker may not read.
 create policy own_rows_counted on okcm.managed_object for select to okcm_owner
     using (tenant_id = (select current_setting('app.tenant_id', true)));
--- For trim_boundaries: the owner never reaches evidence younger than 14 days, even through a faulty function.
+-- For delete_expired_rows: the owner never reaches evidence younger than 14 days, even through a faulty function.
 create policy trim on okcm.boundary_result to okcm_owner
     using (tenant_id = (select current_setting('app.tenant_id', true)))
     with check (tenant_id = (select current_setting('app.tenant_id', true)));

@@ -9,13 +9,24 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from database.schema import setup
-from database.schema.migrate import read_migrations
+from database.schema.migrate import Migration, read_migrations
 from openkcm.contract.audit_events import verify_chain
-from tests.database.builders import a_connected_service, a_leaving, a_provisioned_tenant, a_root_key, an_audit_event
+from tests.database.builders import (
+    a_connected_service,
+    a_leaving,
+    a_provisioned_tenant,
+    a_root_key,
+    an_archive,
+    an_audit_event,
+)
 from tests.database.fixtures import Field, Server, prepare
 
-RELEASED = 2
+RELEASED = 1
 """How many migrations the oldest release has that can be upgraded."""
+NEXT = Migration(
+    9999, "9999_next.sql", "alter table okcm.tenant add column note text; create index note on okcm.tenant (note)"
+)
+"""A migration of the release under test, so that an upgrade always has one."""
 
 
 @pytest.fixture
@@ -26,12 +37,14 @@ def released(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Field]
     with monkeypatch.context() as patched:
         patched.setattr(setup, "read_migrations", lambda: read_migrations()[:RELEASED])
         prepare(server, name)
+    monkeypatch.setattr(setup, "read_migrations", lambda: (*read_migrations(), NEXT))
     field = Field(server, name, f"postgresql://{parts['host']}:{parts['port']}/{name}")
     try:
         a_provisioned_tenant(field.open("worker"), "acme")
         a_connected_service(field, "acme")
         a_root_key(field, "acme")
         a_leaving(field, "acme")
+        an_archive(field, "acme")
         yield field
     finally:
         field.close()
@@ -54,7 +67,7 @@ def stored_rows(field: Field) -> dict[str, list[dict[str, Any]]]:
 def test_upgrade_applies_later_migrations_and_keeps_every_row(released: Field) -> None:
     before = stored_rows(released)
     later = tuple(migration.name for migration in read_migrations()[RELEASED:])
-    assert prepare(released.server, released.name) == later
+    assert prepare(released.server, released.name) == (*later, NEXT.name)
     assert prepare(released.server, released.name) == ()
     after = stored_rows(released)
     for table, rows in before.items():
