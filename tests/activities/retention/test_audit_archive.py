@@ -90,7 +90,8 @@ def test_run_begins_with_the_streams_that_the_last_one_did_not_reach(
     monkeypatch.setattr(retention, "run_for_each_tenant", partial(run_for_each_tenant, seconds=0.0))
     with field.administrator() as administrator:
         administrator.execute(
-            "insert into okcm.tenant (tenant_id, organization, region) select t, t, 'eu-west-1' from unnest(%s::text[]) t",
+            "insert into okcm.tenant (tenant_id, organization, region)"
+            " select t, t, 'eu-west-1' from unnest(%s::text[]) t",
             [[TENANT, OTHER]],
         )
     for tenant in (TENANT, OTHER):
