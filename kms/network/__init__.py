@@ -1,1 +1,1 @@
-"""Connections to key servers of customers: egress policy, TLS, HTTP."""
+"""Connections to servers of customers: egress policy, deadlines, TLS, HTTP."""
