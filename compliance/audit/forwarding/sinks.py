@@ -3,13 +3,15 @@
 HTTPS: a 2xx response to the batch. Syslog has no acknowledgement, so each batch uses one connection with an orderly
 close: the sender closes and waits until the receiver closes too. Over TLS a receiver can do that only after it has read
 all data (`close_notify`; RFC 5425, section 4.4, requires the response). It does not prove that the data was stored.
+
+The delivery of a batch has one deadline, so that a receiver that reads or responds byte by byte counts as unavailable.
 """
 
 import http.client
 import socket
 import ssl
+import time
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,9 +20,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from compliance.audit.forwarding.batches import Batch
 from core.errors.compliance import DestinationRefused, ForwardingRefused, ReceiverUnavailable
+from kms.network.bounded_sockets import BoundedSocket, BoundedTlsSocket, bound, open_connection
 from openkcm.errors import FileRefused
 
-_SECONDS = 10.0
+_SECONDS = 20.0
+"""Time to deliver one batch, from the connection to the acknowledgement."""
 _LATER = frozenset({408, 425, 429})
 """HTTP client errors that are temporary."""
 _LONGEST_TOKEN = 8192
@@ -41,8 +45,8 @@ class Receiver(Protocol):
         ...
 
 
-def open_receiver(to: str, token_file: Path | None, ca_file: Path | None) -> Receiver:
-    """Return the receiver at an address, without a connection to it.
+def open_receiver(to: str, token_file: Path | None, ca_file: Path | None, seconds: float = _SECONDS) -> Receiver:
+    """Return the receiver at an address, without a connection to it; `seconds` limit the delivery of a batch.
 
     Raises:
         DestinationRefused: the address is invalid.
@@ -53,11 +57,11 @@ def open_receiver(to: str, token_file: Path | None, ca_file: Path | None) -> Rec
         raise DestinationRefused("syslog does not support a token", "omit --token-file")
     match where.scheme:
         case "https":
-            return _Https(where, _context(ca_file), None if token_file is None else _token(token_file))
+            return _Https(where, _context(ca_file), None if token_file is None else _token(token_file), seconds)
         case "syslog+tls":
-            return _Syslog(str(where.hostname), where.port or 6514, _context(ca_file))
+            return _Syslog(str(where.hostname), where.port or 6514, _context(ca_file), seconds)
         case _:
-            return _Syslog(str(where.hostname), where.port or 514, None)
+            return _Syslog(str(where.hostname), where.port or 514, None, seconds)
 
 
 def _parsed(to: str) -> SplitResult:
@@ -88,7 +92,7 @@ def _context(ca_file: Path | None) -> ssl.SSLContext:
     except (OSError, ssl.SSLError):
         raise FileRefused(f"{ca_file} contains no CA certificate", "provide the CA certificate in PEM") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
+    return bound(context)
 
 
 def _token(file: Path) -> str:
@@ -107,6 +111,7 @@ class _Https:
     where: SplitResult
     context: ssl.SSLContext
     token: str | None = field(repr=False)
+    seconds: float
     connection: http.client.HTTPSConnection | None = None
 
     def deliver(self, batch: Batch) -> None:
@@ -126,9 +131,14 @@ class _Https:
         raise ReceiverUnavailable(f"{self.where.hostname} answered {status}")
 
     def _post(self, body: bytes, headers: dict[str, str]) -> int:
+        deadline = time.monotonic() + self.seconds
         if self.connection is None:
             host, port = str(self.where.hostname), self.where.port or 443
-            self.connection = http.client.HTTPSConnection(host, port, timeout=_SECONDS, context=self.context)
+            connection = http.client.HTTPSConnection(host, port, context=self.context)
+            connection.sock = open_connection(host, port, deadline, self.context)
+            self.connection = connection
+        elif isinstance(self.connection.sock, BoundedSocket):
+            self.connection.sock.deadline = deadline
         self.connection.request("POST", self.where.path or "/", body, headers)
         with self.connection.getresponse() as answer:
             answer.read(65536)
@@ -147,6 +157,7 @@ class _Syslog:
     host: str
     port: int
     context: ssl.SSLContext | None
+    seconds: float
 
     def deliver(self, batch: Batch) -> None:
         try:
@@ -158,15 +169,14 @@ class _Syslog:
         """Do nothing: each batch has its own connection."""
 
     def _send(self, frames: Sequence[bytes]) -> None:
-        with socket.create_connection((self.host, self.port), _SECONDS) as plain:
-            if self.context is None:
-                plain.sendall(b"".join(frames))
-                plain.shutdown(socket.SHUT_WR)
-                _until_closed(plain)
-                return
-            with closing(self.context.wrap_socket(plain, server_hostname=self.host)) as secure:
-                secure.sendall(b"".join(frames))
-                secure.unwrap()  # sends close_notify, and raises unless the receiver sends its close_notify
+        deadline = time.monotonic() + self.seconds
+        with open_connection(self.host, self.port, deadline, self.context) as connection:
+            connection.sendall(b"".join(frames))
+            if isinstance(connection, BoundedTlsSocket):
+                connection.unwrap()  # sends close_notify, and raises unless the receiver sends its close_notify
+            else:
+                connection.shutdown(socket.SHUT_WR)
+                _until_closed(connection)
 
 
 def _until_closed(plain: socket.socket) -> None:
