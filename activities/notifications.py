@@ -1,7 +1,8 @@
 """Step 6 and all other notifications: stored in the transaction of their cause, sent from the outbox.
 
 A receiver that does not answer delays only its own messages: each channel has separate threads, and each tenant a
-separate queue. A queue keeps its order: a message is attempted only after its predecessor is sent or expired. An
+separate queue. An attempt has one deadline for all its reads and writes, so that a receiver that responds byte by byte
+holds no thread. A queue keeps its order: a message is attempted only after its predecessor is sent or expired. An
 attempt is recorded before it is made, so a worker that dies in it repeats one message of each running attempt.
 
 Each attempt sends the same message id where receivers expect it (`webhook-id` and the CloudEvent's `id`; `Message-ID`
@@ -10,11 +11,13 @@ failure becomes NotificationUndelivered without the text of its cause: addresses
 must not reach a workflow history.
 """
 
+import asyncio
 import smtplib
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import httpx2
 import structlog
@@ -53,6 +56,7 @@ from database.connection.transaction import TenantTransaction
 from database.notifications import DeliveryAttempt
 from database.platform.scheduled import PlatformQueries
 from database.tenants import TenantRow
+from kms.network.bounded_sockets import BoundedSocket, bound, open_connection
 from openkcm.contract.audit_events import AuditName
 from openkcm.errors import OpenKcmError
 
@@ -61,7 +65,7 @@ _SENDS_AT_ONCE = 8
 _MAX_QUEUES = 10_000
 """Queues of one channel in one sweep. A failed one is due later, so it keeps no other from the next sweep."""
 _LEASE = timedelta(seconds=20)
-"""Time after which the message of a dead worker is attempted again. A slower receiver can get a message twice."""
+"""Time after which the message of a dead worker is attempted again: longer than an attempt on any channel."""
 _ANNOUNCE_SECONDS = 10.0
 _SWEEP_SECONDS = 45.0
 """Time of one sweep. The schedule starts one each minute."""
@@ -301,12 +305,19 @@ class NotificationOutbox:
         return bool(self.channels)
 
 
-_SECONDS = 5.0
+_CALLBACK_SECONDS = 5.0
+"""Time of one attempt, from the resolution of the name to the end of the response."""
+_CONNECT_PART = 0.4
+"""Part of an attempt for its connection, and as much again for the TLS handshake: both end before the attempt."""
+_LONGEST_RESPONSE = 65_536
+_MAIL_SECONDS = 10.0
+"""Time of one attempt, which has about ten round trips."""
 SOURCE = "/openkcm"
 TYPE_PREFIX = "io.openkcm.tenant."
 _MAIL_ID_DOMAIN = "openkcm"
 
 SmtpSecurity = Literal["none", "starttls", "tls"]
+Result = TypeVar("Result")
 
 
 def _now() -> datetime:
@@ -316,8 +327,15 @@ def _now() -> datetime:
 class CallbackSender:
     """Posts structured CloudEvents, signed as Standard Webhooks describes. Safe to share between threads."""
 
-    def __init__(self, url: str, secret: str, base_url: str, clock: Callable[[], datetime] = _now) -> None:
-        """`secret` is `whsec_` and base64; `base_url` is the address of the dashboard."""
+    def __init__(
+        self,
+        url: str,
+        secret: str,
+        base_url: str,
+        clock: Callable[[], datetime] = _now,
+        seconds: float = _CALLBACK_SECONDS,
+    ) -> None:
+        """`secret` is `whsec_` and base64; `base_url` is the address of the dashboard; `seconds` limit an attempt."""
         try:
             self._signer = Webhook(secret)
         except Exception:  # noqa: BLE001 - the library raises several kinds, and their texts may quote the secret
@@ -325,8 +343,15 @@ class CallbackSender:
         self._url = url
         self._base_url = base_url
         self._clock = clock
+        self._seconds = seconds
+        # Timeouts of httpx2 are for one read. An event loop can cancel a whole request, also while a name is resolved.
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="callback", daemon=True)
+        self._thread.start()
         # Redirects are not followed: a signed message goes only to the configured address.
-        self._client = httpx2.Client(timeout=_SECONDS, follow_redirects=False)
+        # httpx2 keeps the connection of a cancelled handshake open for as long as the receiver does.
+        timeout = httpx2.Timeout(seconds, connect=_CONNECT_PART * seconds)
+        self._client = httpx2.AsyncClient(timeout=timeout, follow_redirects=False)
 
     def send(self, notification: Notification) -> None:
         now = self._clock().astimezone(UTC)
@@ -356,15 +381,34 @@ class CallbackSender:
             "webhook-signature": self._signer.sign(notification.message_id, now, message.body.decode("utf-8")),
         }
         try:
-            answer = self._client.post(self._url, content=message.body, headers=headers)
-        except (httpx2.HTTPError, httpx2.InvalidURL):
+            status = self._run(self._post(message.body, headers))
+        except (TimeoutError, httpx2.HTTPError, httpx2.InvalidURL):
             raise NotificationUndelivered("the callback does not respond") from None
-        if not answer.is_success:
-            raise NotificationUndelivered(f"the callback responded with {answer.status_code}")
+        if not 200 <= status < 300:
+            raise NotificationUndelivered(f"the callback responded with {status}")
 
     def close(self) -> None:
         """Close the connections; nothing can be sent afterwards."""
-        self._client.close()
+        self._run(self._client.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _post(self, body: bytes, headers: Mapping[str, str]) -> int:
+        """Return the status. The body is read only so that the connection can be used again."""
+        async with (
+            asyncio.timeout(self._seconds),
+            self._client.stream("POST", self._url, content=body, headers=headers) as answer,
+        ):
+            length = 0
+            async for chunk in answer.aiter_raw():
+                length += len(chunk)
+                if length > _LONGEST_RESPONSE:
+                    break
+            return answer.status_code
+
+    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
 class EmailSender:
@@ -380,8 +424,9 @@ class EmailSender:
         password: str | None,
         sender: str,
         to_template: str,
+        seconds: float = _MAIL_SECONDS,
     ) -> None:
-        """`to_template` is an address in which `{tenant_id}` is replaced.
+        """`to_template` is an address in which `{tenant_id}` is replaced; `seconds` limit an attempt.
 
         Raises:
             SettingsInvalid: a password would cross the network unencrypted, or an address is invalid.
@@ -395,6 +440,7 @@ class EmailSender:
         self._user, self._password = user, password
         self._sender = _address(sender)
         self._to_template = to_template
+        self._seconds = seconds
         _address(to_template.replace("{tenant_id}", "tenant"))
 
     def send(self, notification: Notification) -> None:
@@ -424,16 +470,34 @@ class EmailSender:
         return mail
 
     def _connect(self) -> smtplib.SMTP:
-        if self._security == "tls":
-            return smtplib.SMTP_SSL(self._host, self._port, timeout=_SECONDS, context=ssl.create_default_context())
-        server = smtplib.SMTP(self._host, self._port, timeout=_SECONDS)
+        context = bound(ssl.create_default_context())
+        deadline = time.monotonic() + self._seconds
+        server = _BoundedSmtp(self._host, self._port, deadline, context if self._security == "tls" else None)
         if self._security == "starttls":
             try:
-                server.starttls(context=ssl.create_default_context())
+                server.start_tls(context)
             except BaseException:
                 server.close()
                 raise
         return server
+
+
+class _BoundedSmtp(smtplib.SMTP):
+    """A connection of which all reads and writes end at a deadline; `context` encrypts it from the start."""
+
+    def __init__(self, host: str, port: int, deadline: float, context: ssl.SSLContext | None) -> None:
+        self._deadline = deadline
+        self._context = context
+        super().__init__(host, port)
+
+    def _get_socket(self, host: str, port: int, _timeout: float) -> socket.socket:  # the method that SMTP_SSL overrides
+        return open_connection(host, port, self._deadline, self._context)
+
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        """Encrypt the connection; the handshake takes its timeout from the socket that it replaces."""
+        self.starttls(context=context)
+        if isinstance(self.sock, BoundedSocket):
+            self.sock.deadline = self._deadline
 
 
 def _address(text: str) -> Address:
