@@ -4,6 +4,8 @@ import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import psycopg
+
 from core.isolation import CheckResult, SignedClause, by_clause, clause_message, summed_up
 from core.keys.root_keys import OpenBaoKeyRef
 from core.keys.rotation import RotationScope
@@ -289,12 +291,16 @@ def an_archive(field: Field, tenant_id: str) -> None:
 def made_old(field: Field, tenant_id: str, days: int = 4000) -> None:
     """Move the signing times of a stream's checkpoints into the past."""
     with field.administrator() as administrator:
-        administrator.execute(
-            "alter table okcm.audit_signed_head disable trigger append_only;"
-            f"update okcm.audit_signed_head set signed_at = signed_at - interval '{days} days'"
-            f" where tenant_id = '{tenant_id}';"
-            "alter table okcm.audit_signed_head enable always trigger append_only"
-        )
+        age_checkpoints(administrator, tenant_id, days)
+
+
+def age_checkpoints(administrator: psycopg.Connection, tenant_id: str, days: int = 4000) -> None:
+    administrator.execute(
+        "alter table okcm.audit_signed_head disable trigger append_only;"
+        f"update okcm.audit_signed_head set signed_at = signed_at - interval '{days} days'"
+        f" where tenant_id = '{tenant_id}';"
+        "alter table okcm.audit_signed_head enable always trigger append_only"
+    )
 
 
 def a_connected_service(field: Field, tenant_id: str, service: str = "orders", serial: str = "1a2b") -> None:

@@ -1,6 +1,5 @@
 """An auditor verifies the audit stream offline with a file and the public key, and detects every changed bit."""
 
-import asyncio
 from pathlib import Path
 
 import httpx2
@@ -10,32 +9,18 @@ from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import GENESIS, StoredRecord, link
 from openkcm.verification.audit_export import export_lines, read_export
 from tests.cli.audit.offline import verdict, verify
+from tests.e2e.audit.schedules import sign_to_the_end
 from tests.e2e.dashboard.harness.dashboard_pages import UMA
 from tests.e2e.dashboard.harness.sign_ons import cookie
-from tests.e2e.stack import TIMEOUT_SECONDS, Stack
+from tests.e2e.stack import Stack
 from vault.transit.audit_signer import TransitAuditSigner
-
-
-async def sign_to_the_end(stack: Stack, tenant_id: str) -> None:
-    """Trigger the signing until the last record is signed, because a running workflow ignores triggers."""
-    schedule = (await stack.temporal()).get_schedule_handle("audit-checkpoints")
-
-    def signed() -> bool:
-        with stack.database().tenant_tx(tenant_id) as tx:
-            head, heads = tx.audit.head(), tx.audit.signed_heads()
-        return bool(head and heads) and heads[-1].seq == head.seq
-
-    async with asyncio.timeout(TIMEOUT_SECONDS):
-        while not signed():
-            await schedule.trigger()
-            await asyncio.sleep(1)
 
 
 @pytest.fixture(scope="module")
 def auditor_folder(stack: Stack, tenant: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the auditor's folder: public key and the tenant's stream, signed up to the record of its export."""
     auditor_folder = tmp_path_factory.mktemp("auditor")
-    asyncio.run(sign_to_the_end(stack, tenant))
+    sign_to_the_end(stack, tenant)
     stack.command("audit", "export", tenant, "--out", str(auditor_folder / "audit.jsonl"))
     stack.command("audit", "public-key", "--out", str(auditor_folder / "key.pem"))
     return auditor_folder

@@ -3,7 +3,6 @@
 A bystander, another tenant of the same stack, works all the time without problems.
 """
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from core.errors.tenants import TenantOffboarded, TenantUnknown
 from dashboard.auth.claims import FRESH
 from tests.cli.audit.offline import verdict
 from tests.concurrency import wait_until
-from tests.e2e.audit.test_audit_offline import sign_to_the_end
+from tests.e2e.audit.schedules import sign_to_the_end
 from tests.e2e.busy import BusyService
 from tests.e2e.clients import OK
 from tests.e2e.connected import connect
@@ -93,7 +92,7 @@ def retained_access(
     retained_access = RetainedAccess(stack, services, attacker, cookies, stale_at, list(attacker.inner()), payload)
     assert {one() for one in retained_access.by_cookie()} == {OK}
     copy_rows(stack, TENANT)
-    asyncio.run(sign_to_the_end(stack, TENANT))
+    sign_to_the_end(stack, TENANT)
     stack.command("audit", "export", TENANT, "--out", str(before))
     alive = retained_access.run_attempts(
         AttackKind(one.name, len(one.tries), one.tries)
@@ -199,7 +198,7 @@ def auditor_folder(
     """The folder of the auditor: certificate, public key, and the exports before and after the offboarding."""
     assert attack_results.total
     auditor_folder = tmp_path_factory.mktemp("auditor")
-    asyncio.run(sign_to_the_end(stack, TENANT))
+    sign_to_the_end(stack, TENANT)
     (auditor_folder / "before.jsonl").write_bytes(before.read_bytes())
     stack.command("audit", "export", TENANT, "--out", str(auditor_folder / "after.jsonl"))
     stack.command("audit", "erasure-certificate", TENANT, "--out", str(auditor_folder / "certificate.json"))
