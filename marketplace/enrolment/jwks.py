@@ -31,6 +31,9 @@ PAUSE_SECONDS = 30.0
 MOST_BYTES = 262_144
 MOST_KEYS = 100
 _READ_SECONDS = 5.0
+_CONNECT_SECONDS = 2.0
+"""Time of a connection, and as much again for its TLS handshake. Both end before the whole read, because httpx2 keeps
+the connection of a cancelled handshake open for as long as the issuer does."""
 _LEAST_RSA_CHARACTERS = 342
 """Length of a 2048-bit modulus in base64url."""
 _CURVES = frozenset({None, "P-256", "Ed25519"})
@@ -146,8 +149,9 @@ async def read_keys(place: str) -> bytes:
     """
     if "://" not in place:
         return await asyncio.to_thread(_read_file, Path(place))
+    timeout = httpx2.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
     async with (
-        httpx2.AsyncClient(follow_redirects=False, trust_env=False, timeout=_READ_SECONDS) as client,
+        httpx2.AsyncClient(follow_redirects=False, trust_env=False, timeout=timeout) as client,
         client.stream("GET", place, headers={"accept": "application/json", "accept-encoding": "identity"}) as answer,
     ):
         if answer.status_code != httpx2.codes.OK:

@@ -1,19 +1,23 @@
 """Enrolment with JWTs of a configured issuer: valid ones, and every attack that must fail."""
 
+import asyncio
 import base64
 import hmac
 import json
 import logging
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import httpx2
 import pytest
 from joserfc import jwk
 
+from config.settings import WorkloadIssuer
 from core.errors.requests import IssuerUnavailable
 from marketplace.enrolment.jwks import MOST_BYTES, PAUSE_SECONDS, Issuers, parse_keys, read_keys
 from tests.dashboard.scene import Scene
+from tests.dripping import TLS_RECORD
 from tests.marketplace.conftest import assert_refused, running, serving
 from tests.marketplace.enrolling import ACME, BETA, ISSUER, Issuer, Scenario, a_csr, make_key, offer_of, sign
 
@@ -245,6 +249,28 @@ async def test_issuer_with_malformed_key_set_is_unavailable(field, workflow_clie
         refused = await Scenario(endpoint, Scene(field)).enrol(jwt=issuer.token())
         assert_refused(refused, 503, "issuer_unavailable")
         assert ISSUER not in refused.text
+
+
+@pytest.mark.integration
+async def test_issuer_that_drips_a_tls_handshake_is_unavailable_and_its_connection_is_closed():
+    closed = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(TLS_RECORD)
+        with suppress(OSError):
+            while not reader.at_eof():
+                writer.write(b".")
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(reader.read(1000), 0.2)
+        closed.set()
+        writer.close()
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        known = Issuers({ISSUER: WorkloadIssuer(jwks=f"https://127.0.0.1:{port}/keys")})
+        with pytest.raises(IssuerUnavailable):
+            await known.keys(ISSUER, "ES256", None)
+        await asyncio.wait_for(closed.wait(), 3)
 
 
 def test_only_public_signature_keys_of_sufficient_size_are_used():
