@@ -7,14 +7,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from core import names as ids
-from core.errors.tenants import InvalidTransition, OperationRepeated, TenantUnknown
+from core.errors.tenants import InvalidTransition, OperationLost, OperationRepeated, TenantUnknown
 from core.keys.encryption_context import EncryptionContext, Purpose
+from core.keys.root_keys import RootKeyMode
 from core.messages.base import StepInput
 from core.messages.tenants import StatusChange, StatusChangeInput, StoredTenant
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import EventKind, Step
+from database.platform.scheduled import PlatformQueries
 from tests.activities.provisioning import MADE, Provisioning, run_steps
-from tests.database.builders import an_event
+from tests.database.builders import a_wanted_rotation, an_event
 from worker.payload_codec import PLATFORM_KEY
 
 
@@ -138,6 +140,20 @@ def test_new_workflow_gets_state_and_unused_operation_numbers(tenant):
     run_steps(tenant, [Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
     third = load(tenant).memory
     assert (third.state, third.provision, third.operations) == (State.ACTIVE, False, 2_000_000)
+
+
+def test_rotation_and_root_key_change_work_after_ten_thousand_starts(active, field):
+    with field.administrator() as administrator:
+        administrator.execute("update okcm.tenant set workflow_starts = 10000 where tenant_id = %s", [active.tenant_id])
+    number = load(active).memory.rotations + 1
+    assert number == 10_000_000_001
+    active.read(lambda tx: tx.rotations.begin(number, a_wanted_rotation(scheduled=True), 1))
+    active.read(lambda tx: tx.root_keys.begin(number, RootKeyMode.PLATFORM, "root-eu-west-1", None))
+    [stalled] = PlatformQueries(active.database).stuck_rotations(timedelta(), timedelta(days=1), 10)
+    assert (stalled.tenant_id, stalled.number) == (active.tenant_id, number)
+    assert load(active).memory.rotations == 10_001_000_000
+    assert active.read(lambda tx: (tx.rotations.running(2 * number), tx.root_keys.running(2 * number))) == ([], [])
+    assert active.read(lambda tx: tx.rotations.get(number)).problem == OperationLost.code
 
 
 def test_provisioning_without_a_history_finds_what_exists_and_records_each_event(tenant):
