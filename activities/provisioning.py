@@ -4,6 +4,7 @@ Steps 1 and 5 and the failure of provisioning change PostgreSQL rows only. Step 
 Step 3 creates the tenant CA, which determines whose certificates are accepted (MTCI A1).
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
@@ -58,6 +59,39 @@ def _require_newest(tx: TenantTransaction, step: StepInput, state: State, move: 
     """Raise InvalidTransition unless the step's operation is the tenant's newest provisioning."""
     if tx.steps.newest_operation() != step.operation_id:
         raise InvalidTransition(state, move, transitions_from(state))
+
+
+def _require_unfinished(tx: TenantTransaction, step: StepInput) -> None:
+    """Raise OperationRepeated unless the step's operation provisions the tenant: a late attempt creates nothing."""
+    if not _provisions(tx, step, tx.tenants.lock().state):
+        raise OperationRepeated
+
+
+def _provisions(tx: TenantTransaction, step: StepInput, state: State) -> bool:
+    return state is State.PROVISIONING and tx.steps.newest_operation() == step.operation_id
+
+
+def _is_late(tx: TenantTransaction, step: StepInput, disable: Callable[[str], None]) -> bool:
+    """Lock the tenant's row and return whether the operation ended while the step created a key or CA.
+
+    Raises OperationRepeated, after it has disabled the creation, if the tenant's keys are being destroyed meanwhile.
+    """
+    state, leaving = tx.tenants.lock(_KEY_SERVER_SECONDS).state, tx.leaving.get()
+    if state is State.OFFBOARDED or (leaving is not None and leaving.destroying_at is not None):
+        disable(step.tenant_id)
+        raise OperationRepeated
+    return not _provisions(tx, step, state)
+
+
+def _undo_late_creation(tx: TenantTransaction, step: StepInput, key: str, disable: Callable[[str], None]) -> None:
+    """Disable what the step created and recorded after its rollback; the caller holds the row lock.
+
+    A key of a tenant in any other state is in use, or belongs to a later provisioning.
+    """
+    leaving = tx.leaving.get()
+    if leaving is not None and State.FAILED in {leaving.state, leaving.returns_to}:
+        disable(step.tenant_id)
+        append_audit_event(tx, step, AuditName.PROVISION_ROLLED_BACK, key)
 
 
 class ProvisioningActivities:
@@ -166,6 +200,7 @@ class TenantCaActivities:
         """Step 3: create the tenant CA unless it is recorded; a signed but unrecorded certificate is adopted."""
         began = self._clock()
         with self._database.tenant_tx(step.tenant_id) as tx:
+            _require_unfinished(tx, step)
             recorded = tx.certificates.authority()
         with track_progress():
             if recorded is None:
@@ -173,12 +208,18 @@ class TenantCaActivities:
             else:
                 made = self._maker.enable(step.tenant_id, recorded)
         with self._database.tenant_tx(step.tenant_id) as tx:
+            late = _is_late(tx, step, self._authorities.disable)
             recorded = tx.certificates.record_authority(made)
             tx.keys.record(ids.ca_key(step.tenant_id), "CA", 1)
             append_audit_event(
                 tx, step, AuditName.AUTHORITY_CREATED, recorded.serial, not_after=recorded.not_after.isoformat()
             )
-            complete_step(tx, step, Step.CREATE_AUTHORITY, began)
+            if late:
+                _undo_late_creation(tx, step, ids.ca_key(step.tenant_id), self._authorities.disable)
+            else:
+                complete_step(tx, step, Step.CREATE_AUTHORITY, began)
+        if late:
+            raise OperationRepeated
 
     @activity.defn(name="disable-ca")
     def disable_authority(self, step: StepInput) -> None:
@@ -233,6 +274,8 @@ class TenantKeyActivities:
         tenant key that another tenant has too is rejected before it is recorded.
         """
         began = self._clock()
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            _require_unfinished(tx, step)
         with track_progress() as progress:
             version = progress.run_once("tenant key", lambda: self._tenant_keys.ensure(step.tenant_id).version)
             tenant_key = TransitKey(ids.l2_key(step.tenant_id), version)
@@ -245,6 +288,7 @@ class TenantKeyActivities:
             data_key, wrapped = self._payload_keys.new_data_key(payload_key.name)
         self._keyring.learn(step.tenant_id, data_key, wrapped)
         with self._database.tenant_tx(step.tenant_id) as tx:
+            late = _is_late(tx, step, self._tenant_keys.disable)
             refusal = refused_fingerprint(tx, step, tenant_key, fingerprint)
             if refusal is None:
                 tx.keys.record(tenant_key.name, "L2", tenant_key.version)
@@ -255,10 +299,15 @@ class TenantKeyActivities:
                 append_audit_event(
                     tx, step, AuditName.PAYLOAD_KEY_CREATED, payload_key.name, version=str(payload_key.version)
                 )
-                complete_step(tx, step, Step.CREATE_KEYS, began)
+                if late:
+                    _undo_late_creation(tx, step, tenant_key.name, self._tenant_keys.disable)
+                else:
+                    complete_step(tx, step, Step.CREATE_KEYS, began)
         if refusal is not None:
             alarm(self._metrics, step.tenant_id, refusal)
             raise refusal
+        if late:
+            raise OperationRepeated
 
     def _test_tenant_key(self, step: StepInput, key: TransitKey) -> int:
         """Return the version with which the key encrypts what it decrypts again; raises KeyUnavailable."""

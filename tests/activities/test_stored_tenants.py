@@ -101,6 +101,52 @@ def test_repeated_activation_of_a_tenant_that_was_locked_meanwhile_is_no_failure
     assert active.tenant_row.state is State.LOCKED
 
 
+CREATIONS = {Step.CREATE_KEYS: "_tenant_keys", Step.CREATE_AUTHORITY: "_authorities"}
+"""The steps that create, and the adapter of each."""
+
+
+@pytest.mark.parametrize("step", CREATIONS)
+def test_late_attempt_creates_nothing_after_a_rollback(tenant, step):
+    run_steps(tenant, [Step.OPEN_RECORDS, "disable-tenant-key", "disable-ca"])
+    with pytest.raises(OperationRepeated):
+        tenant.run(step)
+    for name in (ids.l2_key(tenant.tenant_id), ids.ca_key(tenant.tenant_id), ids.payload_key(tenant.tenant_id)):
+        assert tenant.parts.vault.read(f"transit/keys/{name}") is None
+
+
+@pytest.mark.parametrize("step", CREATIONS)
+def test_attempt_that_creates_during_a_rollback_disables_what_it_created(tenant, monkeypatch, step):
+    """The rollback finds no record of the key, because the slow attempt has not recorded it yet."""
+    tenant.run(Step.OPEN_RECORDS)
+    server = getattr(tenant.activity(step).__self__, CREATIONS[step])
+    created, may_return, ensure = threading.Event(), threading.Event(), server.ensure
+
+    def ensure_slowly(*arguments, **options):
+        result = ensure(*arguments, **options)
+        created.set()
+        may_return.wait(10)
+        return result
+
+    with ThreadPoolExecutor() as pool:
+        with monkeypatch.context() as slow:
+            slow.setattr(server, "ensure", ensure_slowly)
+            late = pool.submit(Provisioning(tenant.parts, tenant.tenant_id).run, step)
+            assert created.wait(10)
+        run_steps(tenant, ["disable-tenant-key", "disable-ca"])
+        tenant.run("record-failure", code="operation_cancelled", reason="cancelled")
+        may_return.set()
+        with pytest.raises(OperationRepeated):
+            late.result(10)
+    name = ids.l2_key(tenant.tenant_id) if step is Step.CREATE_KEYS else ids.ca_key(tenant.tenant_id)
+    assert tenant.parts.vault.read(f"transit/keys/{name}")["soft_deleted"]
+    assert name in {key.name for key in tenant.read(lambda tx: tx.keys.all())}
+    tenant.attempt = 2
+    run_steps(tenant, MADE)
+    assert_usable(tenant)
+    assert issues_certificates(tenant)
+    tenant.assert_audited_once()
+
+
 @pytest.mark.parametrize(("step", "adapter"), [("disable-tenant-key", "_tenant_keys"), ("disable-ca", "_authorities")])
 def test_retry_enables_the_keys_only_after_a_slow_rollback(tenant, monkeypatch, step, adapter):
     """Another attempt of the rollback has recorded the failure, so the tenant can be provisioned again."""

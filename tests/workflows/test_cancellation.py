@@ -83,6 +83,36 @@ async def test_cancelled_provisioning_is_rolled_back(client, queue, script, step
     assert script.inputs["record-failure"][-1].code == OperationCancelled.code
 
 
+@pytest.mark.parametrize("step", [Step.CREATE_KEYS, Step.CREATE_AUTHORITY])
+async def test_rollback_of_a_cancelled_provisioning_waits_for_a_running_step(client, queue, script, step):
+    ended = asyncio.Event()
+
+    async def run_until_ended(_step: object) -> None:
+        await ended.wait()
+
+    script.answers[step] = run_until_ended
+    tenant_id = a_tenant_id()
+    handle = await client.start_workflow(
+        ProvisionTenant.run,
+        ProvisionInput(tenant_id=tenant_id, region="eu-west-1", attempt=1, provisioning_slo_seconds=60),
+        id=ids.provision_workflow(tenant_id),
+        task_queue=queue,
+    )
+    await cancel_during(script, step, handle)
+    await wait_until_async(lambda: cancellation_processed(handle))
+    assert "disable-tenant-key" not in script.attempts
+    ended.set()
+    assert (await handle.result()).state is State.FAILED
+    assert script.calls.index(step) < script.calls.index("disable-tenant-key")
+
+
+async def cancellation_processed(handle: WorkflowHandle) -> bool:
+    """Return whether the workflow has processed its cancellation: a later workflow task is complete."""
+    kinds = [event.WhichOneof("attributes") for event in (await handle.fetch_history()).events]
+    cancelled = "workflow_execution_cancel_requested_event_attributes"
+    return cancelled in kinds and "workflow_task_completed_event_attributes" in kinds[kinds.index(cancelled) :]
+
+
 @pytest.mark.parametrize("step", ["plan-renewal", "issue-certificate"])
 async def test_cancelled_service_workflow_ends_during_a_failing_renewal(client, queue, script, step):
     script.answers["plan-renewal"] = CertificatePlan(request_id="request-1", generation=2)

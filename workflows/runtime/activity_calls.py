@@ -30,6 +30,7 @@ async def run_activity(  # noqa: PLR0913, PLR0917 - the activity and its timeout
     deadline: timedelta | None = None,
     heartbeat: timedelta | None = None,
     kind: ActivityKind = ActivityKind.SHORT,
+    cancellation: workflow.ActivityCancellationType = workflow.ActivityCancellationType.TRY_CANCEL,
 ) -> Result:
     """Run an activity and retry it until it succeeds or fails with an error that is not retryable.
 
@@ -41,6 +42,7 @@ async def run_activity(  # noqa: PLR0913, PLR0917 - the activity and its timeout
         deadline: the timeout of all attempts together; None for no limit.
         heartbeat: the longest time between heartbeats; None for an activity without heartbeats.
         kind: whose task queue and slots it takes, so that slow work delays no short work.
+        cancellation: whether a cancellation of the workflow waits for the end of a running attempt.
 
     Raises:
         ActivityError: the activity failed with an error that is not retryable, or by its deadline.
@@ -56,6 +58,7 @@ async def run_activity(  # noqa: PLR0913, PLR0917 - the activity and its timeout
             schedule_to_close_timeout=deadline,
             heartbeat_timeout=heartbeat,
             retry_policy=timing.RETRY,
+            cancellation_type=cancellation,
         )
     except ActivityError as failed:
         raise_if_cancelled(failed)
@@ -70,9 +73,17 @@ def activity_queue(kind: ActivityKind) -> str:
 async def run_key_server_activity(activity: Callable[[Any, Input], Result], step: Input, summary: str) -> Result:
     """Run an activity whose heartbeats are the responses of the key server (`activities.runtime.step_progress`).
 
-    An attempt lasts as long as the server responds, so a slow server does not make it start again.
+    An attempt lasts as long as the server responds, so a slow server does not make it start again. A cancellation of
+    the workflow waits for the end of a running attempt: its compensation would miss what the attempt still creates.
     """
-    return await run_activity(activity, step, summary, timing.KEY_SERVER_ATTEMPT, heartbeat=timing.KEY_SERVER_HEARTBEAT)
+    return await run_activity(
+        activity,
+        step,
+        summary,
+        timing.KEY_SERVER_ATTEMPT,
+        heartbeat=timing.KEY_SERVER_HEARTBEAT,
+        cancellation=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    )
 
 
 async def run_local_activity(
