@@ -139,6 +139,13 @@ class AuditStream:
             is not None
         )
 
+    def recorded_at(self, event_id: str) -> datetime | None:
+        """Return the time of an event by PostgreSQL's clock; None if it is not recorded."""
+        found = self.connection.execute(
+            "select (record::jsonb ->> 'time')::timestamptz from okcm.audit_event where event_id = %s", [event_id]
+        ).fetchone()
+        return None if found is None else found[0]
+
     def records(self, after: int = 0, limit: int = 1000) -> Sequence[StoredRecord]:
         rows = self.connection.execute(
             "select seq, record, chain_hash from okcm.audit_event where seq > %s order by seq limit %s", [after, limit]

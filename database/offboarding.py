@@ -108,6 +108,11 @@ class Leaving:
         """Return whether the last word is to enable the tenant, accepted after its offboarding began."""
         return self.connection.execute(_ENABLED_MEANWHILE, [self.tenant_id]).fetchone() == (True,)
 
+    def is_restored_after(self, time: datetime) -> bool:
+        """Return whether the tenant was restored after a time of PostgreSQL's clock."""
+        found = self.connection.execute("select restored_at > %s from okcm.tenant", [time]).fetchone()
+        return found == (True,)
+
     def begin(self, grace: timedelta) -> OffboardingRow:
         """Start the offboarding with a grace period; an offboarding that already runs is unchanged.
 

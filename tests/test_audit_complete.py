@@ -290,7 +290,10 @@ def test_static_analysis_finds_a_missing_call(tmp_path: Path) -> None:
         re.sub(r"append_audit_event\(\s*tx, step, AuditName\.PAYLOAD_KEY.*\n\s*\)", "", source)
     )
     code = Code("AuditName", ("activities",), tmp_path)
-    assert code.reached("activities.provisioning", "TenantKeyActivities.create_keys") == {"TENANT_KEY_CREATED"}
+    assert code.reached("activities.provisioning", "TenantKeyActivities.create_keys") == {
+        "PROVISION_ROLLED_BACK",
+        "TENANT_KEY_CREATED",
+    }
     with pytest.raises(KeyError):
         code.reached("activities.provisioning", "TenantKeyActivities.gone")
 

@@ -10,7 +10,7 @@ from temporalio import activity
 
 from activities.approvals import require_approval
 from activities.notifications import NotificationOutbox
-from activities.runtime.audit_trail import Clock, append_audit_event, is_executed
+from activities.runtime.audit_trail import Clock, append_audit_event, executed_at, is_executed
 from activities.runtime.step_progress import send_heartbeats
 from core.errors.tenants import EventSuperseded, OffboardingAlreadyScheduled, OperationRepeated, TenantUnknown
 from core.messages.base import StepInput
@@ -46,9 +46,10 @@ class GracePeriodActivities:
     def begin_leaving(self, step: LeaveInput) -> OffboardingResult:
         """Step 1: reject all operations of the tenant from this commit on; nothing is destroyed, all can be restored.
 
-        A repeated request continues the offboarding in progress; a request for another end is rejected. An event of
-        the marketplace is rejected with EventSuperseded unless it is the marketplace's last word. A late attempt, after
-        the tenant was restored, is rejected with OperationRepeated.
+        A repeated request continues the offboarding in progress and changes only the audit stream; a request for
+        another end is rejected. An event of the marketplace is rejected with EventSuperseded unless it is the
+        marketplace's last word. A late attempt, after the tenant was restored, is rejected with OperationRepeated, also
+        while a later offboarding runs.
         """
         # Isolation checks need the canary tenants: without them no tenant becomes active.
         if step.tenant_id.startswith(RESERVED_PREFIX):
@@ -56,7 +57,10 @@ class GracePeriodActivities:
         grace = self._grace(step)
         with self._database.tenant_tx(step.tenant_id) as tx:
             before = tx.tenants.lock()
-            if before.state is not State.LEAVING and is_executed(tx, step, AuditName.LEAVING_BEGUN, step.tenant_id):
+            requested_at = _requested_at(tx, step)
+            if requested_at is not None and (
+                before.state is not State.LEAVING or tx.leaving.is_restored_after(requested_at)
+            ):
                 raise OperationRepeated
             row = tx.leaving.begin(self._usual if grace is None else grace)
             since, until = _span(row)
@@ -65,6 +69,8 @@ class GracePeriodActivities:
                     raise OffboardingAlreadyScheduled(
                         f"offboarding is already scheduled for {until:%Y-%m-%d %H:%M} UTC"
                     )
+                if requested_at is None:
+                    self._record_join(tx, step, until)
                 return OffboardingResult(state=State.LEAVING, since=since, until=until)
             if self._needs_approval(tx, step):
                 require_approval(tx, step, Action.OFFBOARD, _argument(step), step.approval_id)
@@ -127,6 +133,13 @@ class GracePeriodActivities:
         return DestructionStartedResult(begun=begun)
 
     @staticmethod
+    def _record_join(tx: TenantTransaction, step: LeaveInput, until: datetime) -> None:
+        """Record a joined request: otherwise a late attempt would offboard the tenant again after a restore."""
+        append_audit_event(
+            tx, step, AuditName.LEAVING_JOINED, step.tenant_id, until=until.isoformat(), asked_by=step.reason
+        )
+
+    @staticmethod
     def _needs_approval(tx: TenantTransaction, step: LeaveInput) -> bool:
         """Return whether the policy applies; raises EventSuperseded for a revoked event of the marketplace.
 
@@ -143,6 +156,12 @@ class GracePeriodActivities:
         if step.now:
             return timedelta()
         return None if step.grace_seconds is None else timedelta(seconds=step.grace_seconds)
+
+
+def _requested_at(tx: TenantTransaction, step: LeaveInput) -> datetime | None:
+    """Return when an earlier attempt of the step began or joined an offboarding; the caller holds the row lock."""
+    begun = executed_at(tx, step, AuditName.LEAVING_BEGUN, step.tenant_id)
+    return begun or executed_at(tx, step, AuditName.LEAVING_JOINED, step.tenant_id)
 
 
 def _require_last_word(tx: TenantTransaction, kind: EventKind) -> None:

@@ -59,6 +59,13 @@ def is_executed(
     return tx.audit.is_recorded(_event_id(step, name, subject, outcome))
 
 
+def executed_at(
+    tx: TenantTransaction, step: StepInput, name: AuditName, subject: str, outcome: Outcome = "success"
+) -> datetime | None:
+    """Return when an earlier attempt of this step appended this event; None if `is_executed` is False."""
+    return tx.audit.recorded_at(_event_id(step, name, subject, outcome))
+
+
 def _event_id(step: StepInput, name: AuditName, subject: str, outcome: Outcome) -> str:
     return f"{step.operation_id}/{name}/{subject}/{outcome}"
 

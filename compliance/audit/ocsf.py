@@ -150,7 +150,7 @@ OCSF: Mapping[AuditName, Mapped] = MappingProxyType(
     | _all(_APP, 1, _N.TENANT_ACTIVATED)
     | _all(_APP, 1, _N.TENANT_FAILED, _N.PROMISE_BROKEN, failed=_GRAVE)
     | _all(_APP, 3, _N.PROVISION_RETRIED)
-    | _all(_APP, 2, _N.LEAVING_BEGUN, _N.DESTRUCTION_BEGUN, _N.OFFBOARDED, severity=_GRAVE)
+    | _all(_APP, 2, _N.LEAVING_BEGUN, _N.LEAVING_JOINED, _N.DESTRUCTION_BEGUN, _N.OFFBOARDED, severity=_GRAVE)
     | _all(_APP, 6, _N.TENANT_UNLOCKED, _N.TENANT_RESUMED, _N.RESTORED, _N.BREACH_CLEARED)
     | _all(_APP, 7, _N.TENANT_LOCKED, severity=_GRAVE)
     | _all(_APP, 7, _N.TENANT_SUSPENDED, severity=Severity.MEDIUM)

@@ -88,6 +88,41 @@ def test_late_attempts_neither_offboard_a_restored_tenant_nor_restore_an_offboar
     assert leaving.tenant_row.state is State.LEAVING
 
 
+def test_late_attempt_of_an_earlier_offboarding_does_not_join_a_later_one(leaving) -> None:
+    """The caller of the late attempt would take the end of the later offboarding for the end of the earlier one."""
+    leaving.leave()
+    leaving.restore()
+    leaving.number = 2
+    begun = leaving.leave(grace_seconds=DAY)
+    recorded = leaving.records()
+    leaving.number = 1
+    with pytest.raises(OperationRepeated):
+        leaving.leave()
+    assert (leaving.leaving.until, leaving.records()) == (begun.until, recorded)
+    leaving.number = 2
+    assert leaving.leave(grace_seconds=DAY).until == begun.until
+
+
+def test_late_attempt_of_a_joined_request_does_not_offboard_a_restored_tenant(leaving) -> None:
+    leaving.leave()
+    leaving.number = 2
+    for _ in range(2):
+        leaving.leave(reason=LeaveReason.CUSTOMER)
+    assert leaving.audited("tenant.offboarding_started") == [(leaving.tenant_id, "success")]
+    [joined] = leaving.records("tenant.offboarding_joined")
+    assert (joined["details"]["asked_by"], joined["details"]["until"]) == ("customer", leaving.leaving.until.isoformat())
+    leaving.restore()
+    with pytest.raises(OperationRepeated):
+        leaving.leave(reason=LeaveReason.CUSTOMER)
+    assert leaving.tenant_row.state is State.ACTIVE
+    leaving.number = 3
+    leaving.leave()
+    leaving.number = 2
+    with pytest.raises(OperationRepeated):
+        leaving.leave(reason=LeaveReason.CUSTOMER)
+    leaving.tenant.assert_audited_once()
+
+
 def test_reminder_is_stored_for_each_channel_and_not_after_a_restore(leaving) -> None:
     leaving.leave()
     leaving.run("remind-of-offboarding")

@@ -117,6 +117,7 @@ class AuditName(StrEnum):
     APPROVAL_ASKED = "approval.submitted"
     APPROVAL_VOTED = "approval.vote_submitted"
     LEAVING_BEGUN = "tenant.offboarding_started"
+    LEAVING_JOINED = "tenant.offboarding_joined"
     RESTORED = "tenant.restored"
     DESTRUCTION_BEGUN = "tenant.destruction_started"
     KEY_DESTROYED = "key.destroyed"

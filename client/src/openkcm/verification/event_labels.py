@@ -75,6 +75,7 @@ _BY_NAME: dict[str, str] = {
     AuditName.APPROVAL_ASKED: "Approval request submitted",
     AuditName.APPROVAL_VOTED: "Vote on a request",
     AuditName.LEAVING_BEGUN: "Offboarding started",
+    AuditName.LEAVING_JOINED: "Repeated request for the offboarding",
     AuditName.RESTORED: "Restored",
     AuditName.DESTRUCTION_BEGUN: "Destruction of all keys started",
     AuditName.KEY_DESTROYED: "Key destroyed permanently",

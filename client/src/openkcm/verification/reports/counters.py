@@ -67,6 +67,7 @@ CHANGES = frozenset(
         AuditName.ROOT_KEY_VERSION_FOLLOWED,
         AuditName.POLICY_CHANGED,
         AuditName.LEAVING_BEGUN,
+        AuditName.LEAVING_JOINED,
         AuditName.RESTORED,
         AuditName.DESTRUCTION_BEGUN,
         AuditName.KEY_DESTROYED,
