@@ -50,9 +50,7 @@ def accept(database: Database, event: MarketplaceEvent, source: str) -> Accepted
             raise TenantConflict
         fresh = _store_discovery(tx, event) if event.kind is EventKind.SERVICE_DISCOVERED else tx.inbox.accept(event)
         # After the insertion, which waits for a destruction that begins: it may have begun since the row was read.
-        leaving = tx.leaving.get()
-        if leaving is None or leaving.state is State.OFFBOARDED or leaving.destroying_at is not None:
-            # While its keys are destroyed, the tenant cannot be restored: it counts as offboarded.
+        if _is_offboarded(tx):
             raise TenantOffboarded
         if fresh:
             _record(tx, event, source)
@@ -66,9 +64,23 @@ def discovered(database: Database, tenant_id: str, event_id: str) -> str | None:
 
 
 def unstarted_changes(database: Database, tenant_id: str) -> Sequence[tuple[str, EventKind]]:
-    """Return (event id, kind) of a tenant's enables and disables that its workflow has not received, in order."""
+    """Return (event id, kind) of a tenant's enables and disables that its workflow has not received, in order.
+
+    The events of an offboarded tenant are marked instead: no workflow receives them any more.
+    """
     with database.tenant_tx(tenant_id) as tx:
-        return tx.inbox.unstarted_changes()
+        changes = tx.inbox.unstarted_changes()
+        if not _is_offboarded(tx):
+            return changes
+        for event_id, _ in changes:
+            tx.inbox.mark_started(event_id)
+        return []
+
+
+def _is_offboarded(tx: TenantTransaction) -> bool:
+    """Return whether the tenant's keys are destroyed, or are being destroyed: it cannot be restored any more."""
+    leaving = tx.leaving.get()
+    return leaving is None or leaving.state is State.OFFBOARDED or leaving.destroying_at is not None
 
 
 def look_up(database: Database, tenant_id: str) -> tuple[TenantRow, list[StepRow]]:

@@ -141,6 +141,20 @@ async def test_later_event_waits_until_the_workflow_has_the_earlier_ones(endpoin
     assert order == ["msg_on", "msg_off", "msg_on_again", "msg_last"]
 
 
+async def test_undelivered_disable_of_a_tenant_in_destruction_is_not_retried(endpoint):
+    await endpoint.enable("msg_on")
+    endpoint.workflow_client.down = True
+    await endpoint.post(an_event(event="service_disabled"), event_id="msg_off")
+    endpoint.execute(
+        "update okcm.tenant set state = 'offboarding', returns_to = 'failed', leaving_since = now(), leaves_at = now(),"
+        " destroying_at = now()"
+    )
+    endpoint.workflow_client.taken.clear()  # its workflow has ended
+    endpoint.workflow_client.down = False
+    await wait_until_async(lambda: endpoint.waiting() == 0)
+    assert endpoint.workflow_client.disabled == []
+
+
 async def test_events_of_a_tenant_arrive_in_order_from_two_processes(field, workflow_client):
     workflow_client.down = True
     chance = random.Random(18)  # noqa: S311 - pauses of a test
