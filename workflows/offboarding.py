@@ -2,7 +2,7 @@
 
 The handlers start an offboarding and restore a tenant within the grace period. The grace period and the destruction are
 a separate workflow, which outlives the tenant workflow. The tenant's row decides whether restoration or destruction
-comes first; the state in the tenant workflow only permits an early rejection.
+comes first, and whether a request is possible.
 
 The step numbers of OffboardTenant are those of docs/offboarding.md, which explains their order. Until step 3 the tenant
 can be restored, which cancels the workflow; afterwards nothing ends it early. Its payloads are encrypted under the
@@ -24,7 +24,6 @@ with workflow.unsafe.imports_passed_through():
     from activities.offboarding.destruction import DestructionActivities, WorkflowTerminationActivities
     from activities.offboarding.grace_period import GracePeriodActivities
     from core import names as ids
-    from core.errors.tenants import InvalidTransition
     from core.messages.base import AnnounceInput, StepInput
     from core.messages.tenants import (
         LeaveInput,
@@ -43,7 +42,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime import options as priorities
     from workflows.runtime import timeouts as timing
     from workflows.runtime.activity_calls import activity_queue, run_activity, run_local_activity
-    from workflows.runtime.failures import FAILURES, code_of, refusal, refusal_of
+    from workflows.runtime.failures import FAILURES, code_of, refusal_of
     from workflows.runtime.tenant_base import StatusHandlers
     from workflows.services import TENANT_GONE
 
@@ -71,8 +70,7 @@ class OffboardingHandlers(StatusHandlers):
     def _may_offboard(self, request: OffboardRequest) -> None:
         del request
         self._require_idle()
-        if self._memory.state is not State.LEAVING and not self._may_leave:
-            raise refusal(InvalidTransition(self._memory.state, Transition.LEAVE, transitions_from(self._memory.state)))
+        self._require_not_offboarded(Transition.LEAVE)
 
     @workflow.update(name="restore", description="Restore a tenant in its grace period")
     async def restore(self) -> None:
@@ -84,17 +82,17 @@ class OffboardingHandlers(StatusHandlers):
     @restore.validator
     def _may_restore(self) -> None:
         self._require_idle()
-        if self._memory.state is not State.LEAVING:
-            raise refusal(
-                InvalidTransition(self._memory.state, Transition.RESTORE, transitions_from(self._memory.state))
-            )
+        self._require_not_offboarded(Transition.RESTORE)
 
     @workflow.signal(name=TENANT_GONE, description="The tenant's keys are destroyed and its rows erased")
     async def tenant_gone(self) -> None:
         await self._until_loaded()
         if self._memory.state is State.LEAVING:
             self._enter(State.OFFBOARDED)
-            self._gone = True
+        elif self._memory.state is not State.OFFBOARDED:
+            async with self._status_lock:
+                await self._read_state()
+        self._gone = self._memory.state is State.OFFBOARDED
 
     @property
     def _may_leave(self) -> bool:
@@ -116,6 +114,13 @@ class OffboardingHandlers(StatusHandlers):
     async def _process_pending_event(self) -> None:
         """Process the pending event that would change the state; its step rejects it unless it is the last one."""
         pending = self._memory.pending_events
+        if not self._can_process(pending):
+            # After a lost response, the state here can be outdated; no event may be dropped for it.
+            async with self._status_lock:
+                read = await self._read_state()
+            if not read:
+                await workflow.sleep(timing.EVENT_PAUSE, summary="read the tenant's state again")
+                return
         self._remember(pending_events=())
         try:
             if EventKind.SERVICE_DISABLED in pending and self._may_leave:
@@ -126,6 +131,11 @@ class OffboardingHandlers(StatusHandlers):
                 await self._restore(LeaveReason.MARKETPLACE)
         except FAILURES as failed:
             workflow.logger.warning("marketplace event not processed", extra={"code": code_of(failed)})
+
+    def _can_process(self, pending: tuple[EventKind, ...]) -> bool:
+        if EventKind.SERVICE_DISABLED in pending and self._may_leave:
+            return True
+        return EventKind.SERVICE_ENABLED in pending and self._memory.state is State.LEAVING
 
     async def _leave(self, request: OffboardRequest) -> None:
         """Start the offboarding, or join one in progress; its workflow is started again if an operator ended it."""

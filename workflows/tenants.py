@@ -119,7 +119,14 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
             self._remember(provision=True)
 
     @workflow.update(name="retry", description="Provision a failed tenant again")
-    def retry(self) -> None:
+    async def retry(self) -> None:
+        if self._memory.state is not State.FAILED:
+            async with self._status_lock:
+                await self._read_state()
+        try:
+            transition(self._memory.state, Transition.RETRY)
+        except OpenKcmError as illegal:
+            raise refusal(illegal) from None
         self._remember(provision=True)
 
     @retry.validator
@@ -128,10 +135,7 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
         self._require_idle()
         if self._memory.provision:
             raise refusal(OperationRunning("provisioning"))
-        try:
-            transition(self._memory.state, Transition.RETRY)
-        except OpenKcmError as illegal:
-            raise refusal(illegal) from None
+        self._require_not_offboarded(Transition.RETRY)
 
     async def _provision(self) -> None:
         self._enter(State.PROVISIONING)

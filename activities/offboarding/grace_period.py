@@ -12,7 +12,13 @@ from activities.approvals import require_approval
 from activities.notifications import NotificationOutbox
 from activities.runtime.audit_trail import Clock, append_audit_event, executed_at, is_executed
 from activities.runtime.step_progress import send_heartbeats
-from core.errors.tenants import EventSuperseded, OffboardingAlreadyScheduled, OperationRepeated, TenantUnknown
+from core.errors.tenants import (
+    EventSuperseded,
+    InvalidTransition,
+    OffboardingAlreadyScheduled,
+    OperationRepeated,
+    TenantUnknown,
+)
 from core.messages.base import StepInput
 from core.messages.tenants import (
     DestructionStartedResult,
@@ -24,7 +30,7 @@ from core.messages.tenants import (
 )
 from core.notifications import NotificationKind
 from core.tenants.approvals import Action, Argument
-from core.tenants.lifecycle import State
+from core.tenants.lifecycle import State, Transition, transitions_from
 from core.tenants.provisioning import EventKind
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
@@ -102,17 +108,21 @@ class GracePeriodActivities:
 
         Raises:
             DestructionStarted: after the point of no return.
+            InvalidTransition: the tenant is not offboarding.
             EventSuperseded: the request is an event of the marketplace that is not its last word.
             OperationRepeated: the tenant was restored before, and a new offboarding has begun.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
             before = tx.tenants.lock()
-            if before.state is State.LEAVING and is_executed(tx, step, AuditName.RESTORED, step.tenant_id):
+            executed = is_executed(tx, step, AuditName.RESTORED, step.tenant_id)
+            if before.state is State.LEAVING and executed:
                 raise OperationRepeated
             if step.reason is LeaveReason.MARKETPLACE:
                 _require_last_word(tx, EventKind.SERVICE_ENABLED)
             state = tx.leaving.restore()
             if before.state is not State.LEAVING:
+                if not executed:
+                    raise InvalidTransition(before.state, Transition.RESTORE, transitions_from(before.state))
                 return StatusChangeResult(state=state)
             append_audit_event(tx, step, AuditName.RESTORED, step.tenant_id, after=state)
             stored = self._outbox.store(tx, step, before, NotificationKind.RESTORED)

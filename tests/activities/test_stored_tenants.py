@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,7 @@ def test_attempt_that_creates_during_a_rollback_disables_what_it_created(tenant,
     server = getattr(tenant.activity(step).__self__, CREATIONS[step])
     created, may_return, ensure = threading.Event(), threading.Event(), server.ensure
 
-    def ensure_slowly(*arguments, **options):
+    def ensure_slowly(*arguments: Any, **options: Any) -> Any:
         result = ensure(*arguments, **options)
         created.set()
         may_return.wait(10)

@@ -98,6 +98,8 @@ class Script:
         self.inputs: defaultdict[str, list[Any]] = defaultdict(list)
         self.down: set[str] = set()
         self.refused: dict[str, str | OpenKcmError] = {}
+        self.row = State.REQUESTED
+        """The state of the tenant's row, where a test does not script the steps that change it."""
         self.rounds = 1
         """The number of wrapping rounds before the root key is switched or the tenant key is retired."""
         self.reports: list[tuple[str, ...]] = []
@@ -107,7 +109,7 @@ class Script:
             "recover-workflows": RecoveryPage(started=0),
             "load-payload-key": PayloadKeyResult(exists=True),
             "load-tenant": StoredTenant(memory=TenantWorkflowState(provision=True)),
-            "read-tenant-state": StatusChangeResult(state=State.REQUESTED),
+            "read-tenant-state": lambda _step: StatusChangeResult(state=self.row),
             "activate": ActivateResult(messages=1),
             "preflight-root-key": PreflightResult(problems=0),
             "wrap-service-keys": WrapProgress(total=3, wrapped=3),

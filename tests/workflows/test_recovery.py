@@ -257,7 +257,8 @@ async def test_refused_marketplace_event_does_not_end_the_tenant_workflow(client
     if state is State.ACTIVE:
         await still_locks(entity)
     else:
-        await refused("invalid_transition", entity.move(StatusChange.LOCK))
+        script.row = State.LEAVING
+        await refused("database_refused", entity.restore())
 
 
 async def test_refused_expiry_is_repeated_later_and_does_not_end_the_tenant_workflow(entity, script):

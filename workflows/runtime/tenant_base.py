@@ -103,6 +103,35 @@ class TenantWorkflowBase:
         if not self._loaded:
             raise refusal(WorkflowStarting())
 
+    def _require_not_offboarded(self, move: Transition) -> None:
+        """Raise InvalidTransition, as a failure of the update, for an offboarded tenant.
+
+        In all other states the tenant's row decides: after a lost response, the state of this workflow can differ.
+        """
+        self._require_loaded()
+        if self._memory.state is State.OFFBOARDED:
+            raise refusal(InvalidTransition(self._memory.state, move, transitions_from(self._memory.state)))
+
+    async def _read_state(self) -> bool:
+        """Set the state to that of the tenant's row; return False if the row was not read.
+
+        The caller holds `_status_lock`. During a provisioning the state stays, because its end sets it.
+        """
+        step = StepInput(tenant_id=self._tenant.tenant_id, operation_id="state")
+        try:
+            read = await run_local_activity(
+                StoredTenantActivities.read_tenant_state, step, "read the tenant's state", once=True
+            )
+        except ActivityError as failed:
+            workflow.logger.warning("state of the tenant not read", extra={"code": code_of(failed)})
+            return False
+        if not self._memory.provision:
+            # No provisioning runs, so the row waits for one: an operator starts it by a retry.
+            state = State.FAILED if read.state in {State.REQUESTED, State.PROVISIONING} else read.state
+            if state is not self._memory.state:
+                self._enter(state)
+        return True
+
     @contextmanager
     def _running(self, operation: str) -> Iterator[None]:
         """Mark an operation as running; its name appears in rejections. The caller has called `_require_idle`."""
@@ -205,12 +234,10 @@ class StatusHandlers(TenantWorkflowBase):
 
     @change_standing.validator
     def _may_change_standing(self, request: StatusChangeRequest) -> None:
-        self._require_loaded()
-        # An active tenant still counts as provisioning here while its notification is sent: its row decides.
-        if self._memory.state not in LIVE | {State.PROVISIONING}:
-            # To clear a breach is the transition "unlock" in the lifecycle.
-            move = Transition.UNLOCK if request.move is StatusChange.CLEAR_BREACH else Transition(request.move)
-            raise refusal(InvalidTransition(self._memory.state, move, transitions_from(self._memory.state)))
+        # To clear a breach is the transition "unlock" in the lifecycle.
+        self._require_not_offboarded(
+            Transition.UNLOCK if request.move is StatusChange.CLEAR_BREACH else Transition(request.move)
+        )
 
     async def _move(self, request: StatusChangeRequest) -> None:
         step = StatusChangeInput(**self._step(request.move).model_dump(), **request.model_dump())
@@ -259,6 +286,7 @@ class StatusHandlers(TenantWorkflowBase):
                     result = await run_local_activity(activity, step, summary, once=True)
                 except ActivityError as failed:
                     if not is_retryable(failed):
+                        await self._read_state()  # after a lost response, the state here can differ from the row
                         raise
                 else:
                     former = self._memory.state

@@ -33,6 +33,9 @@ def retry_pause(attempt: int) -> timedelta:
     return timedelta(seconds=min(FIRST_RETRY_SECONDS * 2 ** min(attempt - 1, 10), LARGEST_RETRY_SECONDS))
 
 
+EVENT_PAUSE = timedelta(seconds=LARGEST_RETRY_SECONDS)
+"""The pause before a pending marketplace event is processed again, after the tenant's row could not be read."""
+
 ONCE = RetryPolicy(maximum_attempts=1)
 
 DELIVERY_ATTEMPT = timedelta(seconds=20)

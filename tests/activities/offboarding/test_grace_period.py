@@ -61,6 +61,13 @@ def test_repeated_request_joins_and_another_end_is_rejected(leaving) -> None:
     leaving.tenant.assert_audited_once()
 
 
+def test_active_tenant_is_not_restored(leaving) -> None:
+    recorded = leaving.records()
+    with pytest.raises(InvalidTransition):
+        leaving.restore()
+    assert leaving.records() == recorded
+
+
 def test_restored_tenant_has_its_former_state_and_is_notified(leaving) -> None:
     leaving.read(lambda tx: (tx.tenants.move(Transition.SUSPEND), tx.tenants.hold(LockReason.MANUAL)))
     leaving.leave()
@@ -110,7 +117,10 @@ def test_late_attempt_of_a_joined_request_does_not_offboard_a_restored_tenant(le
         leaving.leave(reason=LeaveReason.CUSTOMER)
     assert leaving.audited("tenant.offboarding_started") == [(leaving.tenant_id, "success")]
     [joined] = leaving.records("tenant.offboarding_joined")
-    assert (joined["details"]["asked_by"], joined["details"]["until"]) == ("customer", leaving.leaving.until.isoformat())
+    assert (joined["details"]["asked_by"], joined["details"]["until"]) == (
+        "customer",
+        leaving.leaving.until.isoformat(),
+    )
     leaving.restore()
     with pytest.raises(OperationRepeated):
         leaving.leave(reason=LeaveReason.CUSTOMER)

@@ -8,10 +8,10 @@ from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
 from core import names as ids
-from core.errors.tenants import EventSuperseded, TenantUnknown
+from core.errors.tenants import EventSuperseded, InvalidTransition, TenantUnknown
 from core.messages.services import ServiceInput, ServiceWorkflowState
 from core.messages.tenants import LeaveReason, OffboardInput, StatusChange, StatusChangeResult
-from core.tenants.lifecycle import State
+from core.tenants.lifecycle import State, Transition
 from core.tenants.offboarding import offboarding_number
 from tests.activities.offboarding.leaving import STEPS
 from tests.concurrency import wait_until_async
@@ -19,7 +19,7 @@ from tests.workflows.entities import Entity, ends, fast_forward, refused, summar
 from workflows.offboarding import OffboardTenant
 from workflows.provisioning import ProvisionTenant
 from workflows.runtime import options as visibility
-from workflows.services import ConnectService
+from workflows.services import TENANT_GONE, ConnectService
 from workflows.tenants import Tenant
 
 WORKFLOWS = [Tenant, OffboardTenant, ConnectService, ProvisionTenant]
@@ -129,10 +129,11 @@ async def test_restored_tenant_can_be_offboarded_again_with_a_new_grace_period(e
     assert script.calls.count("start-destruction") == 1
 
 
-async def test_repeated_request_joins_and_another_end_is_rejected(entity):
+async def test_repeated_request_joins_and_another_end_is_rejected(entity, script):
     await entity.offboard(**HOUR)
     await entity.offboard(**HOUR)
     await entity.offboard()
+    script.row = State.LEAVING
     await refused("offboarding_already_scheduled", entity.offboard(now=True))
     events = (await entity.handle.fetch_history()).events
     assert sum(e.HasField("child_workflow_execution_started_event_attributes") for e in events) == 1
@@ -150,6 +151,43 @@ async def test_tenant_is_restored_when_its_offboarding_workflow_is_missing(clien
     await entity.restore()
     await entity.reaches(State.ACTIVE)
     assert {"restore-tenant", "apply-root-key-health"} <= set(script.calls)
+
+
+async def test_row_decides_whether_a_tenant_is_restored(entity, script):
+    """The answer of the step that offboarded the tenant was lost, so its workflow has the state before."""
+    await entity.restore()
+    await entity.reaches(State.ACTIVE)
+    assert script.calls.count("restore-tenant") == 1
+
+
+async def test_refused_request_repairs_an_outdated_state(entity, script):
+    script.row = State.LEAVING
+    script.refused["change-status"] = InvalidTransition(State.LEAVING, Transition.SUSPEND, ())
+    await refused("invalid_transition", entity.move(StatusChange.SUSPEND))
+    await entity.reaches(State.LEAVING)
+
+
+async def test_failed_tenant_is_retried_although_its_workflow_has_another_state(client, region, script):
+    script.row = State.FAILED
+    entity = await Entity.start(client, region, State.LEAVING)
+    await entity.gateway.retry(entity.tenant_id)
+    await entity.reaches(State.ACTIVE)
+
+
+@pytest.mark.parametrize(("known", "row"), [(State.LEAVING, State.ACTIVE), (State.ACTIVE, State.LEAVING)])
+async def test_event_is_processed_although_the_state_is_outdated(client, region, script, known, row):
+    script.row = row
+    pending = ("service_disabled",) if row is State.ACTIVE else ("service_enabled",)
+    entity = await Entity.start(client, region, known, pending_events=pending)
+    step = "start-offboarding" if row is State.ACTIVE else "restore-tenant"
+    await wait_until_async(lambda: step in script.calls)
+    await entity.reaches(State.LEAVING if row is State.ACTIVE else State.ACTIVE)
+
+
+async def test_tenant_workflow_ends_with_an_outdated_state(entity, script):
+    script.row = State.OFFBOARDED
+    await entity.handle.signal(TENANT_GONE)
+    await ends(entity.handle)
 
 
 # ── destruction ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -170,6 +208,7 @@ async def test_restore_and_cancel_are_rejected_after_the_destruction_started(ent
     script.down.add("destroy-tenant-key")
     await entity.offboard(now=True)
     await wait_until_async(lambda: "destroy-service-keys" in script.calls)
+    script.row = State.LEAVING
     await refused("destruction_started", entity.restore())
     await entity.reaches(State.LEAVING)
     await entity.offboard(now=True)
@@ -256,6 +295,7 @@ async def test_marketplace_event_disables_once_and_another_enables_again(entity,
 
 
 async def test_superseded_event_leaves_the_tenant_unchanged_and_operable(entity, script):
+    script.row = State.ACTIVE
     script.refused["start-offboarding"] = EventSuperseded()
     await entity.gateway.disable(entity.tenant_id, "event-off")
     await wait_until_async(lambda: script.attempts["start-offboarding"] == 1)
@@ -263,6 +303,7 @@ async def test_superseded_event_leaves_the_tenant_unchanged_and_operable(entity,
     await entity.reaches(State.SUSPENDED)
     script.refused.clear()
     await entity.offboard(**HOUR)
+    script.row = State.LEAVING
     script.refused["restore-tenant"] = EventSuperseded()
     await entity.gateway.enable(entity.tenant_id, entity.region, "event-on")
     await wait_until_async(lambda: script.attempts["restore-tenant"] == 1)
