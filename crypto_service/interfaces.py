@@ -116,6 +116,14 @@ class KeyCache(Protocol):
         """
         ...
 
+    def revision(self, tenant_id: str) -> object:
+        """Return an object that is another one after each change of the tenant.
+
+        A key is current if the object before it was requested is that at the moment of its use: whoever waits, for the
+        key or afterwards, may have missed a change.
+        """
+        ...
+
 
 class Operations(Protocol):
     """The operations of a service. Each verifies the tenant state and the origin of the key and writes an audit entry.

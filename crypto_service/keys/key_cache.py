@@ -54,6 +54,9 @@ _BACKOFF_SECONDS = 0.5
 log = structlog.get_logger()
 
 
+_Read = tuple[ServiceKeyRow, EncryptedRootKeyRow | None]
+
+
 class _KeyId(NamedTuple):
     """The cache key: every deciding property of the caller, so no entry serves another; version None is the active."""
 
@@ -80,8 +83,8 @@ class _Entry:
 class _Tenant:
     """The cached state of one tenant. It is replaced as a whole when the tenant changes.
 
-    An unwrap in progress then stores its result in the replaced state, which no request reads: a key that was read
-    before a change is never served after it.
+    An unwrap in progress then reads its row again before it returns the key: a key that was read before a change is
+    not served after it.
     """
 
     entries: dict[_KeyId, _Entry] = field(default_factory=dict)
@@ -132,6 +135,10 @@ class ServiceKeyCache:
             raise failed[0].with_traceback(None)
         return await asyncio.shield(self._unwrapping(key_id, tenant))
 
+    def revision(self, tenant_id: str) -> object:
+        """See `interfaces.KeyCache`."""
+        return self._tenants[tenant_id]
+
     def forget(self, tenant: str | None) -> None:
         """Drop the keys of a tenant (by `tenant_hash`) or of all, and the results of unwraps in progress."""
         changed = tuple(self._tenants) if tenant is None else (self._by_hash.get(tenant, ""),)
@@ -166,13 +173,13 @@ class ServiceKeyCache:
         until = self._monotonic() + self._cache_seconds
         started = False
 
-        def work() -> ServiceKey:
+        def work() -> tuple[_Read, ServiceKey]:
             nonlocal started
             started = True
             return self._read_and_unwrap(key_id)
 
         try:
-            key = await self._blocking.run(key_id.tenant_id, work)
+            read, key = await self._blocking.run(key_id.tenant_id, work)
             await self._opened(key_id.tenant_id, key_id.service, key.version)
         except OpenKcmError as error:
             if isinstance(error, CustomerKeyError) and not error.retryable:
@@ -183,8 +190,12 @@ class ServiceKeyCache:
                 tenant.failed[key_id] = (error, self._monotonic() + _BACKOFF_SECONDS)
                 asyncio.get_running_loop().call_later(_BACKOFF_SECONDS, tenant.failed.pop, key_id, None)
             raise
-        if not tenant.replaced:
-            self._keep(key_id, tenant, key, until)
+        while tenant.replaced:
+            # The tenant changed meanwhile, but perhaps not this key: a slow key server would be called for nothing.
+            tenant = self._tenants[key_id.tenant_id]
+            if await self._blocking.run(key_id.tenant_id, partial(self._read, key_id)) != read:
+                return await asyncio.shield(self._unwrapping(key_id, self._tenants[key_id.tenant_id]))
+        self._keep(key_id, tenant, key, until)
         return key
 
     def _keep(self, key_id: _KeyId, tenant: _Tenant, key: ServiceKey, until: float) -> None:
@@ -193,19 +204,19 @@ class ServiceKeyCache:
             tenant.entries[same] = entry
         asyncio.get_running_loop().call_later(until - self._monotonic(), _expire, tenant, entry)
 
-    def _read_and_unwrap(self, key_id: _KeyId) -> ServiceKey:
-        """Read the row, check its origin and unwrap both layers, in a thread."""
+    def _read_and_unwrap(self, key_id: _KeyId) -> tuple[_Read, ServiceKey]:
+        """Read the row, check its origin and unwrap both layers, in a thread; return the row, too."""
         read = self._read(key_id)
         try:
-            return self._unwrap_row(key_id, *read)
+            return read, self._unwrap_row(key_id, *read)
         except KeyUnavailable:
             # L2 is destroyed, or only the version of it that wrapped the row when it was read.
             again = self._read(key_id)
             if again == read:
                 raise
-            return self._unwrap_row(key_id, *again)
+            return again, self._unwrap_row(key_id, *again)
 
-    def _read(self, key_id: _KeyId) -> tuple[ServiceKeyRow, EncryptedRootKeyRow | None]:
+    def _read(self, key_id: _KeyId) -> _Read:
         with self._database.tenant_tx(key_id.tenant_id) as tx:
             found = tx.services.key_and_root(key_id.service, key_id.version)
         if found is None:

@@ -2,8 +2,9 @@
 
 1. The tenant's state, as last read, permits the operation.
 2. The key is read from the cache or unwrapped (`key_cache`, which checks its origin).
-3. The caller is checked again, because step 2 may have waited. From here to the end of step 4 nothing suspends, so
-   nothing is encrypted or decrypted for a tenant after this process was notified of its lock.
+3. The caller is checked again, because step 2 may have waited, and the key is read again if the tenant has changed
+   meanwhile. From here to the end of step 4 nothing suspends, so nothing is encrypted or decrypted for a tenant after
+   this process was notified of its lock or of another key version.
 4. The data is encrypted or decrypted in its context (`ciphertext`).
 5. The audit entry is written, also for a rejection; only then is the result returned.
 
@@ -127,20 +128,34 @@ class CryptoOperations:
         if head.purpose not in _TEXTS:
             raise CiphertextRefused
         place = _place(caller, head.purpose, resource)
-        old = await self._key_of_text(caller, ENCRYPTS, head.key_version)
-        active = await self._key(caller, ENCRYPTS)
-        return form.to_text(form.seal(active, place, form.unseal(old, place, sealed), self._random))
+        while True:
+            revision = self._keyring.revision(caller.tenant_id)
+            old = await self._key_of_text(caller, ENCRYPTS, head.key_version)
+            active = await self._key(caller, ENCRYPTS)
+            # The former version may have been compromised while the active one was awaited.
+            if self._keyring.revision(caller.tenant_id) is revision:
+                return form.to_text(form.seal(active, place, form.unseal(old, place, sealed), self._random))
 
     async def _key(self, caller: ClientIdentity, allowed: frozenset[State], version: int | None = None) -> ServiceKey:
-        """Return a key that may be used now; the module documents the order of the checks."""
-        _require(caller, allowed)
-        key = await self._keyring.key(caller, version)
-        now = await self._callers.refresh(caller)
-        if now is not caller:
-            if (now.service, now.l2_key, now.region) != (caller.service, caller.l2_key, caller.region):
-                raise ClientNotAuthorized  # the record of the certificate decides, not the caller's copy of it
-            _require(now, allowed)
-        return key
+        """Return a key that may be used now; the module documents the order of the checks.
+
+        A key that was awaited during a change of the tenant is read again: what is encrypted with the former version
+        after a compromise would never decrypt again. Each repetition follows such a change, and then finds the key in
+        the cache.
+        """
+        while True:
+            revision = self._keyring.revision(caller.tenant_id)
+            _require(caller, allowed)
+            key = await self._keyring.key(caller, version)
+            if self._keyring.revision(caller.tenant_id) is not revision:
+                continue
+            now = await self._callers.refresh(caller)
+            if now is not caller:
+                if (now.service, now.l2_key, now.region) != (caller.service, caller.l2_key, caller.region):
+                    raise ClientNotAuthorized  # the record of the certificate decides, not the caller's copy of it
+                _require(now, allowed)
+            if self._keyring.revision(caller.tenant_id) is revision:
+                return key
 
     async def _key_of_text(self, caller: ClientIdentity, allowed: frozenset[State], version: int) -> ServiceKey:
         """Return the key version of a ciphertext; reject a compromised one, whose holder could forge the ciphertext."""

@@ -31,15 +31,14 @@ def breach(before: World, words: str, after: World) -> str | None:
 def _answer(was: Tenant, words: str) -> str | None:
     if not words.endswith(": answers") or was.asking is None or was.asking.key is None:
         return None
-    asking, key, encrypts = was.asking, was.asking.key, was.asking.place == NEWEST
+    key, encrypts = was.asking.key, was.asking.place == NEWEST
     if key.tenant != was.name:
         return CROSS_TENANT
     if was.disabled_for >= T + D or was.closed_for >= T + D:
         return AFTER_REVOKE
     closed = was.life.lock_state.state not in (ENCRYPTS if encrypts else DECRYPTS)
     ended = was.versions[key.version - 1].state not in ({ACTIVE} if encrypts else {ACTIVE, DEACTIVATED})
-    # A request that was in progress at the notification may complete with the key that it already requested.
-    return AFTER_NOTIFICATION if not was.unnotified and (closed or (ended and not asking.outdated)) else None
+    return AFTER_NOTIFICATION if not was.unnotified and (closed or ended) else None
 
 
 def _memory(was: Tenant, words: str, now: Tenant) -> str | None:

@@ -55,8 +55,8 @@ MUTANTS = MappingProxyType(
         "an unwrap from before the notification is cached": Mutant(
             Rules(forgets_unwraps=False), "served while keys rotate", must.AFTER_NOTIFICATION
         ),
-        "a request joins an unwrap from before the notification": Mutant(
-            Rules(joins_no_old_unwrap=False), "served while keys rotate", must.AFTER_NOTIFICATION
+        "a request uses a key from before the notification": Mutant(
+            Rules(reads_keys_again=False), "served while keys rotate", must.AFTER_NOTIFICATION
         ),
         "a compromised version decrypts": Mutant(
             Rules(refuses_compromised=False), "served while keys rotate", must.AFTER_NOTIFICATION

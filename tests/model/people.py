@@ -123,9 +123,10 @@ def links(world: World, rules: Rules) -> Iterator[tuple[str, World]]:
 
 def after_notification(tenant: Tenant, rules: Rules, forgets: bool) -> Tenant:  # noqa: FBT001 - a rule
     """Return the tenant after the crypto service was notified of a change and dropped its caches."""
-    tenant = tenant._replace(
-        unnotified=False, asking=tenant.asking and tenant.asking._replace(outdated=len(tenant.versions) > 1)
-    )
+    asking = tenant.asking
+    if asking is not None and asking.key is not None and forgets and rules.reads_keys_again:
+        asking = asking._replace(key=None)
+    tenant = tenant._replace(unnotified=False, asking=asking)
     if not forgets:
         return tenant
     unwrap = tenant.unwrap

@@ -43,7 +43,9 @@ def allows(state: State, place: int) -> bool:
     return state in (ENCRYPTS if place == NEWEST else DECRYPTS)
 
 
-def serves(tenant: Tenant, world: World, rules: Rules, scope: Scope) -> Iterator[tuple[str, Tenant]]:
+def serves(  # noqa: C901 - one line per step
+    tenant: Tenant, world: World, rules: Rules, scope: Scope
+) -> Iterator[tuple[str, Tenant]]:
     if tenant.unnotified and world.link == CONNECTED:
         yield "the crypto service is notified", after_notification(tenant, rules, rules.forgets_when_notified)
     if world.link != DOWN and (tenant.seen is None or tenant.seen[1] > 0 or tenant.asking is not None):
@@ -54,14 +56,17 @@ def serves(tenant: Tenant, world: World, rules: Rules, scope: Scope) -> Iterator
         if fresh(tenant, rules) and tenant.seen is not None:
             for place in range(0 if scope.encrypts else 1, len(tenant.versions) + 1):
                 if allows(tenant.seen[0], place):
-                    asking = Request(place, waits=False, key=None, age=0, outdated=False)
+                    asking = Request(place, waits=False, key=None, age=0)
                     yield f"is asked to {_verb(place)}", tenant._replace(asking=asking)
     elif tenant.asking.key is None:
         yield "the client cancels", tenant._replace(asking=None)
-        yield from _wants(tenant, tenant.asking, rules)
+        yield from _wants(tenant, tenant.asking)
     else:
         yield from _answers(tenant, tenant.asking, rules)
-    if tenant.unwrap is not None:
+    if tenant.unwrap is not None and tenant.unwrap.unwrapped:
+        if world.link != DOWN:
+            yield _reads_again(tenant, tenant.unwrap, rules)
+    elif tenant.unwrap is not None:
         yield from _opens(tenant, tenant.unwrap, world, rules)
 
 
@@ -69,7 +74,7 @@ def _verb(place: int) -> str:
     return "encrypt" if place == NEWEST else f"decrypt with version {place}"
 
 
-def _wants(tenant: Tenant, asking: Request, rules: Rules) -> Iterator[tuple[str, Tenant]]:
+def _wants(tenant: Tenant, asking: Request) -> Iterator[tuple[str, Tenant]]:
     for cached in tenant.cached:
         if cached.place == asking.place and not asking.waits:
             unwrap = tenant.unwrap
@@ -82,11 +87,13 @@ def _wants(tenant: Tenant, asking: Request, rules: Rules) -> Iterator[tuple[str,
     if unwrap is None:
         begun = Unwrap(asking.place, None, outer_unwrapped=False, age=0, replaced=False)
         yield "begins to unwrap the key", tenant._replace(unwrap=begun, asking=asking._replace(waits=True))
-    elif not asking.waits and unwrap.place == asking.place and not (unwrap.replaced and rules.joins_no_old_unwrap):
+    elif not asking.waits and unwrap.place == asking.place and not unwrap.replaced:
         yield "waits for the unwrap in progress", tenant._replace(asking=asking._replace(waits=True))
 
 
-def _opens(tenant: Tenant, unwrap: Unwrap, world: World, rules: Rules) -> Iterator[tuple[str, Tenant]]:
+def _opens(  # noqa: C901, PLR0912 - one line per step
+    tenant: Tenant, unwrap: Unwrap, world: World, rules: Rules
+) -> Iterator[tuple[str, Tenant]]:
     if unwrap.row is None:
         if world.link != DOWN:
             row = _row(tenant, unwrap.place)
@@ -114,8 +121,21 @@ def _opens(tenant: Tenant, unwrap: Unwrap, world: World, rules: Rules) -> Iterat
             yield "finds the tenant key's version deleted", _fail(tenant, unwrap)
     elif not wrap.valid or (wrap.tenant != tenant.name and (rules.binds_context or rules.l2_per_tenant)):
         yield "finds that the wrap does not decrypt in its context", _fail(tenant, unwrap)
+    elif unwrap.replaced and rules.reads_keys_again:
+        yield f"unwraps version {number}", tenant._replace(unwrap=unwrap._replace(unwrapped=True))
     else:
         yield f"unwraps version {number}", _unwrapped(tenant, unwrap, Key(wrap.tenant, number, compromised), rules)
+
+
+def _reads_again(tenant: Tenant, unwrap: Unwrap, rules: Rules) -> tuple[str, Tenant]:
+    """Return the step after an unwrap during which a change was notified."""
+    assert unwrap.row is not None
+    if _row(tenant, unwrap.place) != unwrap.row:
+        begun = Unwrap(unwrap.place, None, outer_unwrapped=False, age=0, replaced=False)
+        return "reads the row again, which has changed", tenant._replace(unwrap=begun)
+    number, wrap, compromised = unwrap.row
+    key = Key(wrap.tenant, number, compromised)
+    return "reads the row again, which is the same", _unwrapped(tenant, unwrap, key, rules)
 
 
 def _row(tenant: Tenant, place: int) -> tuple[int, Wrap, bool] | None:
@@ -134,8 +154,9 @@ def _fail(tenant: Tenant, unwrap: Unwrap) -> Tenant:
 def _unwrapped(tenant: Tenant, unwrap: Unwrap, key: Key, rules: Rules) -> Tenant:
     asking, cached = tenant.asking, tenant.cached
     if asking is not None and asking.waits and asking.place == unwrap.place:
-        asking = asking._replace(waits=False, key=key)
-    if not unwrap.replaced:
+        # After a change the request takes the key from the cache, once it is there.
+        asking = asking._replace(waits=False, key=None if unwrap.unwrapped else key)
+    if not unwrap.replaced or unwrap.unwrapped:
         age = unwrap.age if rules.counts_from_the_beginning else 0
         places = {unwrap.place, key.version}
         cached = tuple(

@@ -93,7 +93,7 @@ class CachedKey(NamedTuple):
 class Unwrap(NamedTuple):
     """An unwrap in progress; `row` is what was read, `outer_unwrapped` whether the outer layer is unwrapped.
 
-    `replaced`: a change was notified since it began.
+    `replaced`: a change was notified since it began. `unwrapped`: its key is unwrapped, and the row is read again.
     """
 
     place: int
@@ -101,16 +101,16 @@ class Unwrap(NamedTuple):
     outer_unwrapped: bool
     age: int
     replaced: bool
+    unwrapped: bool = False
 
 
 class Request(NamedTuple):
-    """A request in progress; `key` once it has one, `outdated` once a change was notified since it began."""
+    """A request in progress; `key` once it has one."""
 
     place: int
     waits: bool
     key: Key | None
     age: int
-    outdated: bool
 
 
 class Tenant(NamedTuple):
@@ -192,7 +192,7 @@ class Rules:
     forgets_when_notified: bool = True
     forgets_when_reconnected: bool = True
     forgets_unwraps: bool = True
-    joins_no_old_unwrap: bool = True
+    reads_keys_again: bool = True
     bounds_keys: bool = True
     bounds_callers: bool = True
     counts_from_the_beginning: bool = True

@@ -88,6 +88,9 @@ class _Given:
     async def key(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
         return ServiceKey(version or 1, hashlib.sha256(caller.service.encode()).digest())
 
+    def revision(self, tenant_id: str) -> object:  # noqa: ARG002 - the keys never change
+        return self
+
     async def write(self, entries: Sequence[AuditEntry]) -> None:
         self.entries += entries
 

