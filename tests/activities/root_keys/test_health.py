@@ -1,9 +1,7 @@
 """Root key monitoring with real rows, root keys that can be disabled, and no workflow."""
 
-import dataclasses
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -17,13 +15,10 @@ from core.errors.keys import (
     RootKeyDenied,
     RootKeyDisabled,
     RootKeyMismatch,
-    RootKeyTimeout,
     RootKeyUnreachable,
     WrongContext,
 )
 from core.errors.platform import VaultUnavailable
-from core.keys.encryption_context import EncryptionContext
-from core.keys.root_keys import OpenBaoKeyRef
 from core.messages.keys import WatchRootKeysInput
 from core.tenants.lifecycle import Transition
 from core.tenants.locks import HEALTHY, LockReason
@@ -38,53 +33,14 @@ from tests.concurrency import wait_until
 from tests.database.builders import a_place, a_provisioned_tenant, a_root_key_id, an_event
 from tests.database.fixtures import Field
 from tests.database.silent_peer import backends, stopped
+from tests.kms.simulated_holders import CIPHERTEXT, PLAINTEXT, SimulatedHolders
 
 REGION = "eu-west-1"
-PROBE, DIGEST = b"probe", hashlib.sha256(b"known").digest()
+DIGEST = hashlib.sha256(PLAINTEXT).digest()
 FAST = PollIntervals(used=0.05, idle=0.05, grace=60.0)
 WATCH = WatchRootKeysInput(region=REGION)
 TIMEOUT = 1.0
 """Seconds until a call to a silent server fails."""
-
-
-class Holder:
-    """The root keys of all tenants; `fails` has the errors by tenant."""
-
-    def __init__(self) -> None:
-        self.fails: dict[str, OpenKcmError | Exception] = {}
-        self.answer = b"known"
-        self.tries = Counter[str]()
-        self.slow = 0.0
-        self.takes = 0.0
-        self.silent = ""
-        """The address of a server that does not answer within the timeout."""
-
-    def held(self, tenant_id: str, _root_key_id: str, place: OpenBaoKeyRef, credentials: str) -> "OneKey":
-        assert credentials == "credentials"
-        return OneKey(self, tenant_id, place.address)
-
-    def forget(self, _tenant_id: str) -> None:
-        pass
-
-
-@dataclasses.dataclass
-class OneKey:
-    holder: Holder
-    tenant_id: str
-    address: str
-
-    def unwrap(self, context: EncryptionContext, wrapped: bytes) -> bytes:
-        assert (context.tenant_id, wrapped) == (self.tenant_id, PROBE)
-        self.holder.tries[self.tenant_id] += 1
-        time.sleep(self.holder.takes)
-        if self.address == self.holder.silent:
-            time.sleep(TIMEOUT)
-            raise RootKeyTimeout
-        failed = self.holder.fails.get(self.tenant_id)
-        if failed is not None:
-            time.sleep(self.holder.slow)
-            raise failed
-        return self.holder.answer
 
 
 class CountedQueries(PlatformQueries):
@@ -101,7 +57,7 @@ class CountedQueries(PlatformQueries):
 class Scene:
     def __init__(self, field: Field) -> None:
         self.field, self.worker = field, field.open("worker")
-        self.holder, self.queries = Holder(), CountedQueries(self.worker)
+        self.holder, self.queries = SimulatedHolders(timeout=TIMEOUT), CountedQueries(self.worker)
         self.later = timedelta()
         self.heartbeats: list[int] = []
         self.watch = self.with_pace(FAST)
@@ -128,7 +84,7 @@ class Scene:
             tx.tenants.move(Transition.ACTIVATE)
             tx.root_keys.admit(EncryptedRootKeyRow(key, place, "credentials"))
             tx.root_keys.begin(1, place.provider, place.name, key)
-            tx.root_keys.prove(key, PROBE, DIGEST)
+            tx.root_keys.prove(key, CIPHERTEXT, DIGEST)
             assert tx.root_keys.switch(1)
 
     def health(self, tenant_id: str = "acme") -> str:
@@ -141,8 +97,8 @@ class Scene:
 
     def run_for_tries(self, number: int, tenant_id: str = "acme") -> tuple[str, ...]:
         """Run the monitoring until a tenant's key was checked `number` more times."""
-        tried = self.holder.tries[tenant_id]
-        return self.run(lambda: self.holder.tries[tenant_id] >= tried + number)
+        tried = self.holder.checks[tenant_id]
+        return self.run(lambda: self.holder.checks[tenant_id] >= tried + number)
 
 
 @pytest.fixture
@@ -162,7 +118,7 @@ def test_disabled_key_is_recorded_and_its_tenant_returned(scene: Scene, failure:
 @pytest.mark.parametrize("swapped", ["another answer", "another context"])
 def test_replaced_key_is_distinguished_from_a_missing_one(scene: Scene, swapped: str) -> None:
     if swapped == "another answer":
-        scene.holder.answer = b"something else"
+        scene.holder.plaintext = b"something else"
     else:
         scene.holder.fails["acme"] = WrongContext()
     assert scene.run() == ("acme",)
@@ -225,12 +181,12 @@ def test_unreachable_keys_do_not_delay_the_others(scene: Scene, monkeypatch: pyt
     reported = set()
     while reported < set(slow):
         reported |= set(scene.run())
-    scene.holder.slow = 0.5
+    scene.holder.pause_of_failure = 0.5
     scene.holder.fails["acme"] = RootKeyDisabled()
-    scene.holder.tries.clear()
+    scene.holder.checks.clear()
     while scene.run() != ("acme",):
         pass
-    assert sum(scene.holder.tries[tenant] for tenant in slow) < len(slow), "it does not wait for all of them"
+    assert sum(scene.holder.checks[tenant] for tenant in slow) < len(slow), "it does not wait for all of them"
 
 
 def test_silent_server_does_not_delay_checks_at_another_server(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +197,7 @@ def test_silent_server_does_not_delay_checks_at_another_server(scene: Scene, mon
     silent = [f"silent-{number}" for number in range(24)]
     for tenant in silent:
         scene.holds(tenant, "https://silent.example.com")
-    scene.run(lambda: len(scene.holder.tries) > len(silent))
+    scene.run(lambda: len(scene.holder.checks) > len(silent))
     scene.holder.silent = "https://silent.example.com"
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(scene.run)
@@ -285,11 +241,11 @@ def test_shards_check_all_root_keys_and_each_once(scene: Scene) -> None:
         scene.holds(tenant)
     checked = []
     for shard in range(3):
-        scene.holder.tries.clear()
+        scene.holder.checks.clear()
         seen = len(scene.heartbeats)
         watch = WatchRootKeysInput(region=REGION, shard=shard, shards=3)
         scene.run(lambda seen=seen: len(scene.heartbeats) > seen + 2, watch)
-        checked += sorted(scene.holder.tries)
+        checked += sorted(scene.holder.checks)
     assert sorted(checked) == sorted(tenants)
     assert len(checked) == len(tenants)
 
@@ -309,11 +265,11 @@ def test_idle_tenant_is_checked_rarely_and_at_once_when_used(scene: Scene) -> No
     scene.watch = scene.with_pace(PollIntervals(used=0.05, idle=3600, grace=60))
     scene.holds("busy")
     scene.uses("busy")
-    scene.run(lambda: scene.holder.tries["acme"] > 0 and scene.holder.tries["busy"] > 20)
-    assert scene.holder.tries["acme"] == 1
+    scene.run(lambda: scene.holder.checks["acme"] > 0 and scene.holder.checks["busy"] > 20)
+    assert scene.holder.checks["acme"] == 1
     scene.uses("acme")
     scene.run_for_tries(5)
-    assert scene.holder.tries["acme"] > 5
+    assert scene.holder.checks["acme"] > 5
 
 
 def test_used_tenant_does_not_wait_behind_idle_ones(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,11 +278,11 @@ def test_used_tenant_does_not_wait_behind_idle_ones(scene: Scene, monkeypatch: p
     for number in range(16):
         scene.holds(f"idle-{number}")
     scene.uses("acme")
-    scene.holder.takes = 0.05
-    assert scene.run(lambda: scene.holder.tries.total() >= 160) == ()
+    scene.holder.pause = 0.05
+    assert scene.run(lambda: scene.holder.checks.total() >= 160) == ()
     # With equal priority it would be checked ten times.
-    assert scene.holder.tries["acme"] > 14
-    assert len(scene.holder.tries) > 10
+    assert scene.holder.checks["acme"] > 14
+    assert len(scene.holder.checks) > 10
 
 
 def test_checks_are_spread_over_the_interval_after_the_start(scene: Scene) -> None:
@@ -361,12 +317,12 @@ def test_timed_out_attempt_leaves_the_round_to_the_next_attempt(scene: Scene) ->
     scene.run_for_tries(1)
     scene.heartbeats.clear()
     with scene.watch._shards[WATCH].round:
-        tried, over = scene.holder.tries["acme"], time.monotonic() + 0.5
+        tried, over = scene.holder.checks["acme"], time.monotonic() + 0.5
         assert scene.run(lambda: time.monotonic() > over) == ()
-        assert scene.holder.tries["acme"] == tried
+        assert scene.holder.checks["acme"] == tried
     assert scene.heartbeats == [], "an attempt without a round must not look alive"
     scene.run_for_tries(1)
-    assert scene.holder.tries["acme"] > tried
+    assert scene.holder.checks["acme"] > tried
 
 
 def test_other_regions_and_the_platforms_root_key_are_not_checked(scene: Scene) -> None:
@@ -376,15 +332,15 @@ def test_other_regions_and_the_platforms_root_key_are_not_checked(scene: Scene) 
     with scene.field.administrator() as administrator:
         administrator.execute("update okcm.tenant set region = 'us-east-1' where tenant_id = 'far'")
     scene.run_for_tries(5)
-    assert set(scene.holder.tries) == {"acme"}
+    assert set(scene.holder.checks) == {"acme"}
 
 
 def test_unreachable_database_does_not_stop_the_checks(scene: Scene) -> None:
     scene.run_for_tries(1)
-    tried = scene.holder.tries["acme"]
+    tried = scene.holder.checks["acme"]
     with scene.field.server.offline(scene.field.name):
         assert scene.run_for_tries(5) == ()
-    assert scene.holder.tries["acme"] >= tried + 5
+    assert scene.holder.checks["acme"] >= tried + 5
     scene.holder.fails["acme"] = RootKeyDisabled()
     assert scene.run() == ("acme",)
 
@@ -405,7 +361,7 @@ def test_no_heartbeat_is_sent_without_a_list_of_the_keys(scene: Scene) -> None:
 def test_withdrawn_key_is_noticed_within_5_seconds_while_a_database_connection_hangs(scene: Scene) -> None:
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(scene.run)
-        wait_until(lambda: scene.holder.tries["acme"] > 2)
+        wait_until(lambda: scene.holder.checks["acme"] > 2)
         with stopped(*backends(scene.field, "worker")):
             time.sleep(1.5)  # by then a list uses the stopped backend
             scene.holder.fails["acme"] = RootKeyDisabled()

@@ -9,7 +9,6 @@ import random
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -24,8 +23,7 @@ from matplotlib.figure import Figure
 from temporalio.testing import ActivityEnvironment
 
 from activities.root_keys.health import PollIntervals, RootKeyHealthActivities
-from core.errors.keys import RootKeyDisabled, RootKeyTimeout
-from core.keys.encryption_context import EncryptionContext
+from core.errors.keys import RootKeyDisabled
 from core.keys.root_keys import OpenBaoKeyRef
 from core.messages.keys import WatchRootKeysInput
 from database.platform.scheduled import PlatformQueries
@@ -34,13 +32,13 @@ from tests.benchmarks import report
 from tests.benchmarks.harness.processes import read_cpu
 from tests.benchmarks.report import Check, Result, percentile
 from tests.database.fixtures import Field, durable_database
+from tests.kms.simulated_holders import CIPHERTEXT, PLAINTEXT, SimulatedHolders
 
 _REGION = "eu-west-1"
 _LIMIT_SECONDS = 5.0
 _PATIENCE_SECONDS = 900.0
 _TIMEOUT_SECONDS = 2.0
 """`root_key_timeout_seconds`."""
-_PROBE, _PLAIN = b"canary", b"plain"
 _PROTOCOL = (
     "One worker's monitoring with the default intervals (1 s for a used key, 30 s for others) and its threads, "
     "PostgreSQL with the settings of the real stack, and key servers that are simulated by a pause of {latency:g} ms. "
@@ -97,36 +95,6 @@ class TimedQueries(PlatformQueries):
         changes = super().monitored_root_keys(*arguments, **options)
         self.took.append((time.monotonic() - began, len(changes.found)))
         return changes
-
-
-class Holders:
-    """Simulated key servers; `disabled` has the tenants whose key is disabled."""
-
-    def __init__(self, latency: float) -> None:
-        self.latency = latency
-        self.disabled: set[str] = set()
-        self.silent = ""
-        self.checks = Counter[str]()
-
-    def held(self, tenant_id: str, _root_key_id: str, place: OpenBaoKeyRef, _credentials: str) -> "_OneKey":
-        return _OneKey(self, tenant_id, place.address)
-
-
-@dataclass(frozen=True)
-class _OneKey:
-    holders: Holders
-    tenant_id: str
-    address: str
-
-    def unwrap(self, _context: EncryptionContext, _wrapped: bytes) -> bytes:
-        if self.address == self.holders.silent:
-            time.sleep(_TIMEOUT_SECONDS)
-            raise RootKeyTimeout
-        time.sleep(self.holders.latency)
-        self.holders.checks[self.tenant_id] += 1
-        if self.tenant_id in self.holders.disabled:
-            raise RootKeyDisabled
-        return _PLAIN
 
 
 _SECOND_SERVER = "https://second.example.com"
@@ -190,7 +158,10 @@ def _measure(database: Field, postgres: int, size: int, amounts: Amounts) -> Mea
         _insert(administrator, size)
     used = [f"tenant-{number:06}" for number in range(1, 10 * amounts.used, 10)]
     measured = Measured(size)
-    holders, queries = Holders(amounts.latency / 1000), TimedQueries(database.open("worker", max_size=1))
+    holders, queries = (
+        SimulatedHolders(amounts.latency / 1000, _TIMEOUT_SECONDS),
+        TimedQueries(database.open("worker", max_size=1)),
+    )
     activities = RootKeyHealthActivities(
         database.open("worker"),
         queries,
@@ -239,7 +210,7 @@ def _insert(administrator: psycopg.Connection, size: int) -> None:
         "insert into okcm.root_key (tenant_id, root_key_id, mode, name, place, credentials, state, probe, probe_digest)"
         " select tenant_id, md5(tenant_id), 'openbao', 'root', case when tenant_id like '%%0' then %s::jsonb"
         " else %s::jsonb end, 'sealed', 'current', %s, %s from okcm.tenant on conflict do nothing",
-        [places[1].model_dump_json(), places[0].model_dump_json(), _PROBE, sha256(_PLAIN).digest()],
+        [places[1].model_dump_json(), places[0].model_dump_json(), CIPHERTEXT, sha256(PLAINTEXT).digest()],
     )
     administrator.execute(
         "insert into okcm.service (tenant_id, service, kind, state, connected_at)"
@@ -291,7 +262,7 @@ def _running(activities: RootKeyHealthActivities) -> Iterator[None]:
         running.join()
 
 
-def _disable(database: Field, holders: Holders, tenants: Sequence[str], tries: int) -> list[float]:
+def _disable(database: Field, holders: SimulatedHolders, tenants: Sequence[str], tries: int) -> list[float]:
     """Return the seconds from disabling a key until this is recorded, each for one tenant in turn."""
     noticed = []
     with database.administrator() as administrator:
@@ -304,10 +275,10 @@ def _disable(database: Field, holders: Holders, tenants: Sequence[str], tries: i
             time.sleep(random.uniform(0.5, 1.5))  # noqa: S311 - spreads the tries, not secret
             tenant = tenants[number % len(tenants)]
             began = time.monotonic()
-            holders.disabled.add(tenant)
+            holders.fails[tenant] = RootKeyDisabled()
             _wait(lambda tenant=tenant: is_recorded(tenant, RootKeyDisabled.code), pause=0.01)
             noticed.append(round(time.monotonic() - began, 3))
-            holders.disabled.discard(tenant)
+            del holders.fails[tenant]
             _wait(lambda tenant=tenant: is_recorded(tenant, "ok"), pause=0.05)
     return noticed
 
