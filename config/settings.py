@@ -34,6 +34,8 @@ CLIENT_VARIABLES = frozenset(
 """Variables of the client, which may be set in the same environment."""
 LOOPBACK = "127.0.0.1"
 """The address on which all servers of the embedded stack listen; no setting changes it."""
+MAX_ROOT_KEY_SHARDS = 64
+"""The maximum of `root_key_shards`."""
 
 
 _AWS_PRINCIPAL = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:(?:role|user)/[\w+=,.@/-]{1,512}")
@@ -329,7 +331,7 @@ class Settings(BaseSettings):
     root_key_shards: int = Field(
         1,
         ge=1,
-        le=64,
+        le=MAX_ROOT_KEY_SHARDS,
         description="parts of a region's root keys that workers check concurrently, each in one worker at a time; all "
         "workers need the same number",
     )

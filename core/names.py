@@ -17,6 +17,8 @@ PLATFORM_TENANTS = (CANARY_TENANT_ID, MIRROR_TENANT_ID)
 """The tenants of the platform, in the order of their provisioning. They have no customer, so they get no e-mails."""
 
 
+_SHARDS_OF_WORKER = " root-key-shards="
+_WATCH_WORKFLOW = re.compile(r"root-keys/(?P<region>[^/]+)(/\d+-of-(?P<shards>\d+))?")
 _REGION = re.compile(r"[a-z]{2}(-[a-z0-9]+){1,4}")
 
 
@@ -121,10 +123,21 @@ def watch_workflow(region: str, shard: int = 0, shards: int = 1) -> str:
     return f"root-keys/{region}" if shards == 1 else f"root-keys/{region}/{shard}-of-{shards}"
 
 
-def region_of_watch_workflow(workflow_id: str) -> str | None:
-    """Return the region of a root key monitoring, None for other workflows."""
-    kind, _, rest = workflow_id.partition("/")
-    return rest.partition("/")[0] if kind == "root-keys" else None
+def parse_watch_workflow(workflow_id: str) -> tuple[str, int] | None:
+    """Return region and number of shards of a root key monitoring, None for other workflows."""
+    found = _WATCH_WORKFLOW.fullmatch(workflow_id)
+    return (found["region"], int(found["shards"] or 1)) if found else None
+
+
+def worker_identity(process: str, shards: int) -> str:
+    """Return the identity of a worker in Temporal: its process and its number of root key shards."""
+    return f"{process}{_SHARDS_OF_WORKER}{shards}"
+
+
+def shards_of_worker(identity: str) -> int | None:
+    """Return the number of root key shards of a worker, None for a worker of a version that does not state it."""
+    shards = identity.rpartition(_SHARDS_OF_WORKER)[2]
+    return int(shards) if shards != identity and shards.isdecimal() else None
 
 
 def tenant_of_workflow(workflow_id: str) -> str | None:

@@ -93,7 +93,7 @@ async def _connect(settings: Settings, parts: wiring.WorkerDependencies, runtime
         await bootstrap.declare_search_attributes(client)
         await bootstrap.declare_schedules(client)
         await bootstrap.recover_workflows(client)
-        await bootstrap.replace_watches(client, settings.regions, settings.root_key_shards)
+        await bootstrap.ensure_watches(client, settings.regions, settings.root_key_shards)
     except (RuntimeError, OSError) as down:
         raise TemporalUnavailable from down
     return client

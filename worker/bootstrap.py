@@ -5,6 +5,7 @@ a second run, or a run in two workers at once, changes nothing.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,8 +15,10 @@ from itertools import product
 from typing import Any
 
 import structlog
-from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import (
     Client,
     Schedule,
@@ -38,7 +41,8 @@ from core.names import (
     CANARY_TENANT_ID,
     MIRROR_TENANT_ID,
     PLATFORM_QUEUE,
-    region_of_watch_workflow,
+    parse_watch_workflow,
+    shards_of_worker,
     tenant_queue,
     watch_workflow,
 )
@@ -60,6 +64,8 @@ from workflows.rotation import RotateDueKeys
 from workflows.runtime import options as visibility
 
 _PLATFORM_WORKFLOWS = "platform/"
+_GONE_SECONDS = 120.0
+"""A worker has ended when its last poll is older than the newest one by this time. A poll takes up to 60 seconds."""
 
 
 def _scheduled(
@@ -199,35 +205,70 @@ async def recover_workflows(client: Client) -> None:
     await client.get_schedule_handle(_RECOVERY).trigger()
 
 
+def root_key_watches(regions: Sequence[str], shards: int) -> Iterator[WatchRootKeysInput]:
+    """Yield each shard of the root keys of each region."""
+    for region, shard in product(regions, range(shards)):
+        yield WatchRootKeysInput(region=region, shard=shard, shards=shards)
+
+
 async def ensure_watches(client: Client, regions: Sequence[str], shards: int) -> None:
     """Start root key monitoring for each shard of each region where it does not run."""
-    for region, shard in product(regions, range(shards)):
+    for watch in root_key_watches(regions, shards):
         await client.start_workflow(
             MonitorRootKeys.run,
-            WatchRootKeysInput(region=region, shard=shard, shards=shards),
-            id=watch_workflow(region, shard, shards),
-            task_queue=tenant_queue(region),
+            watch,
+            id=watch_workflow(watch.region, watch.shard, shards),
+            task_queue=tenant_queue(watch.region),
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            static_summary=f"root key monitoring of {region}, shard {shard + 1} of {shards}",
+            static_summary=f"root key monitoring of {watch.region}, shard {watch.shard + 1} of {shards}",
         )
 
 
-async def replace_watches(client: Client, regions: Sequence[str], shards: int) -> None:
-    """Start root key monitoring, then cancel the one with another number of shards, so that no key is unchecked.
+async def end_former_watches(client: Client, regions: Sequence[str], shards: int) -> None:
+    """Cancel root key monitoring with a number of shards that no running worker has.
 
-    Only a starting worker cancels: two workers with different numbers would cancel each other's each minute.
+    A worker calls this after it started the monitoring with its number, so no key is unchecked. It does not cancel the
+    numbers of other running workers: they would start again each minute, and two workers could cancel each other's.
     """
-    await ensure_watches(client, regions, shards)
-    wanted = {watch_workflow(region, shard, shards) for region, shard in product(regions, range(shards))}
+    former: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
     async for found in client.list_workflows("WorkflowType = 'MonitorRootKeys' and ExecutionStatus = 'Running'"):
-        if found.id not in wanted and region_of_watch_workflow(found.id) in regions:
-            with _ignore_not_found():
-                await client.get_workflow_handle(found.id).cancel()
-                log.info("root key monitoring cancelled", workflow_id=found.id)
+        watched = parse_watch_workflow(found.id)
+        if watched is not None and watched[0] in regions and watched[1] != shards:
+            former[watched[0]].append((found.id, watched[1]))
+    for region, watches in former.items():
+        numbers = await _shards_of_running_workers(client, region)
+        if None in numbers:
+            continue  # a worker of an older version may have any number
+        for workflow_id, number in watches:
+            if number not in numbers:
+                with _ignore_not_found():
+                    await client.get_workflow_handle(workflow_id).cancel()
+                    log.info("root key monitoring cancelled", workflow_id=workflow_id)
+
+
+async def _shards_of_running_workers(client: Client, region: str) -> set[int | None]:
+    """Return the numbers of shards of the workers that polled the region's task queue lately."""
+    # Polls for workflow tasks: a worker without a free slot for activities does not poll for these.
+    answer = await client.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(
+            namespace=client.namespace,
+            task_queue=TaskQueue(name=tenant_queue(region)),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+        )
+    )
+    # Compared with each other, because the clock of this machine may differ from that of Temporal.
+    newest = max((poller.last_access_time.ToDatetime() for poller in answer.pollers), default=None)
+    return {
+        shards_of_worker(poller.identity)
+        for poller in answer.pollers
+        if newest is not None and newest - poller.last_access_time.ToDatetime() < timedelta(seconds=_GONE_SECONDS)
+    }
 
 
 async def restore_platform_workflows(client: Client, regions: Sequence[str], shards: int) -> None:
-    """Start root key monitoring that has ended; after a loss of Temporal's storage also declare everything again.
+    """Start root key monitoring that has ended, and end that of a former number of shards.
+
+    After a loss of Temporal's storage also declare everything again.
 
     Each worker calls this every minute. Without the monitoring a customer's withdrawn root key locks no tenant, and
     without search attributes and schedules no tenant workflow is recovered. Existing schedules are not changed: workers
@@ -243,6 +284,7 @@ async def restore_platform_workflows(client: Client, regions: Sequence[str], sha
         await declare_schedules(client)
         await recover_workflows(client)
     await ensure_watches(client, regions, shards)
+    await end_former_watches(client, regions, shards)
 
 
 Clock = Callable[[], datetime]

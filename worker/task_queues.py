@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from temporalio.worker import Worker
 
-from config.settings import Settings
+from config.settings import MAX_ROOT_KEY_SHARDS, Settings
 from core import names as ids
 from core.names import ActivityKind
 from worker.bootstrap import SCHEDULES
@@ -22,6 +22,8 @@ _RECOVERIES = 8
 """Requests for tenants whose workflow is lost, such as a lock: they wait for no scheduled work."""
 _MONITORING_ATTEMPTS = 2
 """Root key monitoring runs once in a shard. A timed-out attempt may end after the next one has started."""
+_MONITORING_SLOTS = _MONITORING_ATTEMPTS * MAX_ROOT_KEY_SHARDS
+"""For any number of shards: while workers with two numbers run, each may get all shards of both."""
 _OTHER_CONNECTIONS = 16
 """For threads without a slot: root key checks, isolation attacks and records of failed attempts."""
 
@@ -46,7 +48,7 @@ def queue_slots(settings: Settings) -> Mapping[str, Slots]:
     slots = {ids.PLATFORM_QUEUE: Slots(len(SCHEDULES) + _RECOVERIES)}
     for region in settings.regions:
         slots |= {
-            ids.tenant_queue(region): Slots(_MONITORING_ATTEMPTS * settings.root_key_shards, _URGENT_THREADS),
+            ids.tenant_queue(region): Slots(_MONITORING_SLOTS, _URGENT_THREADS),
             ids.operation_queue(region): Slots(short, half),
             ids.activity_queue(ActivityKind.LONG, region): Slots(half),
             ids.activity_queue(ActivityKind.PACED, region): Slots(settings.worker_rotations),
@@ -55,8 +57,12 @@ def queue_slots(settings: Settings) -> Mapping[str, Slots]:
 
 
 def database_connections(settings: Settings) -> int:
-    """Return the size of the worker's database pool: a connection for each thread of an activity."""
-    return sum(slots.threads for slots in queue_slots(settings).values()) + _OTHER_CONNECTIONS
+    """Return the size of the worker's database pool: a connection for each thread of an activity.
+
+    Shards of another number get none: they wait for a connection, because they last only for a change of the number.
+    """
+    others = _MONITORING_ATTEMPTS * (MAX_ROOT_KEY_SHARDS - settings.root_key_shards) * len(settings.regions)
+    return sum(slots.threads for slots in queue_slots(settings).values()) - others + _OTHER_CONNECTIONS
 
 
 @asynccontextmanager

@@ -379,11 +379,13 @@ def workers(client: Client, parts: WorkerDependencies) -> list[Worker]:
     settings = parts.settings
     drain = timedelta(seconds=settings.shutdown_grace_seconds)
     every_slots = queue_slots(settings)
+    identity = ids.worker_identity(client.identity, settings.root_key_shards)
 
     def worker(queue: str, workflows: tuple[type, ...], activities: tuple[Callable[..., Any], ...]) -> Worker:
         slots = every_slots[queue]
         return Worker(
             client,
+            identity=identity,
             task_queue=queue,
             workflows=workflows,
             activities=activities,

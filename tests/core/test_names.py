@@ -107,8 +107,14 @@ def test_root_key_monitoring_has_a_workflow_for_each_shard_of_a_region():
     assert ids.watch_workflow("eu-west-1") == ids.watch_workflow("eu-west-1", 0, 1) == "root-keys/eu-west-1"
     shards = {ids.watch_workflow("eu-west-1", shard, 3) for shard in range(3)}
     assert len(shards | {ids.watch_workflow("eu-west-1", 0, 2)}) == 4
-    assert {ids.region_of_watch_workflow(one) for one in (*shards, "root-keys/eu-west-1")} == {"eu-west-1"}
-    assert ids.region_of_watch_workflow(ids.tenant_workflow("acme-corp-12345")) is None
+    assert {ids.parse_watch_workflow(one) for one in shards} == {("eu-west-1", 3)}
+    assert ids.parse_watch_workflow("root-keys/eu-west-1") == ("eu-west-1", 1)
+    assert ids.parse_watch_workflow(ids.tenant_workflow("acme-corp-12345")) is None
+
+
+def test_identity_of_a_worker_has_its_number_of_root_key_shards():
+    assert ids.shards_of_worker(ids.worker_identity("4711@host", 16)) == 16
+    assert [ids.shards_of_worker(other) for other in ("", "4", "4711@host", "x root-key-shards=many")] == [None] * 4
 
 
 def test_names_have_the_specified_format():

@@ -16,11 +16,21 @@ from temporalio.client import (
     ScheduleSpec,
     ScheduleState,
     WorkflowExecutionStatus,
+    WorkflowHandle,
 )
 from temporalio.service import RPCError
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from core.errors.compliance import CanaryMissing, SecondCanaryMissing
-from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_QUEUE, root_key, tenant_workflow, watch_workflow
+from core.names import (
+    CANARY_TENANT_ID,
+    MIRROR_TENANT_ID,
+    PLATFORM_QUEUE,
+    root_key,
+    tenant_queue,
+    tenant_workflow,
+    watch_workflow,
+)
 from core.tenants.lifecycle import State, Transition
 from core.tenants.provisioning import Step
 from database.platform.scheduled import PlatformQueries
@@ -28,6 +38,7 @@ from tests.concurrency import wait_until_async
 from worker import __main__ as process
 from worker import bootstrap
 from workflows.client.workflow_client import WorkflowClient
+from workflows.root_keys import MonitorRootKeys
 from workflows.runtime import options as priorities
 from workflows.runtime import options as visibility
 
@@ -169,27 +180,53 @@ async def test_active_canary_is_not_requested_again(temporal_client, gateway, pa
     assert [run async for run in temporal_client.list_workflows()] == []
 
 
-async def test_each_shard_of_root_keys_is_monitored_and_a_former_number_of_shards_ends(temporal_client):
-    async def monitored(*canceled: str) -> list[str]:
-        """Return the monitoring workflows, when those in `canceled` have a request to end."""
-        found = [run async for run in temporal_client.list_workflows("WorkflowType = 'MonitorRootKeys'")]
-        ending = set()
-        for run in found:
-            history = await temporal_client.get_workflow_handle(run.id).fetch_history()
-            if any(e.HasField("workflow_execution_cancel_requested_event_attributes") for e in history.events):
-                ending.add(run.id)
-        assert ending <= set(canceled)
-        return sorted(run.id for run in found) if ending == set(canceled) else []
+async def monitored(client: Client) -> dict[str, bool]:
+    """Return the workflows of the monitoring, and whether each has a request to end."""
+    found = {}
+    async for run in client.list_workflows("WorkflowType = 'MonitorRootKeys'"):
+        history = await client.get_workflow_handle(run.id).fetch_history()
+        requests = (e.HasField("workflow_execution_cancel_requested_event_attributes") for e in history.events)
+        found[run.id] = any(requests)
+    return found
 
-    await bootstrap.replace_watches(temporal_client, ["eu-west-1", "us-east-1"], 1)
-    await bootstrap.replace_watches(temporal_client, ["eu-west-1", "us-east-1"], 1)
-    async with asyncio.timeout(60):
-        while await monitored() != ["root-keys/eu-west-1", "root-keys/us-east-1"]:  # noqa: ASYNC110 - a list lags behind
-            await asyncio.sleep(0.05)
-    wanted = ["root-keys/eu-west-1", *(f"root-keys/eu-west-1/{n}-of-2" for n in range(2)), "root-keys/us-east-1"]
-    async with asyncio.timeout(60):
-        while await monitored("root-keys/eu-west-1") != wanted:
-            await bootstrap.replace_watches(temporal_client, ["eu-west-1"], 2)
+
+async def test_each_shard_of_root_keys_is_monitored_and_a_former_number_of_shards_ends(temporal_client):
+    async def is_monitored(expected: dict[str, bool]) -> bool:
+        return await monitored(temporal_client) == expected
+
+    for _ in range(2):
+        await bootstrap.ensure_watches(temporal_client, ["eu-west-1", "us-east-1"], 1)
+    former = {"root-keys/eu-west-1": False, "root-keys/us-east-1": False}
+    await wait_until_async(lambda: is_monitored(former))
+    await bootstrap.ensure_watches(temporal_client, ["eu-west-1"], 2)
+    new = {f"root-keys/eu-west-1/{shard}-of-2": False for shard in range(2)}
+    await wait_until_async(lambda: is_monitored(former | new))
+    await bootstrap.end_former_watches(temporal_client, ["eu-west-1"], 2)
+    assert await monitored(temporal_client) == former | new | {"root-keys/eu-west-1": True}
+
+
+async def test_monitoring_stays_while_a_worker_does_not_state_its_number_of_shards(temporal_client):
+    async def is_listed() -> bool:
+        return await monitored(temporal_client) == {"root-keys/eu-west-1": False}
+
+    await bootstrap.ensure_watches(temporal_client, ["eu-west-1"], 1)
+    await wait_until_async(is_listed)
+    async with Worker(
+        temporal_client,
+        task_queue=tenant_queue("eu-west-1"),
+        workflows=[MonitorRootKeys],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+    ):
+        handle = temporal_client.get_workflow_handle("root-keys/eu-west-1")
+        await wait_until_async(lambda: is_begun(handle))
+        await bootstrap.end_former_watches(temporal_client, ["eu-west-1"], 2)
+        assert await is_listed()
+
+
+async def is_begun(handle: WorkflowHandle) -> bool:
+    """Return whether a worker has polled the workflow's first task."""
+    events = (await handle.fetch_history()).events
+    return any(event.HasField("workflow_task_completed_event_attributes") for event in events)
 
 
 async def test_root_key_of_each_region_is_created_once(parts, vault_admin):
