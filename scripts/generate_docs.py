@@ -140,7 +140,10 @@ def exported_metrics() -> Iterator[tuple[str, str, str, str]]:
     for name, spec in activities.runtime.metrics.COUNTERS.items():
         labels = ", ".join(f"`{label}`" for label in spec.series[0])
         yield f"{name}_total", "worker", "counter", f"{spec.meaning}{labels and f' ({labels})'}"
-    yield activities.runtime.metrics.READY_SECONDS, "worker", "histogram", activities.runtime.metrics.READY_MEANING
+    metrics = activities.runtime.metrics
+    yield metrics.READY_SECONDS, "worker", "histogram", metrics.READY_MEANING
+    delay = f"{metrics.ROOT_KEY_DELAY_MEANING} (`region`, `shard`)"
+    yield metrics.ROOT_KEY_DELAY, "worker", "gauge", delay
     yield READY, "worker", "gauge", READY_MEANING
     for name, meaning in crypto_service.server.metrics.COUNTERS.items():
         yield f"{name}_total", "crypto service", "counter", meaning

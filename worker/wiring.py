@@ -77,6 +77,7 @@ from vault.transit.key_destruction import TransitDestroyer
 from vault.transit.payload_keys import TransitPayloadKeys
 from vault.transit.root_keys import TransitRootKeys
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
+from worker.bootstrap import root_key_watches
 from worker.interceptors import CorrelationInterceptor, FailureInterceptor
 from worker.payload_codec import PayloadKeyCache, TenantCodec, TenantConverter
 from worker.probe_services import ProbeServiceConnections
@@ -182,7 +183,7 @@ def build(
     )
     fingerprints = TransitFingerprints(vault, tokens)
     keyring, root_keys = PayloadKeyCache(payload_keys), TransitRootKeys(vault)
-    senders, metrics = _senders(settings), Metrics(meter)
+    senders, metrics = _senders(settings), Metrics(meter, root_key_watches(settings.regions, settings.root_key_shards))
     keys = TenantKeyActivities(database, tenant_keys, fingerprints, payload_keys, keyring, clock, metrics)
     queries = PlatformQueries(database)
     certificates = TenantCaActivities(database, queries, authorities, clock)
@@ -209,7 +210,7 @@ def build(
     standing = TenantStatusActivities(database, outbox, grace, clock)
     approvals = ApprovalActivities(database, outbox, timedelta(hours=settings.approval_ttl_hours))
     pace = PollIntervals(settings.root_key_poll_seconds, settings.root_key_idle_poll_seconds, grace)
-    watch = RootKeyHealthActivities(database, queries, root_key_cache, pace, clock)
+    watch = RootKeyHealthActivities(database, queries, root_key_cache, pace, clock, metrics)
     isolation = IsolationGateActivities(
         database, RowSecuritySuite(database), VaultTenantIsolationSuite(vault, tokens, clock), clock, metrics
     )

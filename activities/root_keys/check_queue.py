@@ -98,6 +98,22 @@ class CheckQueue(Generic[C]):
                 heappush(self._ready[rank], (due, number, parked))
                 room -= 1
 
+    def delay(self, now: float) -> float:
+        """Return for how long the oldest due check has waited, in seconds; 0 if none is due.
+
+        Checks without room in a lane of `fixed` do not count: they wait for servers that do not answer.
+        """
+        oldest = now
+        for ready in self._ready:
+            while ready and ready[0][1] != ready[0][2].number:
+                heappop(ready)
+            if ready:
+                oldest = min(oldest, ready[0][0])
+        for name, lane in self._lanes.items():
+            if name not in self._fixed:
+                oldest = min((due for _, due, number, check in lane.parked if number == check.number), default=oldest)
+        return now - oldest
+
     def _room(self, name: str, now: float) -> int:
         lane = self._lanes[name]
         limit = self._fixed.get(name)

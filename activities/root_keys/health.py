@@ -29,6 +29,7 @@ from activities.keys import unwrap_service_key
 from activities.root_keys.check_queue import CheckQueue, QueuedCheck
 from activities.runtime.audit_trail import Clock
 from activities.runtime.concurrency import MAX_LISTED, ContextThreadPool, run_for_each_tenant
+from activities.runtime.metrics import Metrics
 from core.errors.keys import CustomerKeyError, RootKeyMismatch, RootKeyRefused, WrongContext
 from core.keys.root_keys import probe_context
 from core.messages.keys import WatchResult, WatchRootKeysInput
@@ -51,6 +52,8 @@ _PAGE = 2000
 _RELIST_SECONDS = 10.0
 """The interval of the pages, after all keys were listed once."""
 _REPEAT_SECONDS = 5.0
+_DELAY_SECONDS = 1.0
+"""The interval of the metric: it reads all checks that wait."""
 _THREADS, _WAITING_THREADS = 64, 16
 _SERVER_THREADS, _SLOW_SERVER_THREADS = 48, 8
 """Fewer than all: when one server becomes silent, the others are asked without a pause."""
@@ -160,6 +163,8 @@ class _Shard:
     generation: int = 1
     is_listed: bool = False
     """Whether all keys were listed once."""
+    delay_at: float = float("-inf")
+    """When to record the delay of the checks again."""
     run: int = 0
     round: threading.Lock = field(default_factory=threading.Lock)
 
@@ -172,6 +177,7 @@ class RootKeyHealthActivities:
         root_key_cache: RootKeyCache,
         pace: PollIntervals,
         clock: Clock,
+        metrics: Metrics,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
@@ -179,6 +185,7 @@ class RootKeyHealthActivities:
         self._root_keys = root_key_cache
         self._pace = pace
         self._clock = clock
+        self._metrics = metrics
         self._monotonic = monotonic
         self._shards: dict[WatchRootKeysInput, _Shard] = {}
         self._database_calls = threading.BoundedSemaphore(_DATABASE_CALLS)
@@ -201,6 +208,7 @@ class RootKeyHealthActivities:
                         # that reaches it must continue the monitoring.
                         activity.heartbeat(len(shard.turns))
                     self._begin(shard, mine)
+                    self._record_delay(watch, shard)
                     concerned = self._concerned(shard)
                 finally:
                     shard.round.release()
@@ -211,6 +219,8 @@ class RootKeyHealthActivities:
         finally:
             if mine == shard.run:
                 shard.run += 1  # another worker may continue: this one starts no more checks
+                shard.delay_at = float("-inf")
+                self._metrics.record_root_key_delay(watch, 0.0)
 
     @activity.defn(name="purge-unused-credentials")
     def forget_untaken_credentials(self) -> None:
@@ -341,6 +351,15 @@ class RootKeyHealthActivities:
                     return
                 shard.busy += 1
                 shard.threads.submit(self._run_checks, shard, run, turn)
+
+    def _record_delay(self, watch: WatchRootKeysInput, shard: _Shard) -> None:
+        now = self._monotonic()
+        if now < shard.delay_at:
+            return
+        shard.delay_at = now + _DELAY_SECONDS
+        with shard.lock:
+            delay = shard.checks.delay(now)
+        self._metrics.record_root_key_delay(watch, delay)
 
     def _run_checks(self, shard: _Shard, run: int, first: _Turn) -> None:
         turn: _Turn | None = first

@@ -15,11 +15,14 @@ from compliance.reconciliation.model import DiscrepancyKind
 from core.certificates import ALARMING, ExpiringItem, ExpiryStage
 from core.isolation import CheckResult, Outcome
 from core.keys.rotation import StallReason
+from core.messages.keys import WatchRootKeysInput
 from core.notifications import Channel
 from core.retention import DELETED
 
 READY_SECONDS = "openkcm_provisioning_seconds"
 READY_MEANING = "seconds from the accepted event to an active tenant"
+ROOT_KEY_DELAY = "openkcm_root_key_check_delay_seconds"
+ROOT_KEY_DELAY_MEANING = "seconds for which the oldest due root key check of a shard waits for a thread"
 _PROMISE_BROKEN = "openkcm_provisioning_slo_breaches"
 _BOUNDARY_CHECKS = "openkcm_isolation_checks"
 _EXAMINATIONS_TROUBLED = "openkcm_isolation_assessments_failed"
@@ -88,9 +91,12 @@ that ran the last one.
 class Metrics:
     """The metrics of the worker, on the meter of its process."""
 
-    def __init__(self, meter: MetricMeter) -> None:
-        """Create every metric and export each series of a counter with 0."""
+    def __init__(self, meter: MetricMeter, watches: Iterable[WatchRootKeysInput] = ()) -> None:
+        """Create every metric and export each series with 0: those of all counters, and the delay of each shard."""
         self._ready = meter.create_histogram_float(READY_SECONDS, READY_MEANING, "s")
+        self._root_key_delay = meter.create_gauge_float(ROOT_KEY_DELAY, ROOT_KEY_DELAY_MEANING, "s")
+        for watch in watches:
+            self.record_root_key_delay(watch, 0.0)
         self._counters = {name: meter.create_counter(name, spec.meaning) for name, spec in COUNTERS.items()}
         for name, spec in COUNTERS.items():
             for labels in spec.series:
@@ -99,6 +105,10 @@ class Metrics:
     def record_ready(self, seconds: float) -> None:
         """Record the time from the accepted event to the active tenant, in seconds."""
         self._ready.record(seconds)
+
+    def record_root_key_delay(self, watch: WatchRootKeysInput, seconds: float) -> None:
+        """Record for how long the oldest due check of a shard has waited; 0 when the shard ends in this worker."""
+        self._root_key_delay.set(seconds, {"region": watch.region, "shard": f"{watch.shard}-of-{watch.shards}"})
 
     def count_broken_promise(self) -> None:
         """Count an attempt to record a breach of the provisioning SLO."""

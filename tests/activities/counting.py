@@ -23,6 +23,9 @@ class Counted:
     def create_histogram_float(self, *_: str) -> None:
         return None
 
+    def create_gauge_float(self, *_: str) -> None:
+        return None
+
     def create_counter(self, name: str, *_: str) -> "_Counter":
         return _Counter(lambda labels: self._up.append((name, labels)))
 

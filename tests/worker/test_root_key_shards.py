@@ -254,6 +254,9 @@ async def test_shards_of_a_killed_worker_continue_in_another_one(
 
     await wait_until_async(lambda: run_in(set(started)))
     await wait_until_async(lambda: all("temporal_num_pollers{" in metrics(port) for port in ports))
+    for port in ports:
+        series = metrics(port).count("openkcm_root_key_check_delay_seconds{")
+        assert series == shards * len(process_settings.regions)
     before = [pid_of(identity) for identity in await workers_of(temporal_client, shards)]
     killed = before[0]
     (survivor,) = started.keys() - {killed}

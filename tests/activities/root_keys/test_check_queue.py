@@ -56,6 +56,32 @@ def test_canceled_check_is_not_taken() -> None:
     assert taken(queue, 0.1) == []
 
 
+def test_delay_is_the_age_of_the_oldest_due_check_that_waits() -> None:
+    queue = a_queue(limit=1)
+    assert queue.delay(9.0) == 0.0
+    scheduled(queue, 12.0)
+    assert queue.delay(9.0) == 0.0
+    scheduled(queue, 8.0, rank=1)
+    canceled, moved = scheduled(queue, 1.0), scheduled(queue, 2.0)
+    queue.cancel(canceled)
+    queue.schedule(moved, 12.0, 0, "a")
+    assert queue.delay(9.0) == 1.0, "the next check has not begun"
+    running, parked = scheduled(queue, 4.0, lane="b"), scheduled(queue, 5.0, lane="b")
+    taken(queue, 9.0)
+    assert (running.running_in, parked.running_in) == ("b", None)
+    assert queue.delay(9.0) == 4.0, "a check waits for room at its key server"
+    queue.cancel(parked)
+    assert queue.delay(9.0) == 0.0
+
+
+def test_delay_does_not_count_checks_at_servers_that_do_not_answer() -> None:
+    queue = a_queue()
+    for _ in range(3):
+        scheduled(queue, lane="fixed")
+    assert len(taken(queue, 9.0)) == 2
+    assert queue.delay(9.0) == 0.0
+
+
 def test_full_lane_does_not_delay_another_lane() -> None:
     queue = a_queue(limit=2)
     first, second, third = (scheduled(queue, number) for number in (0.0, 0.1, 0.2))

@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from temporalio.common import MetricMeter
 
 from activities.root_keys import health as watching
 from activities.root_keys.health import PollIntervals, RootKeyHealthActivities
+from activities.runtime.metrics import Metrics
 from core.errors.keys import (
     RootKeyDenied,
     RootKeyDisabled,
@@ -54,17 +56,30 @@ class CountedQueries(PlatformQueries):
         return changes
 
 
+class DelayMetrics(Metrics):
+    """The delays that were recorded, in seconds, the newest last."""
+
+    def __init__(self) -> None:
+        super().__init__(MetricMeter.noop)
+        self.delays: list[float] = []
+
+    def record_root_key_delay(self, watch: WatchRootKeysInput, seconds: float) -> None:
+        super().record_root_key_delay(watch, seconds)
+        self.delays.append(seconds)
+
+
 class Scene:
     def __init__(self, field: Field) -> None:
         self.field, self.worker = field, field.open("worker")
         self.holder, self.queries = SimulatedHolders(timeout=TIMEOUT), CountedQueries(self.worker)
         self.later = timedelta()
         self.heartbeats: list[int] = []
+        self.metrics = DelayMetrics()
         self.watch = self.with_pace(FAST)
 
     def with_pace(self, pace: PollIntervals) -> RootKeyHealthActivities:
         return RootKeyHealthActivities(
-            self.worker, self.queries, self.holder, pace, lambda: datetime.now(UTC) + self.later
+            self.worker, self.queries, self.holder, pace, lambda: datetime.now(UTC) + self.later, self.metrics
         )
 
     def uses(self, tenant_id: str) -> None:
@@ -283,6 +298,26 @@ def test_used_tenant_does_not_wait_behind_idle_ones(scene: Scene, monkeypatch: p
     # With equal priority it would be checked ten times.
     assert scene.holder.checks["acme"] > 14
     assert len(scene.holder.checks) > 10
+
+
+def test_delay_of_the_oldest_check_rises_while_a_shard_cannot_keep_up(scene: Scene, monkeypatch) -> None:
+    monkeypatch.setattr(watching, "_THREADS", 2)
+    monkeypatch.setattr(watching, "_DELAY_SECONDS", 0.1)
+    scene.watch = scene.with_pace(FAST)
+    delays = scene.metrics.delays
+    for number in range(16):
+        scene.holds(f"idle-{number}")
+    scene.run(lambda: len(scene.holder.checks) == 17)
+    scene.run(lambda: len(delays) > 5 and max(delays[-5:]) < 0.5)
+    # Two threads finish 4 checks per second: 17 keys need 4 seconds and are due 20 times per second.
+    scene.holder.pause = 0.5
+    scene.run(lambda: delays[-1] > 2.0)
+    assert delays[-1] == 0.0, "a shard that ends here has no delay in this worker"
+    assert max(delays) > 2.0
+    scene.holder.pause = 0.0
+    delays.clear()
+    scene.run(lambda: len(delays) > 5 and max(delays[-5:]) < 0.5)
+    assert max(delays[-6:]) < 0.5
 
 
 def test_checks_are_spread_over_the_interval_after_the_start(scene: Scene) -> None:

@@ -20,9 +20,11 @@ from typing import Any
 import psycopg
 import structlog
 from matplotlib.figure import Figure
+from temporalio.common import MetricMeter
 from temporalio.testing import ActivityEnvironment
 
 from activities.root_keys.health import PollIntervals, RootKeyHealthActivities
+from activities.runtime.metrics import Metrics
 from core.errors.keys import RootKeyDisabled
 from core.keys.root_keys import OpenBaoKeyRef
 from core.messages.keys import WatchRootKeysInput
@@ -168,6 +170,7 @@ def _measure(database: Field, postgres: int, size: int, amounts: Amounts) -> Mea
         holders,  # type: ignore[arg-type]  # a double of the cache
         PollIntervals(used=1.0, idle=30.0, grace=3600.0),
         lambda: datetime.now(UTC),
+        Metrics(MetricMeter.noop),
     )
     with _seen(database, used), _running(activities):
         began = time.monotonic()
