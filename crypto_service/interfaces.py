@@ -119,8 +119,8 @@ class KeyCache(Protocol):
     def revision(self, tenant_id: str) -> object:
         """Return an object that is another one after each change of the tenant.
 
-        A key is current if the object before it was requested is that at the moment of its use: whoever waits, for the
-        key or afterwards, may have missed a change.
+        A key is current if the object from before its request is still returned at its use: a caller that waits, for
+        the key or afterwards, may have missed a change.
         """
         ...
 
