@@ -20,11 +20,8 @@ class Counted:
     def __init__(self) -> None:
         self._up: list[tuple[str, dict[str, str]]] = []
 
-    def create_histogram_float(self, *_: str) -> None:
-        return None
-
-    def create_gauge_float(self, *_: str) -> None:
-        return None
+    create_histogram_float = MetricMeter.noop.create_histogram_float
+    create_gauge_float = MetricMeter.noop.create_gauge_float
 
     def create_counter(self, name: str, *_: str) -> "_Counter":
         return _Counter(lambda labels: self._up.append((name, labels)))
