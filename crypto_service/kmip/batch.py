@@ -32,6 +32,10 @@ class Batch:
     subject: str = ""
     bytes: int = field(default=0)
 
+    def charge(self, cost: int) -> None:
+        """Charge the tenant for work that is more than a small symmetric operation; raise TooManyRequests."""
+        self.parts.limits.charge(self.caller.tenant_id, cost)
+
     def object_id(self, payload: Item) -> str:
         """Return the object id of a payload, or the placeholder if it has none; raise ObjectNotFound."""
         named = read_text(payload, Tag.UNIQUE_IDENTIFIER)

@@ -7,6 +7,7 @@
    response sent: when the entries cannot be written, no released key and no found object leaves the service.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -102,6 +103,8 @@ class Dispatcher:
         outcomes: list[_Outcome] = []
         try:
             for item in items:
+                if outcomes:
+                    await asyncio.sleep(0)  # a long batch must not hold the event loop
                 outcomes.append(await _process(batch, item, correlation, address, self._timer))
                 if outcomes[-1].failed and not header.continues:
                     break

@@ -1,4 +1,7 @@
-"""Limits of one tenant in one process: a rate of requests, and a number of concurrent requests.
+"""Limits of one tenant in one process: a rate of work, and a number of concurrent requests.
+
+The unit of work is that of a small symmetric operation, about 50 µs. A request costs one unit for each item, and an
+operation that takes longer is charged by its work before it begins.
 
 Each tenant has a dedicated bucket and counter, so a tenant at its limit is rejected immediately and delays no other
 tenant. The limits apply per process: with n processes a tenant may reach n times as much.
@@ -22,7 +25,7 @@ class TenantLimits:
     """The limits of all tenants that passed the certificate check; a few hundred bytes for each, never removed."""
 
     def __init__(self, rate: int, places: int, now: Callable[[], float] = time.monotonic) -> None:
-        """`rate` is in requests per second, with bursts of one second; `places` is the number of parallel requests."""
+        """`rate` is in units per second, with bursts of one second; `places` is the number of parallel requests."""
         self._rate, self._places, self._now = float(rate), places, now
         self._shares: dict[str, _Share] = {}
         self.refused = 0
@@ -32,17 +35,31 @@ class TenantLimits:
 
         A cost above the burst waits for a full bucket and leaves a negative balance; otherwise it could never be paid.
         """
-        now = self._now()
         share = self._shares.get(tenant_id)
         if share is None:
-            share = self._shares[tenant_id] = _Share(self._rate, now)
-        tokens = share.tokens = min(self._rate, share.tokens + (now - share.filled_at) * self._rate)
-        share.filled_at = now
-        if share.taken_places >= self._places or (tokens < cost and tokens < self._rate):
+            share = self._shares[tenant_id] = _Share(self._rate, self._now())
+        if share.taken_places >= self._places:
             self.refused += 1
             raise TooManyRequests
-        share.tokens = tokens - cost
+        self._take(share, cost, self._rate)
         share.taken_places += 1
+
+    def charge(self, tenant_id: str, cost: int) -> None:
+        """Take `cost` for the work of a request that has entered; raise TooManyRequests.
+
+        A cost above half of the burst waits for a half-full bucket: what the request itself has paid is missing.
+        """
+        self._take(self._shares[tenant_id], cost, self._rate / 2)
+
+    def _take(self, share: _Share, cost: int, enough: float) -> None:
+        """Take `cost` if the bucket has that much, or `enough` for any cost; raise TooManyRequests."""
+        now = self._now()
+        share.tokens = min(self._rate, share.tokens + (now - share.filled_at) * self._rate)
+        share.filled_at = now
+        if share.tokens < min(cost, enough):
+            self.refused += 1
+            raise TooManyRequests
+        share.tokens -= cost
 
     def leave(self, tenant_id: str) -> None:
         """Release the concurrent request; MUST follow each `enter` that did not raise."""

@@ -83,6 +83,18 @@ class Scheme:
         raise invalid("the padding method of an RSA signature must be PKCS1v1.5 or PSS")
 
 
+VERIFICATION_COST = 8
+"""The cost of a verification for `Limits.charge`: at most 0.4 ms, with a key of the largest size and exponent."""
+_MOST_RSA_BITS = 8192
+_LARGEST_EXPONENT = 2**32
+"""An exponent near the modulus makes a verification 300 times as slow."""
+
+
+def signature_cost(private_der: bytes) -> int:
+    """Return the cost of a signature for `Limits.charge`; that of RSA grows with the third power of the key's size."""
+    return max(4, (len(private_der) // 500) ** 3)
+
+
 def sign(private_der: bytes, scheme: Scheme, data: bytes) -> bytes:
     """Return the signature; for ECDSA in DER."""
     try:
@@ -90,6 +102,7 @@ def sign(private_der: bytes, scheme: Scheme, data: bytes) -> bytes:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise invalid("the private key has an unsupported format") from None
     if isinstance(key, rsa.RSAPrivateKey):
+        _require_size(key.key_size)
         return key.sign(data, scheme.of_rsa(), scheme.hash)
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return key.sign(data, ec.ECDSA(scheme.hash))
@@ -104,6 +117,9 @@ def is_valid_signature(public_der: bytes, scheme: Scheme, data: bytes, signature
         raise invalid("the public key has an unsupported format") from None
     try:
         if isinstance(key, rsa.RSAPublicKey):
+            _require_size(key.key_size)
+            if key.public_numbers().e > _LARGEST_EXPONENT:
+                raise invalid("the public exponent of an RSA key must not exceed 2^32")
             key.verify(signature, data, scheme.of_rsa(), scheme.hash)
         elif isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(signature, data, ec.ECDSA(scheme.hash))
@@ -114,7 +130,13 @@ def is_valid_signature(public_der: bytes, scheme: Scheme, data: bytes, signature
     return True
 
 
+def _require_size(bits: int) -> None:
+    if bits > _MOST_RSA_BITS:
+        raise invalid(f"an RSA key must not have more than {_MOST_RSA_BITS} bits")
+
+
 _MOST_ITERATIONS = 10_000_000
+_ITERATIONS_FOR_A_UNIT = 100
 _LEAST_ITERATIONS = 1_000
 """The minimum of SP 800-132."""
 _HASHING = HashingAlgorithm
@@ -130,15 +152,30 @@ class Method(IntEnum):
     NIST_800_108_C = 5
 
 
+def derivation_cost(method: int, parameters: Item, length: int) -> int:
+    """Return the cost of a derivation for `Limits.charge`; raise KmipRefused."""
+    if method != Method.PBKDF2:
+        return 1
+    return 1 + _iterations(parameters, length) // _ITERATIONS_FOR_A_UNIT
+
+
+def _iterations(parameters: Item, length: int) -> int:
+    """Return the iterations of PBKDF2 over all blocks of the result."""
+    rounds = required(read_number(parameters, Tag.ITERATION_COUNT), Tag.ITERATION_COUNT)
+    total = rounds * -(-length // hashlib.new(_NAMES[_hashing(parameters)]).digest_size)
+    if rounds < _LEAST_ITERATIONS or total > _MOST_ITERATIONS:
+        raise invalid("the iteration count must be between 1000 and 10 million, over all blocks of the derived key")
+    return total
+
+
 def derive_key_bytes(method: int, base: bytes, parameters: Item, length: int) -> bytes:
     """Return `length` derived bytes; many iterations take seconds, so it MUST run in a thread."""
     hashing = _hashing(parameters)
     data = read_octets(parameters, Tag.DERIVATION_DATA)
     if method == Method.PBKDF2:
         salt = required(read_octets(parameters, Tag.SALT), Tag.SALT)
+        _iterations(parameters, length)
         rounds = required(read_number(parameters, Tag.ITERATION_COUNT), Tag.ITERATION_COUNT)
-        if not _LEAST_ITERATIONS <= rounds <= _MOST_ITERATIONS:
-            raise invalid("the iteration count must be between 1000 and 10 million")
         return hashlib.pbkdf2_hmac(_NAMES[hashing], base, salt, rounds, length)
     if method == Method.NIST_800_108_C:
         context = required(data, Tag.DERIVATION_DATA)
@@ -187,6 +224,13 @@ class KeyPair:
 
     private: Item
     public: Item
+
+
+def key_pair_cost(algorithm: int, bits: int | None) -> int:
+    """Return the cost of a key pair for `Limits.charge`; that of RSA grows with the fourth power of its size."""
+    if algorithm != CryptographicAlgorithm.RSA:
+        return 4
+    return 100 * (min(bits or 2048, max(_RSA_BITS)) // 1024) ** 4
 
 
 def new_key_pair(algorithm: int, bits: int | None) -> KeyPair:

@@ -30,7 +30,7 @@ from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import key_material as material
 from crypto_service.kmip.objects import x509_attributes
-from crypto_service.kmip.objects.algorithms import derive_key_bytes, new_key_pair
+from crypto_service.kmip.objects.algorithms import derivation_cost, derive_key_bytes, key_pair_cost, new_key_pair
 from crypto_service.kmip.objects.attributes import Attributes
 from crypto_service.kmip.objects.key_material import key_facts
 from crypto_service.kmip.objects.managed_object import require_usable
@@ -149,6 +149,7 @@ async def create_key_pair(batch: Batch, payload: Item) -> Payload:
     algorithm, bits = named.integer(private, named.ALGORITHM), named.integer(private, named.LENGTH)
     if algorithm is None:
         raise missing(Tag.CRYPTOGRAPHIC_ALGORITHM)
+    batch.charge(key_pair_cost(algorithm, bits))
     pair = await batch.parts.blocking.run(batch.caller.tenant_id, lambda: new_key_pair(algorithm, bits))
     private_id, public_id = new_object_id(), new_object_id()
     drafts = (
@@ -196,6 +197,7 @@ async def derive_key(batch: Batch, payload: Item) -> Payload:
     given = await given_attributes(batch, payload, Tag.TEMPLATE_ATTRIBUTE)
     bits, size = _size(kind, given)
     key = material.key_bytes(await batch.objects.open(batch.caller, base))
+    batch.charge(derivation_cost(method, parameters, size))
     made = await batch.parts.blocking.run(
         batch.caller.tenant_id, lambda: derive_key_bytes(method, key, parameters, size)
     )

@@ -38,7 +38,13 @@ from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import key_material as material
-from crypto_service.kmip.objects.algorithms import Scheme, is_valid_signature, sign
+from crypto_service.kmip.objects.algorithms import (
+    VERIFICATION_COST,
+    Scheme,
+    is_valid_signature,
+    sign,
+    signature_cost,
+)
 from crypto_service.kmip.objects.managed_object import ManagedObject, require_usable
 from crypto_service.kmip.operations.usage_limits import consume_usage
 
@@ -211,6 +217,7 @@ async def make_signature(batch: Batch, payload: Item) -> Payload:
         raise invalid("signing requires a private key")
     key = material.key_bytes(await batch.objects.open(batch.caller, managed))
     await consume_usage(batch, managed, len(data))
+    batch.charge(signature_cost(key))
     # RSA takes a millisecond or more, which would block the event loop.
     made = await batch.parts.blocking.run(batch.caller.tenant_id, lambda: sign(key, scheme, data))
     return (batch.about(managed.row.object_id), octets(Tag.SIGNATURE_DATA, made))
@@ -224,7 +231,10 @@ async def verify_signature(batch: Batch, payload: Item) -> Payload:
         raise invalid("signature verification requires a public key")
     signature = required(read_octets(payload, Tag.SIGNATURE_DATA), Tag.SIGNATURE_DATA)
     key = material.key_bytes(await batch.objects.open(batch.caller, managed))
-    valid = is_valid_signature(key, scheme, data, signature)
+    batch.charge(VERIFICATION_COST)
+    valid = await batch.parts.blocking.run(
+        batch.caller.tenant_id, lambda: is_valid_signature(key, scheme, data, signature)
+    )
     validity = ValidityIndicator.VALID if valid else ValidityIndicator.INVALID
     return (batch.about(managed.row.object_id), choice(Tag.VALIDITY_INDICATOR, validity))
 

@@ -52,3 +52,21 @@ def test_batch_costs_its_items_and_one_above_the_burst_leaves_a_negative_balance
     assert take(limits, "acme", 2, cost=300) == 1
     clock.now += 2.5
     assert take(limits, "acme", 100) == 50
+
+
+def test_work_is_charged_beyond_the_request_and_may_leave_a_negative_balance():
+    clock = Clock(100.0)
+    limits = TenantLimits(100, 10, clock)
+    limits.enter("acme")
+    limits.charge("acme", 40)
+    limits.charge("acme", 900)
+    with pytest.raises(TooManyRequests):
+        limits.charge("acme", 1)
+    clock.now += 8.4
+    with pytest.raises(TooManyRequests):
+        limits.charge("acme", 1)
+    clock.now += 0.5
+    with pytest.raises(TooManyRequests):
+        limits.charge("acme", 900)
+    limits.charge("acme", 20)
+    assert limits.refused == 3

@@ -1,0 +1,158 @@
+"""Expensive operations: their price, their bounds, and the event loop between the items of a batch."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from core.errors.requests import TooManyRequests
+from crypto_service.kmip.codec.enums import (
+    DigitalSignatureAlgorithm,
+    HashingAlgorithm,
+    ObjectType,
+    Operation,
+    QueryFunction,
+    ResultReason,
+    ValidityIndicator,
+)
+from crypto_service.kmip.codec.fields import choice, number, octets, structure, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.objects.algorithms import Method
+from crypto_service.server.limits import TenantLimits
+from tests.crypto_service.kmip.messages import batch_item
+from tests.crypto_service.kmip.scene import VALUE, Client, Scene, attribute
+
+RSA = rsa.generate_private_key(65537, 2048)
+DATA = b"the data"
+SHA256_WITH_RSA = structure(
+    Tag.CRYPTOGRAPHIC_PARAMETERS,
+    choice(Tag.DIGITAL_SIGNATURE_ALGORITHM, DigitalSignatureAlgorithm.SHA256_WITH_RSA_ENCRYPTION),
+)
+
+
+@pytest.fixture
+def charged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The costs that the tenant is charged."""
+    costs: list[int] = []
+    monkeypatch.setattr(TenantLimits, "charge", lambda _limits, _tenant, cost: costs.append(cost))
+    return costs
+
+
+async def registered(client: Client, public: rsa.RSAPublicKey) -> str:
+    der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    template = structure(
+        Tag.TEMPLATE_ATTRIBUTE,
+        attribute("Cryptographic Usage Mask", number(VALUE, 2)),  # verify
+    )
+    block = structure(
+        Tag.KEY_BLOCK,
+        choice(Tag.KEY_FORMAT_TYPE, 5),  # X.509
+        structure(Tag.KEY_VALUE, octets(Tag.KEY_MATERIAL, der)),
+        choice(Tag.CRYPTOGRAPHIC_ALGORITHM, 4),  # RSA
+        number(Tag.CRYPTOGRAPHIC_LENGTH, public.key_size),
+    )
+    made = await client.ask(
+        Operation.REGISTER,
+        choice(Tag.OBJECT_TYPE, ObjectType.PUBLIC_KEY),
+        template,
+        structure(Tag.PUBLIC_KEY, block),
+    )
+    await client.about(Operation.ACTIVATE, made.object_id)
+    return made.object_id
+
+
+def derivation(key: str, rounds: int, bits: int = 256, method: Method = Method.PBKDF2) -> tuple[int, ...]:
+    parameters = structure(
+        Tag.DERIVATION_PARAMETERS,
+        structure(Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.HASHING_ALGORITHM, HashingAlgorithm.SHA_256)),
+        octets(Tag.SALT, b"salt"),
+        octets(Tag.DERIVATION_DATA, b"data"),
+        number(Tag.ITERATION_COUNT, rounds),
+    )
+    template = structure(Tag.TEMPLATE_ATTRIBUTE, attribute("Cryptographic Length", number(VALUE, bits)))
+    return (
+        Operation.DERIVE_KEY,
+        choice(Tag.OBJECT_TYPE, ObjectType.SECRET_DATA),
+        text(Tag.UNIQUE_IDENTIFIER, key),
+        choice(Tag.DERIVATION_METHOD, method),
+        parameters,
+        template,
+    )
+
+
+async def test_verification_with_an_exponent_near_the_modulus_is_rejected(scene: Scene):
+    """The attack: a public key with which each verification takes 300 times as long."""
+    client, numbers = scene.client(), RSA.public_key().public_numbers()
+    hostile = await registered(client, rsa.RSAPublicNumbers(numbers.n - 2, numbers.n).public_key())
+    usual = await registered(client, RSA.public_key())
+    signature = octets(Tag.SIGNATURE_DATA, RSA.sign(DATA, padding.PKCS1v15(), hashes.SHA256()))
+    request = SHA256_WITH_RSA, octets(Tag.DATA, DATA), signature
+    refused = await client.about(Operation.SIGNATURE_VERIFY, hostile, *request)
+    assert (refused.reason, "exponent" in refused.message) == (ResultReason.INVALID_FIELD, True)
+    verified = await client.about(Operation.SIGNATURE_VERIFY, usual, *request)
+    assert verified.value(Tag.VALIDITY_INDICATOR) == ValidityIndicator.VALID
+
+
+async def test_derivation_is_charged_by_its_iterations_and_bounded_over_all_blocks(scene: Scene, charged: list[int]):
+    client = scene.client()
+    key = await client.activated(mask=0x200)
+    for request in (
+        derivation(key, 20_000),
+        derivation(key, 20_000, bits=1024),
+        derivation(key, 1, method=Method.HMAC),
+    ):
+        assert (await client.ask(*request)).reason is None
+    assert charged == [201, 801, 1]
+    for rounds, bits in ((10_000_001, 256), (2_500_001, 1024), (999, 256)):
+        refused = await client.ask(*derivation(key, rounds, bits))
+        assert (refused.reason, "iteration count" in refused.message) == (ResultReason.INVALID_FIELD, True)
+    assert len(charged) == 3
+
+
+async def test_key_pairs_and_signatures_are_charged_by_their_size(scene: Scene, charged: list[int]):
+    client = scene.client()
+    for bits in (1024, 2048):
+        template = structure(
+            Tag.COMMON_TEMPLATE_ATTRIBUTE,
+            attribute("Cryptographic Algorithm", choice(VALUE, 4)),
+            attribute("Cryptographic Length", number(VALUE, bits)),
+            attribute("Cryptographic Usage Mask", number(VALUE, 3)),
+        )
+        made = await client.ask(Operation.CREATE_KEY_PAIR, template)
+        private = made.value(Tag.PRIVATE_KEY_UNIQUE_IDENTIFIER)
+        await client.about(Operation.ACTIVATE, private)
+        signed = await client.about(Operation.SIGN, private, SHA256_WITH_RSA, octets(Tag.DATA, DATA))
+        assert signed.reason is None
+    assert charged == [100, 4, 1600, 8]
+
+
+async def test_refused_charge_refuses_the_item(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    def refuse(_limits: TenantLimits, _tenant: str, _cost: int) -> None:
+        raise TooManyRequests
+
+    client = scene.client()
+    key = await client.activated(mask=0x200)
+    monkeypatch.setattr(TenantLimits, "charge", refuse)
+    answer = await client.ask(*derivation(key, 1000))
+    assert (answer.reason, answer.message) == (ResultReason.GENERAL_FAILURE, TooManyRequests().message)
+
+
+async def test_other_requests_get_a_turn_between_the_items_of_a_batch(scene: Scene):
+    client, turns = scene.client(), 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    query: Item = batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, QueryFunction.QUERY_OPERATIONS))
+    await asyncio.sleep(0)
+    before = turns
+    await client.batch(*[query] * 64)
+    beside.cancel()
+    assert turns - before >= 63
