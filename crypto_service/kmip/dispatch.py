@@ -45,6 +45,8 @@ MAX_ITEMS = 128
 """The maximum of items in a batch; real clients send up to a dozen."""
 _MAX_SUBJECT = 512
 _HEADERS = 256
+_SMALL = 256
+"""Bytes of a header that may be cached."""
 """Headers cached, both read and written: for as many kinds of client, or for some seconds."""
 _NO_PAYLOAD = structure(Tag.REQUEST_PAYLOAD)
 _SUCCESS = choice(Tag.RESULT_STATUS, ResultStatus.SUCCESS)
@@ -171,15 +173,27 @@ def _read(request: Item) -> tuple[_Header, Sequence[Item]]:
     if request.tag != Tag.REQUEST_MESSAGE:
         raise malformed("the message is not a request message")
     item = required(read_structure(request, Tag.REQUEST_HEADER), Tag.REQUEST_HEADER)
-    # A header with credentials is not cached, although credentials are ignored here.
-    read = _read_header if item.first(Tag.AUTHENTICATION) is None else _read_header.__wrapped__
-    header = read(item)
+    # Not cached: a header with credentials, although credentials are ignored here, and one that takes much memory.
+    cached = _is_small(item) and item.first(Tag.AUTHENTICATION) is None
+    header = (_read_header if cached else _read_header.__wrapped__)(item)
     items = [item for item in request.all(Tag.BATCH_ITEM) if item.children()]
     if header.size != len(items) or not items:
         raise malformed("the batch count does not match the number of batch items")
     if header.size > MAX_ITEMS:
         raise malformed("the batch has too many items")
     return header, items
+
+
+def _is_small(item: Item) -> bool:
+    """Return whether an item has few and short values: the caches count entries, and all tenants share them."""
+    return sum(map(_weight, item.children())) <= _SMALL
+
+
+def _weight(item: Item) -> int:
+    if isinstance(item.value, str | bytes):
+        return len(item.value) + 8
+    children = item.children()
+    return 8 if len(children) <= 2 and all(isinstance(one.value, int) for one in children) else _SMALL + 1
 
 
 @lru_cache(maxsize=_HEADERS)
@@ -227,7 +241,11 @@ def _failure(kept: Payload, error: Exception) -> Item:
 
 
 def _message(version: int, now: int, client_correlation: str | None, answers: Sequence[Item]) -> Item:
-    return structure(Tag.RESPONSE_MESSAGE, _response_header(version, now, client_correlation, len(answers)), *answers)
+    cached = client_correlation is None or len(client_correlation) <= _SMALL
+    header = (_response_header if cached else _response_header.__wrapped__)(
+        version, now, client_correlation, len(answers)
+    )
+    return structure(Tag.RESPONSE_MESSAGE, header, *answers)
 
 
 @lru_cache(maxsize=_HEADERS)

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from core.errors.keys import KeyVersionRetired
 from core.errors.platform import Superseded
@@ -24,6 +24,7 @@ from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import managed_object as managed_objects
 from crypto_service.kmip.objects import states
 from crypto_service.kmip.objects.attributes import Attributes
+from crypto_service.kmip.objects.cache import ObjectCache
 from crypto_service.kmip.objects.managed_object import ManagedObject
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
@@ -31,7 +32,6 @@ from database.postgres.change_feed import object_hash, tenant_hash
 from database.services.managed_objects import ObjectRow
 
 _ATTEMPTS = 20
-_CACHED_PER_TENANT = 4096
 Result = TypeVar("Result")
 Edit = Callable[[ManagedObject], ManagedObject]
 Plan = Callable[[ManagedObject, str], tuple[ManagedObject, Attributes]]
@@ -51,11 +51,6 @@ class NewObject:
     object_id: str = field(default_factory=new_object_id)
 
 
-class _CacheEntry(NamedTuple):
-    managed: ManagedObject
-    until: float
-
-
 class _Conflict(Exception):
     """The object was changed since it was read; the exception rolls the transaction back."""
 
@@ -72,8 +67,7 @@ class ObjectStore:
         self.clock = clock
         self._database = database
         self._parts = parts
-        self._seconds = cache_seconds
-        self._cache: dict[str, dict[tuple[str, str], _CacheEntry]] = {}
+        self._cache = ObjectCache(cache_seconds)
         self._tenants: dict[str, str] = {}
         self._changes: dict[str, int] = {}
         self._all_changes = 0
@@ -82,9 +76,9 @@ class ObjectStore:
 
     async def get(self, caller: ClientIdentity, object_id: str) -> ManagedObject:
         """Return an object of the caller; raise ObjectNotFound, DatabaseUnavailable."""
-        cached = self._cache.get(caller.tenant_id, {}).get((caller.service, object_id))
-        if cached is not None and cached.until > time.monotonic():
-            return _require_own(caller, cached.managed)
+        cached = self._cache.get(caller.tenant_id, caller.service, object_id)
+        if cached is not None:
+            return _require_own(caller, cached)
         return await self._read(caller, object_id)
 
     async def open(self, caller: ClientIdentity, managed: ManagedObject) -> Item:
@@ -272,20 +266,17 @@ class ObjectStore:
         # that has not read the change yet.
         if managed.state_at(self.clock()) == State.PRE_ACTIVE:
             return
-        of_tenant = self._cache.setdefault(caller.tenant_id, {})
-        if len(of_tenant) >= _CACHED_PER_TENANT:
-            del of_tenant[next(iter(of_tenant))]
-        of_tenant[caller.service, managed.row.object_id] = _CacheEntry(managed, time.monotonic() + self._seconds)
+        self._cache.store(caller.tenant_id, managed)
 
     def _forget(self, tenant: str | None) -> None:
         if tenant is None:
             self._all_changes += 1
-            self._cache.clear()
+            self._cache.forget(None)
             return
         tenant_id = self._tenants.get(tenant)
         if tenant_id is not None:
             self._changes[tenant_id] = self._changes.get(tenant_id, 0) + 1
-            self._cache.pop(tenant_id, None)
+            self._cache.forget(tenant_id)
 
 
 def _require_own(caller: ClientIdentity, managed: ManagedObject) -> ManagedObject:

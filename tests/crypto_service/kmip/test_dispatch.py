@@ -2,6 +2,7 @@ import pytest
 
 from core.services import CryptoOperation
 from core.tenants.lifecycle import State
+from crypto_service.kmip import dispatch
 from crypto_service.kmip.codec.enums import BatchErrorContinuationOption, Operation, ResultReason
 from crypto_service.kmip.codec.enums import State as KeyState
 from crypto_service.kmip.codec.fields import choice, flag, number, octets, structure, text
@@ -23,6 +24,22 @@ async def test_response_has_version_and_time_of_the_request(scene: Scene):
     assert header_of(response).first(Tag.PROTOCOL_VERSION) == version(1)
     assert header_of(response).first(Tag.TIME_STAMP).value == scene.clock.now
     assert header_of(response).first(Tag.BATCH_COUNT).value == 1
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+async def test_large_headers_fill_no_cache(scene: Scene, size: int):
+    """The attack: headers of a megabyte, each different, in caches that all tenants share."""
+    client, query = scene.client(), batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, 1))
+    caches = dispatch._read_header, dispatch._response_header
+    before = [cache.cache_info().misses for cache in caches]
+    for more in (text(Tag.CLIENT_CORRELATION_VALUE, "x" * size), octets(Tag.VENDOR_EXTENSION, b"x" * size)):
+        response = await client.send(message(query, header=(more,)))
+        assert Answered(response.first(Tag.BATCH_ITEM)).reason is None
+    correlated = message(query, header=(text(Tag.CLIENT_CORRELATION_VALUE, "x" * size),))
+    assert header_of(await client.send(correlated)).first(Tag.CLIENT_CORRELATION_VALUE).value == "x" * size
+    requests, responses = (cache.cache_info().misses - one for cache, one in zip(caches, before, strict=True))
+    # The header of the response without a correlation value is small in both cases.
+    assert (requests, responses > 1) == ((2, responses > 1) if size == 10 else (0, False))
 
 
 @pytest.mark.parametrize("bad", [version(5), version(0, major=2), version(-1)])
