@@ -19,7 +19,7 @@ from activities.approvals import ApprovalActivities
 from activities.notifications import NotificationOutbox
 from activities.root_keys.change import RootKeyActivities
 from activities.runtime.concurrency import Pace
-from activities.tenants import PolicyActivities, TenantStatusActivities
+from activities.tenants import PolicyActivities, StoredTenantActivities, TenantStatusActivities
 from core import names as ids
 from core.errors.compliance import IsolationBreached
 from core.errors.tenants import ApprovalRequired, VoteRejected
@@ -101,6 +101,7 @@ class Installation:
             PolicyActivities(worker).change_policy,
             status.change_standing,
             status.follow_root_key,
+            StoredTenantActivities(worker).read_tenant_state,
             root_keys.admit_root_key,
             root_keys.preflight_root_key,
             root_keys.wrap_service_keys,
