@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import signal
 import socket
 import statistics
 import threading
@@ -29,6 +28,7 @@ from tests.benchmarks.harness.stack import Stack
 from tests.benchmarks.report import Check, Result, percentile, spread
 from tests.concurrency import wait_until_async
 from tests.kms.estate import make_service_keys
+from tests.pausing import paused
 from worker import wiring
 from workflows.client.connection import connect_client
 from workflows.client.workflow_client import WorkflowClient
@@ -226,11 +226,8 @@ def _stopped_backend(postgres: int) -> Iterator[None]:
         if idle:
             break
         time.sleep(0.01)
-    os.kill(idle[0], signal.SIGSTOP)
-    try:
+    with paused(idle[0]):
         yield
-    finally:
-        os.kill(idle[0], signal.SIGCONT)
 
 
 def _is_idle(pid: int) -> bool:

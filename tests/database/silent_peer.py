@@ -1,7 +1,5 @@
-"""Peers that do not respond: a stopped backend, and a network that drops all data."""
+"""The backends of a role, which a test can pause, and a network that drops all data."""
 
-import os
-import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,18 +7,6 @@ from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 from tests.database.fixtures import Field
-
-
-@contextmanager
-def stopped(*pids: int) -> Iterator[None]:
-    """Stop backends; their machine still acknowledges every packet."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def backends(field: Field, role: str) -> list[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from devstack.servers import process
 from tests.concurrency import wait_until
 from tests.e2e.stack import Stack
+from tests.pausing import pause, paused, resume
 
 
 def children_of(pid: int) -> list[int]:
@@ -24,13 +25,13 @@ def down(stack: Stack, component: str) -> Iterator[None]:
     supervisor = _parent_of(victim.pid)
     # Sessions of PostgreSQL survive a killed postmaster for some time; SIGQUIT ends them immediately.
     how = signal.SIGQUIT if component == "postgres" else signal.SIGKILL
-    os.kill(supervisor, signal.SIGSTOP)
+    pause(supervisor)
     try:
         os.kill(victim.pid, how)
         assert process.wait_until_gone([victim], 10)
         yield
     finally:
-        os.kill(supervisor, signal.SIGCONT)
+        resume(supervisor)
         wait_until(lambda: _is_ready(stack, component, victim.pid), lambda: f"{component} did not restart")
         # A process clears its caches when it reads changes again, up to a second after the restart of the database.
         wait_until(lambda: all_read_changes(stack), lambda: "the crypto service does not read changes")
@@ -39,12 +40,8 @@ def down(stack: Stack, component: str) -> Iterator[None]:
 @contextmanager
 def hanging(stack: Stack, component: str) -> Iterator[None]:
     """Halt a component during the block: it accepts connections but does not respond."""
-    pid = stack.pids()[component]
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with paused(stack.pids()[component]):
         yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def _parent_of(pid: int) -> int:

@@ -7,7 +7,6 @@ with bao.disabled(), bao.allowing(()), bao.sealed(), bao.paused(), bao.down(): .
 """
 
 import json
-import signal
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import SecretStr
 
 from core.keys.root_keys import Credentials, OpenBaoKeyRef
 from tests.kms.undoing import undone
+from tests.pausing import pause, resume
 from tests.vault.server import Server, start
 from vault.auth.client import TokenSession
 
@@ -141,10 +141,10 @@ class CustomerOpenBao:
         return found
 
     def pause(self) -> None:
-        self.server.process.send_signal(signal.SIGSTOP)
+        pause(self.server.process.pid)
 
     def resume(self) -> None:
-        self.server.process.send_signal(signal.SIGCONT)
+        resume(self.server.process.pid)
 
     def kill(self) -> None:
         self.server.kill()

@@ -9,7 +9,6 @@ key.disable(); key.enable(); key.allow(); key.schedule_deletion(); key.cancel_de
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from botocore.config import Config
 from pydantic import SecretStr
 
 from core.keys.root_keys import AwsKmsKeyRef, Credentials
+from tests.pausing import pause, resume
 
 REGION = "eu-west-1"
 ROOT = "arn:aws:iam::000000000000:root"
@@ -133,10 +133,10 @@ class MiniStack:
 
     def pause(self) -> None:
         """Pause the server: it accepts connections and does not respond."""
-        self.process.send_signal(signal.SIGSTOP)
+        pause(self.process.pid)
 
     def resume(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
+        resume(self.process.pid)
 
     def kill(self) -> None:
         self.process.kill()

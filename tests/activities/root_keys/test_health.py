@@ -34,8 +34,9 @@ from tests.activities.recorded import Recorded
 from tests.concurrency import wait_until
 from tests.database.builders import a_place, a_provisioned_tenant, a_root_key_id, an_event
 from tests.database.fixtures import Field
-from tests.database.silent_peer import backends, stopped
+from tests.database.silent_peer import backends
 from tests.kms.simulated_holders import CIPHERTEXT, PLAINTEXT, SimulatedHolders
+from tests.pausing import paused
 
 REGION = "eu-west-1"
 DIGEST = hashlib.sha256(PLAINTEXT).digest()
@@ -397,7 +398,7 @@ def test_withdrawn_key_is_noticed_within_5_seconds_while_a_database_connection_h
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(scene.run)
         wait_until(lambda: scene.holder.checks["acme"] > 2)
-        with stopped(*backends(scene.field, "worker")):
+        with paused(*backends(scene.field, "worker")):
             time.sleep(1.5)  # by then a list uses the stopped backend
             scene.holder.fails["acme"] = RootKeyDisabled()
             assert running.result(timeout=5.0) == ("acme",)

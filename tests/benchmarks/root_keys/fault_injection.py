@@ -9,6 +9,7 @@ from pathlib import Path
 
 from devstack.servers import process
 from tests.benchmarks.harness.stack import Stack
+from tests.pausing import pause, resume
 
 _GONE_SECONDS = 10.0
 
@@ -19,7 +20,7 @@ def without(stack: Stack, components: Sequence[str]) -> Iterator[float]:
     pids = stack.pids()
     victims = {name: process.identify(pids[name]) for name in components}
     supervisor = _parent_of(pids[components[0]])
-    os.kill(supervisor, signal.SIGSTOP)
+    pause(supervisor)
     killed = time.monotonic()
     try:
         for name, victim in victims.items():
@@ -29,7 +30,7 @@ def without(stack: Stack, components: Sequence[str]) -> Iterator[float]:
         assert process.wait_until_gone([victim for victim in victims.values() if victim], _GONE_SECONDS)
         yield killed
     finally:
-        os.kill(supervisor, signal.SIGCONT)
+        resume(supervisor)
 
 
 def _parent_of(pid: int) -> int:

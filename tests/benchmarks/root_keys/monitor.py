@@ -28,6 +28,7 @@ from tests.benchmarks.harness.work_counters import FLUSH_SECONDS, pause_schedule
 from tests.benchmarks.report import Check, Result, percentile, spread
 from tests.benchmarks.root_keys.monitor_data import SERVICE, make_keys, write_rows
 from tests.kms.customer_openbao import CustomerOpenBao
+from tests.pausing import pause
 
 _LIMIT_SECONDS = 5.0
 _PATIENCE_SECONDS = 300.0
@@ -153,7 +154,7 @@ class _Scene:
         for tenant in used:
             marketplace.ready_seconds(tenant, _PATIENCE_SECONDS)
         keys = make_keys(self._stack.settings, self._bao, [*used, *idle])
-        os.kill(self._stack.pids()["worker"], signal.SIGSTOP)
+        pause(self._stack.pids()["worker"])
         write_rows(self._administrator, self._region, keys)
         took = time.monotonic() - began
         print(f"  {len(keys)} root keys after {took:.0f} s", flush=True)

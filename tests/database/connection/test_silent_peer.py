@@ -17,8 +17,9 @@ from database.postgres.deadline import CALL_SECONDS, STATEMENT_SECONDS
 from tests.concurrency import at_once, wait_until
 from tests.database.builders import a_provisioned_tenant
 from tests.database.fixtures import Field
-from tests.database.silent_peer import Relay, backends, stopped
+from tests.database.silent_peer import Relay, backends
 from tests.database.templates import filled_template
+from tests.pausing import paused
 
 template = filled_template(lambda field: a_provisioned_tenant(field.open("worker"), "acme"))
 
@@ -68,7 +69,7 @@ def test_call_to_a_stopped_backend_ends_within_its_deadline(field: Field) -> Non
     with (
         pytest.raises(DatabaseUnavailable),
         worker.raw_tx("acme", call_seconds=1.0) as connection,
-        stopped(connection.info.backend_pid),
+        paused(connection.info.backend_pid),
     ):
         connection.execute("select 1")
     assert time.monotonic() - began < ANSWER_SECONDS
@@ -78,7 +79,7 @@ def test_call_to_a_stopped_backend_ends_within_its_deadline(field: Field) -> Non
 
 def test_other_connections_work_while_one_backend_is_stopped(field: Field) -> None:
     worker = field.open("worker")
-    with worker.raw_tx("acme") as connection, stopped(connection.info.backend_pid):
+    with worker.raw_tx("acme") as connection, paused(connection.info.backend_pid):
         [answers] = at_once(lambda: [seconds_until_answer(worker) for _ in range(8)])
     assert max(answers) < ANSWER_SECONDS
 
@@ -95,7 +96,7 @@ def test_stopped_idle_backends_delay_the_next_transaction_only(field: Field) -> 
     worker = field.open("worker", min_size=4, max_size=4)
     at_once(*[lambda: reads(worker)] * 4)
     wait_until(lambda: len(backends(field, "worker")) == 4)
-    with stopped(*backends(field, "worker")):
+    with paused(*backends(field, "worker")):
         assert seconds_until_answer(worker) < ANSWER_SECONDS
         began = time.monotonic()
         for _ in range(8):
@@ -150,7 +151,7 @@ def test_feed_reports_a_loss_while_its_peer_is_silent(field: Field, relay: Relay
         lost.get(timeout=60)
         began = time.monotonic()
         if how == "stopped":
-            with stopped(*backends(field, "crypto")):
+            with paused(*backends(field, "crypto")):
                 assert lost.get(timeout=60) - began < ANSWER_SECONDS
         else:
             with relay.dropping():

@@ -26,6 +26,7 @@ from devstack.servers.process import Identity
 from devstack.stack import control
 from devstack.stack.status import State
 from tests.commands import command_line
+from tests.pausing import paused
 from tests.ports import free_ports
 
 pytestmark = pytest.mark.e2e
@@ -155,10 +156,9 @@ def test_two_ups_start_one_stack_that_survives_kills_and_down_leaves_no_process(
 
 def status_reports_a_killed_component_before_its_supervisor_does(stack: Stack, dashboard: int) -> None:
     supervisor = json.loads((stack.folder / ".openkcm/run/supervisor.pid").read_text(encoding="utf-8"))["pid"]
-    os.kill(supervisor, signal.SIGSTOP)
-    os.kill(dashboard, signal.SIGKILL)
-    (status, shown), (doctor, examined) = stack.run_together(("status",), ("doctor",))
-    os.kill(supervisor, signal.SIGCONT)
+    with paused(supervisor):
+        os.kill(dashboard, signal.SIGKILL)
+        (status, shown), (doctor, examined) = stack.run_together(("status",), ("doctor",))
 
     assert (status, doctor) == (1, 1)
     assert [one["name"] for one in shown["components"] if one["state"] != "ready"] == ["dashboard"]

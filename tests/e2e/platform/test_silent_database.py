@@ -15,13 +15,14 @@ from psycopg.conninfo import conninfo_to_dict
 from config.secrets import DATABASE_ADMIN, ensure_secret
 from devstack.servers.postgres import PostgresServer
 from tests.concurrency import wait_until
-from tests.database.silent_peer import Relay, stopped
+from tests.database.silent_peer import Relay
 from tests.e2e.clients import Program, start_program
 from tests.e2e.dashboard.harness.browser import Visitor, drawn, title
 from tests.e2e.dashboard.harness.sign_ons import sign_in
 from tests.e2e.outages import hanging
 from tests.e2e.stack import Stack
 from tests.e2e.tenants import ORGANIZATION, new_tenant
+from tests.pausing import paused
 from tests.ports import free_port
 
 HANG_SECONDS = 15
@@ -114,7 +115,7 @@ def test_every_process_answers_within_10_seconds_after_a_hung_database(
     victim = new_tenant(stack, "locked-after-hang")
     stack.wait_announced(victim)
     page = sign_in(visitor(), stack, victim)
-    with stopped(*sessions(stack)), hanging(stack, "postgres"):
+    with paused(*sessions(stack)), hanging(stack, "postgres"):
         wait_in_silence(page)
     answers = seconds_until_each_answers(stack, victim, program, page)
     record_property("seconds until each answers", answers)
