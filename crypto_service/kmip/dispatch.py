@@ -190,10 +190,10 @@ def _is_small(item: Item) -> bool:
 
 
 def _weight(item: Item) -> int:
-    if isinstance(item.value, str | bytes):
-        return len(item.value) + 8
-    children = item.children()
-    return 8 if len(children) <= 2 and all(isinstance(one.value, int) for one in children) else _SMALL + 1
+    """Return the bytes of an item, of a big integer too, which is an `int` of any size."""
+    if isinstance(item.value, tuple):
+        return _SMALL + 1 if len(item.value) > 2 else 8 + sum(map(_weight, item.value))
+    return 8 + (item.value.bit_length() // 8 if isinstance(item.value, int) else len(item.value))
 
 
 @lru_cache(maxsize=_HEADERS)

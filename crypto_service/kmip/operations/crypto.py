@@ -216,8 +216,9 @@ async def make_signature(batch: Batch, payload: Item) -> Payload:
     if managed.row.object_type != ObjectType.PRIVATE_KEY:
         raise invalid("signing requires a private key")
     key = material.key_bytes(await batch.objects.open(batch.caller, managed))
-    await consume_usage(batch, managed, len(data))
+    # Before the usage limit is reduced: a refused request uses nothing.
     batch.charge(signature_cost(key))
+    await consume_usage(batch, managed, len(data))
     # RSA takes a millisecond or more, which would block the event loop.
     made = await batch.parts.blocking.run(batch.caller.tenant_id, lambda: sign(key, scheme, data))
     return (batch.about(managed.row.object_id), octets(Tag.SIGNATURE_DATA, made))

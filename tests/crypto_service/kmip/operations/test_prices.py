@@ -140,6 +140,31 @@ async def test_refused_charge_refuses_the_item(scene: Scene, monkeypatch: pytest
     assert (answer.reason, answer.message) == (ResultReason.GENERAL_FAILURE, TooManyRequests().message)
 
 
+async def test_refused_signature_consumes_no_usage(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    def refuse(_limits: TenantLimits, _tenant: str, _cost: int) -> None:
+        raise TooManyRequests
+
+    async def consume(*_: object) -> None:
+        pytest.fail("the usage limit was reduced")
+
+    client = scene.client()
+    template = structure(
+        Tag.COMMON_TEMPLATE_ATTRIBUTE,
+        attribute("Cryptographic Algorithm", choice(VALUE, 6)),  # ECDSA
+        attribute("Cryptographic Usage Mask", number(VALUE, 1)),
+    )
+    private = (await client.ask(Operation.CREATE_KEY_PAIR, template)).value(Tag.PRIVATE_KEY_UNIQUE_IDENTIFIER)
+    await client.about(Operation.ACTIVATE, private)
+    monkeypatch.setattr(TenantLimits, "charge", refuse)
+    monkeypatch.setattr("crypto_service.kmip.operations.crypto.consume_usage", consume)
+    scheme = structure(
+        Tag.CRYPTOGRAPHIC_PARAMETERS,
+        choice(Tag.DIGITAL_SIGNATURE_ALGORITHM, DigitalSignatureAlgorithm.ECDSA_WITH_SHA256),
+    )
+    answer = await client.about(Operation.SIGN, private, scheme, octets(Tag.DATA, DATA))
+    assert answer.message == TooManyRequests().message
+
+
 async def test_other_requests_get_a_turn_between_the_items_of_a_batch(scene: Scene):
     client, turns = scene.client(), 0
 
