@@ -137,7 +137,7 @@ class Stack:
         """Return the services of a tenant by name, as listed by the command."""
         return {row["service_id"]: row for row in self.command("service", "list", tenant_id)["services"]}
 
-    def revision(self, tenant_id: str) -> str:
+    def state(self, tenant_id: str) -> str:
         """Return the state of a tenant, as shown by the command."""
         return str(self.command("tenant", "show", tenant_id)["state"])
 
