@@ -85,6 +85,14 @@ class AuditUnavailable(PlatformError):
     hint = "check the free space and the permissions of the crypto folder in state_dir"
 
 
+class AuditBacklogExceeded(AuditUnavailable):
+    """A tenant has no room left for records that wait for the database; other tenants have."""
+
+    code = "audit_backlog_exceeded"
+    message = "too many audit records of the tenant wait for the database, so the request is rejected"
+    hint = "retry later: records are delivered in the background; if it persists, check the database of the platform"
+
+
 class CertificateMissing(CallerError):
     code = "erasure_certificate_not_found"
     message = "no key of this tenant was destroyed, so it has no erasure certificate"

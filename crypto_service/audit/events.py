@@ -1,8 +1,9 @@
 """Conversion of write-ahead log records into the rows of the tenants; pure: the same records give the same event ids.
 
-Each release, change, rejection and unwrap of a service key becomes a separate audit event. The other uses in a batch
-become one event for each service, operation and second, with their number. Every record except an unwrap also counts
-in the usage of its minute, also a rejection of an unknown service: it was an attempt.
+Each release, change and unwrap of a service key becomes a separate audit event, and so do the first rejections of a
+second. The other uses and rejections in a batch become one event for each service, operation, rejection code and
+second, with their number. Every record except an unwrap also counts in the usage of its minute, also a rejection of an
+unknown service: it was an attempt.
 """
 
 from collections import defaultdict
@@ -14,11 +15,15 @@ from core.errors.requests import TooManyRequests
 from core.services import CHANGES, RELEASES, CryptoOperation
 from core.usage import BUCKETS, Latency, bucket
 from crypto_service.audit.wal import WalRecord
+from crypto_service.interfaces import AuditEntry
 from database.usage import UsesRow
 from openkcm.contract.audit_events import AuditEvent, AuditName
 
 _COUNTED_REFUSALS = frozenset({TooManyRequests.code})
-"""Rejections that are counted like uses: separate events would let a client that is too fast fill the stream."""
+"""Rejections that are counted like uses from the first on: a client that is too fast causes many."""
+SEPARATE_REJECTIONS = 10
+"""Rejections of one service, operation and code in a second that become separate events, each with its subject; further
+ones are counted. Otherwise a client that is rejected at full rate would fill the stream for as long as it is kept."""
 
 _NEVER = datetime.fromtimestamp(0, UTC)
 
@@ -44,10 +49,12 @@ class TenantBatch:
 
 @dataclass(slots=True)
 class _Sum:
-    """The sums of all records of one use. A use with separate events already has them, and is only counted."""
+    """The sums of all records of one use."""
 
-    first: WalRecord
-    single: bool
+    rest: WalRecord | None = None
+    """The first record without an event; `rest_count` and `rest_bytes` are the sums of all such records."""
+    rest_count: int = 0
+    rest_bytes: int = 0
     last_at: int = 0
     lines: int = 0
     count: int = 0
@@ -90,9 +97,9 @@ def records(batch_id: str, slices: Iterable[WalSlice]) -> dict[str, TenantBatch]
         tenant = found[tenant_id]
         tenant.lines += total.lines
         tenant.last_at = max(tenant.last_at, _moment(total.last_at))
-        if not total.single:
+        if total.rest is not None:
             event_id = ":".join([batch_id, service, operation, refused, str(second)])
-            tenant.events.append(_event(total.first, event_id, total.count, total.bytes))
+            tenant.events.append(_event(total.rest, event_id, service, total.rest_count, total.rest_bytes))
         if operation is CryptoOperation.OPEN:
             continue  # caused by a request, which is counted, or by the service itself
         if service and not refused:
@@ -115,7 +122,7 @@ def _sum_records(slices: Iterable[WalSlice], found: Mapping[str, TenantBatch]) -
             use = (entry.tenant_id, entry.service, entry.operation, entry.refused, line.at // 1000)
             total = sums.get(use)
             if total is None:
-                total = sums[use] = _Sum(line, _is_single_event(line))
+                total = sums[use] = _Sum()
             total.lines += 1
             total.count += entry.count
             total.bytes += entry.bytes
@@ -124,20 +131,25 @@ def _sum_records(slices: Iterable[WalSlice], found: Mapping[str, TenantBatch]) -
                 total.took[number] = total.took.get(number, 0) + entry.count
                 total.microseconds += entry.count * entry.microseconds
             total.last_at = max(total.last_at, line.at)
-            if total.single:
+            if _is_separate(entry, total.lines):
                 event_id = f"{wal_slice.journal}:{line.offset}"
-                found[entry.tenant_id].events.append(_event(line, event_id, entry.count, entry.bytes))
+                event = _event(line, event_id, entry.subject, entry.count, entry.bytes)
+                found[entry.tenant_id].events.append(event)
+            else:
+                total.rest = total.rest or line
+                total.rest_count += entry.count
+                total.rest_bytes += entry.bytes
     return sums
 
 
-def _is_single_event(line: WalRecord) -> bool:
-    entry = line.entry
+def _is_separate(entry: AuditEntry, number: int) -> bool:
+    """Return whether a record becomes a separate event; it is the `number`-th of its use."""
     if entry.refused:
-        return entry.refused not in _COUNTED_REFUSALS
+        return entry.refused not in _COUNTED_REFUSALS and number <= SEPARATE_REJECTIONS
     return entry.operation in RELEASES or entry.operation in CHANGES or entry.operation is CryptoOperation.OPEN
 
 
-def _event(line: WalRecord, event_id: str, count: int, size: int) -> AuditEvent:
+def _event(line: WalRecord, event_id: str, subject: str, count: int, size: int) -> AuditEvent:
     entry = line.entry
     moment = _moment(line.at).isoformat(timespec="milliseconds")
     if entry.operation is CryptoOperation.OPEN:
@@ -163,7 +175,7 @@ def _event(line: WalRecord, event_id: str, count: int, size: int) -> AuditEvent:
         name=_name(line),
         actor_kind="service",
         actor=entry.service or "unknown",
-        subject=_storable(entry.subject) if _is_single_event(line) else entry.service,
+        subject=_storable(subject),
         outcome="refused" if entry.refused else "success",
         correlation_id=_storable(entry.correlation_id),
         source=_storable(entry.source),

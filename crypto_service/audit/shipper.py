@@ -5,6 +5,8 @@ crash the same batch is shipped again with the same ids, and the database ignore
 
 A batch names parts of log files and the id under which their sums are stored in the database. If a crash produced a
 new batch instead, records that were added meanwhile would change the sums, and some would be counted twice.
+
+A batch takes an equal share from each lane of the log: the records of a tenant that writes too much delay only itself.
 """
 
 import fcntl
@@ -12,8 +14,9 @@ import json
 import os
 import secrets
 import time
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +26,7 @@ import structlog
 
 from core.errors.platform import DatabaseUnavailable
 from crypto_service.audit.events import TenantBatch, WalSlice, records
-from crypto_service.audit.wal import WalRecord, decode, log_files, sync_folder, waiting_bytes, whole_part
+from crypto_service.audit.wal import WalRecord, decode, lane_of, log_files, sync_folder, waiting_bytes, whole_part
 from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 
@@ -61,12 +64,22 @@ class ShippingBatch:
     """Whether more was waiting than one batch may contain."""
 
 
+@dataclass(slots=True)
+class _Selection:
+    """The parts of a batch that is being selected."""
+
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+    full: bool = False
+
+
 class ShipperCheckpoint:
     def __init__(self, folder: Path) -> None:
         """Load the state that an earlier process saved."""
         self._folder = folder
         self._done: dict[str, int] = {}
         self._batch: ShippingBatch | None = None
+        self._last_lane = ""
         with suppress(FileNotFoundError):
             left = json.loads((folder / _FILE).read_text(encoding="ascii"))
             self._done = {str(name): int(end) for name, end in left["done"].items()}
@@ -102,26 +115,47 @@ class ShipperCheckpoint:
         self._batch = None
 
     def _new_batch(self) -> ShippingBatch | None:
-        parts: dict[str, tuple[int, int]] = {}
-        ended: set[str] = set()
-        room, full = _BATCH_BYTES, False
+        batch = _Selection()
         names = log_files(self._folder)
         self._done = {name: self._done.get(name, 0) for name in names}
+        lanes: defaultdict[str, list[str]] = defaultdict(list)
+        for name in names:
+            lanes[lane_of(name)].append(name)
+        chosen = self._in_turn(lanes)
+        room = _BATCH_BYTES
+        for place, lane in enumerate(chosen):
+            room -= self._select(lanes[lane], room // (len(chosen) - place), batch)
+        if not batch.parts and not batch.ended:
+            return None
+        full = batch.full or len(chosen) < len(lanes)
+        return ShippingBatch(_new_id(), batch.parts, frozenset(batch.ended), full)
+
+    def _in_turn(self, lanes: Iterable[str]) -> Sequence[str]:
+        """Return the shared lane and the tenants' lanes that follow those of the batch before."""
+        own = sorted(lane for lane in lanes if lane)
+        after = bisect_right(own, self._last_lane)
+        chosen = (own[after:] + own[:after])[: _LANES - 1]
+        self._last_lane = chosen[-1] if chosen else ""
+        return ["", *chosen]
+
+    def _select(self, names: Iterable[str], room: int, batch: "_Selection") -> int:
+        """Add up to `room` bytes of the files of a lane, in their order; return the number of bytes read."""
+        left = room
         for name in names:
             # Checked before the read: everything that the writer wrote before it released the lock is then read.
             closed = _is_closed(self._folder / name)
             start = self._done[name]
-            data = self.read(name, start, start + room)
+            data = self.read(name, start, start + left)
             whole = whole_part(data)
             if whole:
-                parts[name] = (start, start + len(whole))
-            if len(data) == room:
-                full = True
-                break
+                batch.parts[name] = (start, start + len(whole))
+            if len(data) == left:
+                batch.full = True
+                return room
             if closed:
-                ended.add(name)
-            room -= len(data)
-        return ShippingBatch(_new_id(), parts, frozenset(ended), full) if parts or ended else None
+                batch.ended.add(name)
+            left -= len(data)
+        return room - left
 
     def _save(self, batch: ShippingBatch) -> None:
         draft = self._folder / f".{_FILE}"
@@ -179,10 +213,10 @@ class AuditShipper:
             batch = self.once()
         except OpenKcmError as failed:
             self.totals.failing_since = self.totals.failing_since or time.time()
-            log.warning("audit waits for the database", code=failed.code, bytes=waiting_bytes(self._folder))
+            log.warning("audit waits for the database", code=failed.code, bytes=waiting_bytes(self._folder).total())
             return False
         self.totals.failing_since = 0.0
-        self.totals.waiting_bytes = waiting_bytes(self._folder)
+        self.totals.waiting_bytes = waiting_bytes(self._folder).total()
         return batch is not None and batch.full
 
     @contextmanager
@@ -254,6 +288,8 @@ class AuditShipper:
 _FILE = "delivery.json"
 _BATCH_BYTES = 1024 * 1024
 """Bytes of a batch; the remainder follows in the next."""
+_LANES = 16
+"""Lanes in a batch: the share of each holds any record, of which the largest have a few kilobytes."""
 
 
 def _new_id() -> str:

@@ -4,6 +4,9 @@ One `os.write` passes the records to the kernel, where they survive the death of
 response also waits for the disk; concurrent writers share a flush. The shipper, a separate process, moves the records
 to the tenants' audit streams and deletes the files.
 
+All tenants share a file, until many records of one tenant wait for the database: its next records are in files of its
+own lane, so that the shipper can serve the tenants in turn, and the tenant alone is rejected when it has no room left.
+
 Format of a record: `CRC-32 in hex, space, JSON array, newline`. A record is valid only with its newline and a matching
 checksum. A record that a killed process left incomplete lacks one of them; its request was never answered, and the
 shipper skips it.
@@ -17,6 +20,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +28,7 @@ from types import MappingProxyType
 import orjson
 import structlog
 
-from core.errors.compliance import AuditUnavailable
+from core.errors.compliance import AuditBacklogExceeded, AuditUnavailable
 from core.services import CryptoOperation
 from crypto_service.interfaces import AuditEntry
 
@@ -32,6 +36,8 @@ _ROTATED_BYTES = 8 * 1024 * 1024
 _ROTATED_SECONDS = 60.0
 WAITING_BYTES = 2 * 1024 * 1024 * 1024
 """What may wait for the database in the folder; beyond it requests are rejected, before the disk is full."""
+SHARED_BYTES = 2 * 1024 * 1024
+"""What may wait of a tenant in the shared files of a process before the tenant gets a lane."""
 
 log = structlog.get_logger()
 
@@ -50,21 +56,28 @@ def log_files(folder: Path) -> list[str]:
     return sorted(name for name in names if name.endswith(SUFFIX) and not name.startswith("."))
 
 
-def waiting_bytes(folder: Path) -> int:
-    """Return the size of all log files that are not shipped, or not deleted yet."""
-    total = 0
+def lane_of(name: str) -> str:
+    """Return the tenant of a log file, or an empty string for a file that tenants share."""
+    return name.removesuffix(SUFFIX).partition("@")[2]
+
+
+def waiting_bytes(folder: Path) -> Counter[str]:
+    """Return the size of the log files that are not shipped, or not deleted yet, by lane."""
+    waiting: Counter[str] = Counter()
     for name in log_files(folder):
         try:
-            total += (folder / name).stat().st_size
+            waiting[lane_of(name)] += (folder / name).stat().st_size
         except FileNotFoundError:  # shipped and deleted meanwhile
             continue
-    return total
+    return waiting
 
 
 class WalSegment:
     """One file of the log. It stays locked while it is open, so that the shipper knows whether it may still grow."""
 
-    def __init__(self, folder: Path, *, sync: bool, flush: Callable[[int], None] = os.fdatasync) -> None:
+    def __init__(
+        self, folder: Path, lane: str = "", *, sync: bool, flush: Callable[[int], None] = os.fdatasync
+    ) -> None:
         """Create a file with a unique name; raise OSError."""
         self.size = 0
         self._opened_at = time.monotonic()
@@ -72,7 +85,10 @@ class WalSegment:
         self._waiting: list[asyncio.Future[None]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._closed = False
-        self.name = f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+        self.tenants: Counter[str] = Counter()
+        """Bytes of each tenant."""
+        mark = f"@{lane}" if lane else ""
+        self.name = f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}{mark}{SUFFIX}"
         draft = folder / f".{self.name}"
         self._descriptor = os.open(draft, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -136,23 +152,72 @@ class WalSegment:
             os.close(self._descriptor)
 
 
+class _Lane:
+    """The files of one process in a lane."""
+
+    def __init__(self) -> None:
+        self.file: WalSegment | None = None
+        self.bytes: Counter[str] = Counter()
+        """Bytes of each tenant in the files that are not deleted yet."""
+        self._files: list[WalSegment] = []
+
+    @property
+    def files(self) -> int:
+        """The number of files that are not deleted yet, with the open one."""
+        return len(self._files)
+
+    def open(self, file: WalSegment) -> None:
+        self.file = file
+        self._files.append(file)
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+    def forget_deleted(self, names: frozenset[str]) -> None:
+        """Forget the files that are shipped; `names` are those that exist."""
+        for file in [file for file in self._files if file.name not in names and file is not self.file]:
+            self._files.remove(file)
+            self.bytes -= file.tenants
+
+
 class WriteAheadLog:
-    """The log of one process. MUST be used from one thread, that of the event loop."""
+    """The log of one process. MUST be used from one thread, that of the event loop.
+
+    A tenant with a lane may have as many bytes waiting there as are free in the folder. So n tenants that write without
+    end have one share each of n + 1, and the last one stays free for all others.
+    """
 
     def __init__(self, folder: Path, *, sync: bool = False, limit: int = WAITING_BYTES) -> None:
         self.operations: Counter[tuple[str, str]] = Counter()
         """(operation, rejection code or empty) → count, for metrics."""
+        self.rejections = 0
+        """Requests rejected because too many records wait for the database."""
         self._folder, self._sync, self._limit = folder, sync, limit
-        self._file: WalSegment | None = None
+        self._lanes: dict[str, _Lane] = {}
+        self._waiting: Counter[str] = Counter()
+        """Bytes in the folder by lane, of all processes: read each time a file is opened, and by `maintain`."""
+        self._total = 0
+        self._logged: set[str] = set()
+        with suppress(OSError):
+            self._read_waiting()
 
     async def write(self, entries: Sequence[AuditEntry]) -> None:
-        """Return when the entries are durable; raise AuditUnavailable, and then nothing may be answered."""
+        """Return when the entries, all of one tenant, are durable.
+
+        Raises AuditUnavailable, of which AuditBacklogExceeded concerns only this tenant; then nothing may be answered.
+        """
         if not entries:
             return
         lines = join(entries, time.time_ns() // 1_000_000)
-        file = self._file_for(len(lines))
+        tenant_id = entries[0].tenant_id
+        lane = self._lane_for(tenant_id)
+        file = self._file_for(lane, len(lines))
         try:
             whole = file.append(lines)
+            if whole:
+                self._count(lane, file, tenant_id, len(lines))
             if whole and self._sync:
                 await file.until_safe()
         except OSError as failed:
@@ -167,35 +232,76 @@ class WriteAheadLog:
             self.operations[entry.operation, entry.refused] += entry.count
 
     def close(self) -> None:
-        """Close the file, so that the shipper may finish and delete it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Close the files, so that the shipper may finish and delete them."""
+        for lane in self._lanes.values():
+            lane.close()
 
-    def rotate_if_old(self) -> None:
-        """Close a file that is older than a minute; called by a timer, so that an idle process does it too."""
-        if self._file is not None and self._file.size and self._file.age > _ROTATED_SECONDS:
-            self.close()
+    def maintain(self) -> None:
+        """Read what waits, and close files older than a minute; called by a timer, so that an idle process does it too.
 
-    def _file_for(self, size: int) -> WalSegment:
-        if self._file is not None and self._file.size and self._file.size + size > _ROTATED_BYTES:
-            self.close()
-        if self._file is None:
-            try:
-                if waiting_bytes(self._folder) + size > self._limit:
-                    log.error("journal refused", reason="too many bytes wait for the database", limit=self._limit)
-                    raise AuditUnavailable
-                self._file = WalSegment(self._folder, sync=self._sync)
-            except OSError as failed:
-                log.warning("journal not opened", reason=os.strerror(failed.errno or 0))
-                raise AuditUnavailable from failed
-        return self._file
+        A file is not closed while an earlier one of its lane waits: otherwise files would accumulate with each minute
+        for which the database is down.
+        """
+        self._read_waiting()
+        for name, lane in list(self._lanes.items()):
+            if lane.file is not None and lane.files == 1 and lane.file.size and lane.file.age > _ROTATED_SECONDS:
+                lane.close()
+            if not lane.files:
+                del self._lanes[name]
+
+    def _lane_for(self, tenant_id: str) -> str:
+        """Return the lane of a tenant: its own as long as records wait there, of this or of another process."""
+        if tenant_id in self._lanes or tenant_id in self._waiting:
+            return tenant_id
+        shared = self._lanes.get("")
+        return tenant_id if shared is not None and shared.bytes.get(tenant_id, 0) > SHARED_BYTES else ""
+
+    def _file_for(self, name: str, size: int) -> WalSegment:
+        lane = self._lanes.get(name) or _Lane()
+        if lane.file is not None and lane.file.size and lane.file.size + size > _ROTATED_BYTES:
+            lane.close()
+        try:
+            if lane.file is None:
+                self._read_waiting()
+            self._require_room(name, size)
+            if lane.file is None:
+                lane.open(WalSegment(self._folder, name, sync=self._sync))
+                self._lanes[name] = lane
+        except OSError as failed:
+            log.warning("journal not opened", reason=os.strerror(failed.errno or 0))
+            raise AuditUnavailable from failed
+        assert lane.file is not None  # noqa: S101 - opened above
+        return lane.file
+
+    def _count(self, name: str, file: WalSegment, tenant_id: str, size: int) -> None:
+        file.tenants[tenant_id] += size
+        self._lanes[name].bytes[tenant_id] += size
+        self._waiting[name] += size
+        self._total += size
+
+    def _require_room(self, lane: str, size: int) -> None:
+        if self._limit - self._total - size >= (self._waiting.get(lane, 0) if lane else 0):
+            return
+        self.rejections += 1
+        if lane not in self._logged:
+            self._logged.add(lane)
+            log.error("journal refused", reason="too many bytes wait for the database", limit=self._limit, lane=lane)
+        raise AuditBacklogExceeded if lane else AuditUnavailable
+
+    def _read_waiting(self) -> None:
+        names = frozenset(log_files(self._folder))
+        for lane in self._lanes.values():
+            lane.forget_deleted(names)
+        self._waiting = waiting_bytes(self._folder)
+        self._total = self._waiting.total()
+        self._logged.clear()
 
     def _abandon(self, file: WalSegment, reason: str) -> None:
         """Continue in another file, if the disk allows one."""
         log.error("journal not written", reason=reason, journal=file.name)
-        if self._file is file:
-            self.close()
+        for lane in self._lanes.values():
+            if lane.file is file:
+                lane.close()
 
 
 SUFFIX = ".journal"

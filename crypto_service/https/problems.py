@@ -11,7 +11,7 @@ import structlog
 from core.errors import keys as root_key_errors
 from core.errors import keys as rotation_errors
 from core.errors import platform as errors
-from core.errors.compliance import AuditUnavailable
+from core.errors.compliance import AuditBacklogExceeded, AuditUnavailable
 from core.errors.keys import KeyNotUsable, KeyUnavailable
 from core.errors.requests import BodyTooLarge, TooManyRequests
 from core.errors.services import CiphertextRefused, ClientNotAuthorized, InvalidRequest, ObjectNotFound
@@ -55,6 +55,7 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         errors.VaultUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         AuditUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+        AuditBacklogExceeded: HTTPStatus.SERVICE_UNAVAILABLE,
     }
 )
 """Requests answered with 429 or 503 may be retried, others may not."""

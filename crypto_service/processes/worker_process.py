@@ -87,7 +87,7 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
     log.info("serving", https=settings.crypto_https_port, kmip=settings.crypto_kmip_port)
     try:
         while True:
-            service.journal.rotate_if_old()
+            service.journal.maintain()
             _send_report(reports, _report(service))
             await asyncio.sleep(_REPORT_SECONDS)
     finally:
@@ -131,6 +131,7 @@ def _report(service: Service, *, ready: bool = True) -> Report:
         ("openkcm_crypto_connections_opened", ()): connections.opened,
         ("openkcm_crypto_connections_refused", ()): connections.refused,
         ("openkcm_crypto_rate_limited", ()): service.limits.refused,
+        ("openkcm_crypto_wal_rejections", ()): service.journal.rejections,
         ("openkcm_crypto_reencrypted_objects", ()): service.resealing.totals.resealed,
         ("openkcm_crypto_reencryption_superseded", ()): service.resealing.totals.overtaken,
         ("openkcm_crypto_reencryption_failures", ()): service.resealing.totals.failed,

@@ -300,6 +300,9 @@ _REASONS = MappingProxyType(
         "audit_unavailable": _failed(
             "Audit unavailable", "The audit record could not be stored, so the request was rejected."
         ),
+        "audit_backlog_exceeded": _failed(
+            "Audit backlog", "Too many audit records wait for delivery, so requests are rejected until they are stored."
+        ),
         "internal": _failed(
             "Internal error", "An internal error occurred in the crypto service. Operators see it in its log."
         ),

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.services import CHANGES, RELEASES, CryptoOperation
-from crypto_service.audit.events import WalSlice, records
+from crypto_service.audit.events import SEPARATE_REJECTIONS, WalSlice, records
 from crypto_service.audit.wal import WalRecord
 from crypto_service.interfaces import AuditEntry
 from openkcm.contract.audit_events import AuditName
@@ -79,11 +79,29 @@ def test_same_records_always_get_same_unique_ids(lines: list[WalRecord]):
 
 
 @given(LINES)
-def test_releases_changes_and_rejections_are_separate_events(lines: list[WalRecord]):
+def test_releases_and_changes_are_separate_events(lines: list[WalRecord]):
     found = records("batch", [WalSlice("one.journal", numbered(lines))])
     names = [event.name for tenant in found.values() for event in tenant.events]
-    entries = [line.entry for line in lines]
-    alone = [entry for entry in entries if not entry.refused]
+    alone = [line.entry for line in lines if not line.entry.refused]
     assert names.count(AuditName.CRYPTO_KEY_RELEASED) == len([e for e in alone if e.operation in RELEASES])
     assert names.count(AuditName.CRYPTO_KEY_CHANGED) == len([e for e in alone if e.operation in CHANGES])
-    assert names.count(AuditName.CRYPTO_REFUSED) >= len([e for e in entries if e.refused == "object_not_found"])
+
+
+def test_first_rejections_of_a_second_are_separate_events_and_the_rest_is_counted():
+    at = 1_795_000_000_000
+    refused = [
+        AuditEntry("acme", service, CryptoOperation.DECRYPT, f"row-{n}", f"corr-{n}", "", "ciphertext_refused", 2, 3)
+        for service in ("orders", "users")
+        for n in range(1_000)
+    ]
+    lines = [WalRecord(0, at, entry) for entry in refused]
+    lines.append(WalRecord(0, at + 1_000, refused[0]))
+    events = records("batch", [WalSlice("one.journal", numbered(lines))])["acme"].events
+    separate = [event for event in events if event.subject.startswith("row-")]
+    assert len(separate) == 2 * SEPARATE_REJECTIONS + 1
+    counted = [event for event in events if event not in separate]
+    assert sorted((event.actor, event.subject) for event in counted) == [("orders", "orders"), ("users", "users")]
+    for event in counted:
+        assert event.details["count"] == str(2 * (1_000 - SEPARATE_REJECTIONS))
+        assert event.details["bytes"] == str(3 * (1_000 - SEPARATE_REJECTIONS))
+        assert (event.details["code"], event.correlation_id) == ("ciphertext_refused", f"corr-{SEPARATE_REJECTIONS}")

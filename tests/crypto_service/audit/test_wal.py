@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import zlib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.errors.compliance import AuditUnavailable
+from core.errors.compliance import AuditBacklogExceeded, AuditUnavailable
 from core.services import CryptoOperation
+from crypto_service.audit import wal
 from crypto_service.audit.wal import (
+    SHARED_BYTES,
     WalRecord,
     WalSegment,
     WriteAheadLog,
     decode,
     encode,
     journal_folder,
+    lane_of,
     waiting_bytes,
     whole_part,
 )
@@ -133,7 +137,7 @@ unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 async def main():
     await journal.write([entry])
-    resource.setrlimit(resource.RLIMIT_FSIZE, (journal._file.size + 20, unlimited[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (journal._lanes[''].file.size + 20, unlimited[1]))
     try:
         await journal.write([entry, entry])
     except AuditUnavailable:
@@ -151,20 +155,108 @@ asyncio.run(main())
 
 async def test_write_fails_without_folder_and_when_too_many_bytes_wait(folder: Path):
     (folder / "0-old.journal").write_bytes(b"x" * 1000)
-    assert waiting_bytes(folder) == 1000
+    assert waiting_bytes(folder) == {"": 1000}
     for journal in (WriteAheadLog(folder / "gone"), WriteAheadLog(folder, limit=1000)):
         with pytest.raises(AuditUnavailable):
             await journal.write([ENTRY])
     await WriteAheadLog(folder, limit=2000).write([ENTRY])
 
 
+OTHER = replace(ENTRY, tenant_id="beta-inc-67890")
+MEGABYTE = [replace(ENTRY, subject="x" * 512)] * 1_600
+"""A megabyte of records, and a little more."""
+
+
+def lanes(folder: Path) -> list[str]:
+    return [lane_of(path.name) for path in files(folder)]
+
+
 async def test_full_file_is_followed_by_another(folder: Path):
     journal = WriteAheadLog(folder)
-    many = [replace(ENTRY, subject="x" * 2_000)] * 1_000
+    for _ in range(8):
+        await journal.write([replace(entry, tenant_id="t-1") for entry in MEGABYTE[:1_500]])
+        await journal.write([replace(entry, tenant_id="t-2") for entry in MEGABYTE[:10]])
+    assert max(path.stat().st_size for path in files(folder)) < 8 * 1024 * 1024
+    for _ in range(8):
+        await journal.write([replace(entry, tenant_id="t-1") for entry in MEGABYTE])
+    assert lanes(folder) == ["", "t-1", "t-1"]
+    assert len(lines(folder)) == 8 * (1_500 + 10 + 1_600)
+
+
+async def test_tenant_with_many_waiting_records_gets_its_own_files(folder: Path):
+    journal = WriteAheadLog(folder)
+    for _ in range(4):
+        await journal.write(MEGABYTE)
+        await journal.write([OTHER])
+    shared, own = files(folder)
+    assert (lane_of(shared.name), lane_of(own.name)) == ("", ENTRY.tenant_id)
+    assert shared.stat().st_size > SHARED_BYTES
+    assert own.read_bytes().count(OTHER.tenant_id.encode()) == 0
+    assert shared.read_bytes().count(OTHER.tenant_id.encode()) == 4
+    assert waiting_bytes(folder).total() == sum(path.stat().st_size for path in files(folder))
+
+
+async def test_tenant_whose_records_wait_without_end_is_rejected_alone(folder: Path):
+    """Two processes, while the database is down: the tenant gets half of the room, and the other half stays free."""
+    limit = 32 * 1024 * 1024
+    first, second = WriteAheadLog(folder, limit=limit), WriteAheadLog(folder, limit=limit)
+    written = 0
+    for _ in range(20):
+        for journal in (first, second):
+            with suppress(AuditBacklogExceeded):
+                await journal.write(MEGABYTE)
+                written += 1
+            journal.maintain()
+    assert 12 < written < 22
+    assert first.rejections + second.rejections == 40 - written
+    for journal in (first, second):
+        with pytest.raises(AuditBacklogExceeded):
+            await journal.write(MEGABYTE)
+        await journal.write([OTHER])
+    third = WriteAheadLog(folder, limit=limit)  # a process that starts meanwhile
+    with pytest.raises(AuditBacklogExceeded):
+        await third.write(MEGABYTE)
+    await third.write([OTHER])
+
+
+async def test_each_tenant_that_writes_without_end_gets_the_same_room(folder: Path):
+    journal = WriteAheadLog(folder, limit=48 * 1024 * 1024)
+    tenants = [f"tenant-{number}" for number in range(3)]
+    for _ in range(30):
+        for tenant_id in tenants:
+            with suppress(AuditBacklogExceeded):
+                await journal.write([replace(entry, tenant_id=tenant_id) for entry in MEGABYTE])
+            journal.maintain()
+    await journal.write([OTHER])
+    waiting = waiting_bytes(folder)
+    assert all(8 < waiting[tenant_id] / 1024 / 1024 < 14 for tenant_id in tenants)
+
+
+async def test_shipped_tenant_returns_to_the_shared_files(folder: Path):
+    journal = WriteAheadLog(folder)
+    for _ in range(4):
+        await journal.write(MEGABYTE)
+    journal.close()
+    for path in files(folder):
+        path.unlink()
+    journal.maintain()
+    await journal.write([ENTRY])
+    assert lanes(folder) == [""]
+
+
+async def test_old_file_is_closed_only_when_nothing_waits_before_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """While the database is down each process would otherwise leave a file for each minute."""
+    monkeypatch.setattr(wal, "_ROTATED_SECONDS", 0.0)
+    journal = WriteAheadLog(folder)
+    await journal.write([ENTRY])
     for _ in range(5):
-        await journal.write(many)
-    assert len(files(folder)) == 2
-    assert len(lines(folder)) == 5_000
+        journal.maintain()
+        await journal.write([ENTRY])
+    first, second = files(folder)
+    first.unlink()
+    journal.maintain()
+    with second.open("rb") as closed:
+        fcntl.flock(closed, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 async def test_concurrent_writers_share_a_flush(folder: Path):

@@ -32,9 +32,15 @@ def entry(operation: CryptoOperation, subject: str = "key-1", tenant: str = "acm
     return AuditEntry(tenant, "orders", operation, subject, "corr-1", "127.0.0.1", **more)
 
 
+def append(journal: WriteAheadLog, *entries: AuditEntry) -> None:
+    """Write entries as the service does, with one write for each tenant."""
+    for tenant_id in dict.fromkeys(entry.tenant_id for entry in entries):
+        asyncio.run(journal.write([entry for entry in entries if entry.tenant_id == tenant_id]))
+
+
 def write(folder: Path, *entries: AuditEntry) -> WriteAheadLog:
     journal = WriteAheadLog(folder)
-    asyncio.run(journal.write(entries))
+    append(journal, *entries)
     return journal
 
 
@@ -149,7 +155,7 @@ def test_interrupted_batch_is_repeated_with_the_same_range(tenants: Field, folde
     dying.close()
     assert (used(tenants, "acme"), used(tenants, "beta")) == (3, 0)
 
-    asyncio.run(journal.write([entry(CryptoOperation.MAC), entry(CryptoOperation.MAC, tenant="beta")]))
+    append(journal, entry(CryptoOperation.MAC), entry(CryptoOperation.MAC, tenant="beta"))
     after = a_shipper(tenants, folder)
     after.once()
     assert (used(tenants, "acme"), used(tenants, "beta")) == (3, 2)
@@ -221,6 +227,43 @@ def test_records_above_the_batch_size_are_shipped_in_several_batches(tenants: Fi
         head = tx.audit.head()
     assert head is not None
     assert head.seq > 16_000
+
+
+def test_records_of_a_tenant_with_many_waiting_ones_delay_no_other(tenants: Field, folder: Path):
+    """Beta's records, written last, are in the first batch, and those of its lane too."""
+    journal = write(folder, *[entry(GET, "mine", tenant="beta")])
+    for _ in range(4):
+        append(journal, *[entry(ENCRYPT, "x" * 512)] * 10_000)
+    append(journal, entry(GET, "after", tenant="beta"))
+    lane = folder / "99999999999999999999-1-aa@beta.journal"
+    lane.write_bytes(encode(entry(GET, "in the lane", tenant="beta"), EPOCH_MS))
+    shipper = a_shipper(tenants, folder)
+    first = shipper.once()
+    assert first is not None
+    assert first.full
+    assert [record["subject"] for record in crypto_records(tenants, "beta")][-1] == "in the lane"
+    while "after" not in {record["subject"] for record in crypto_records(tenants, "beta")}:
+        shipper.once()
+    assert shipper.totals.lines < 25_000
+    journal.close()
+    until_shipped(shipper)
+    assert shipper.totals.lines == 40_003
+    assert list(folder.glob("*.journal")) == []
+
+
+def test_each_of_many_lanes_is_served(tenants: Field, folder: Path):
+    """More lanes than one batch has: the rest follows, also when the first ones always have more."""
+    for number in range(40):
+        lane = folder / f"{number:020d}-1-aa@tenant-{number:02d}.journal"
+        lane.write_bytes(encode(entry(GET, f"key-{number}"), EPOCH_MS))
+    with (folder / f"{0:020d}-1-aa@tenant-00.journal").open("ab") as file:
+        file.write(encode(entry(ENCRYPT), EPOCH_MS) * 20_000)
+    shipper = a_shipper(tenants, folder)
+    for _ in range(3):
+        assert shipper.once() is not None
+    served = {record["subject"] for record in crypto_records(tenants)}
+    assert served == {"orders", *(f"key-{number}" for number in range(40))}
+    assert list(folder.glob("*@tenant-00.journal"))
 
 
 def test_rejected_records_are_set_aside_and_the_others_shipped(tenants: Field, folder: Path):
