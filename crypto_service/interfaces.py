@@ -65,6 +65,8 @@ class AuditEntry:
     bytes: int = 0
     microseconds: int = 0
     """Duration of the operation, rounded up; 0 when it was not measured."""
+    recorded: bool = False
+    """Whether the transaction of this change appended its audit event; the entry then counts only as usage."""
 
 
 class BlockingExecutor(Protocol):

@@ -2,8 +2,8 @@
 
 Each release, change and unwrap of a service key becomes a separate audit event, and so do the first rejections of a
 second. The other uses and rejections in a batch become one event for each service, operation, rejection code and
-second, with their number. Every record except an unwrap also counts in the usage of its minute, also a rejection of an
-unknown service: it was an attempt.
+second, with their number. A change whose transaction appended its event gets no second one. Every record except an
+unwrap also counts in the usage of its minute, also a rejection of an unknown service: it was an attempt.
 """
 
 from collections import defaultdict
@@ -131,15 +131,21 @@ def _sum_records(slices: Iterable[WalSlice], found: Mapping[str, TenantBatch]) -
                 total.took[number] = total.took.get(number, 0) + entry.count
                 total.microseconds += entry.count * entry.microseconds
             total.last_at = max(total.last_at, line.at)
+            if entry.recorded:
+                continue
             if _is_separate(entry, total.lines):
                 event_id = f"{wal_slice.journal}:{line.offset}"
-                event = _event(line, event_id, entry.subject, entry.count, entry.bytes)
-                found[entry.tenant_id].events.append(event)
+                found[entry.tenant_id].events.append(separate_event(line, event_id))
             else:
                 total.rest = total.rest or line
                 total.rest_count += entry.count
                 total.rest_bytes += entry.bytes
     return sums
+
+
+def separate_event(line: WalRecord, event_id: str) -> AuditEvent:
+    """Return the audit event of one record."""
+    return _event(line, event_id, line.entry.subject, line.entry.count, line.entry.bytes)
 
 
 def _is_separate(entry: AuditEntry, number: int) -> bool:

@@ -342,6 +342,7 @@ def encode(entry: AuditEntry, at: int) -> bytes:
         entry.count,
         entry.bytes,
         entry.microseconds,
+        entry.recorded,
     ]
     try:
         fields = orjson.dumps(values)
@@ -370,7 +371,7 @@ def _decode_one(raw: bytes, offset: int) -> WalRecord | None:
     checksum, fields = raw[:_CHECKSUM_LENGTH], raw[_CHECKSUM_LENGTH + 1 : -1]
     if raw[-1:] != b"\n" or b"%08x" % zlib.crc32(fields) != checksum:
         return None
-    # A record from before requests were measured has one value less; its duration is then 0, not measured.
+    # A record of an earlier release has fewer values; the missing ones have the defaults of an entry.
     at, tenant_id, service, operation, *rest = orjson.loads(fields)
     return WalRecord(offset, at, AuditEntry(tenant_id, service, _OPERATIONS[operation], *rest))
 

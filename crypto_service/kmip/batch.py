@@ -1,15 +1,22 @@
 """The shared state of the items of one request: caller, protocol version, and the result of the previous item."""
 
 import re
+import time
+import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from core.correlation import correlation_id
 from core.errors.services import ObjectNotFound
-from crypto_service.interfaces import ClientIdentity, Dependencies
+from core.services import CHANGES, CryptoOperation
+from crypto_service.audit.events import separate_event
+from crypto_service.audit.wal import WalRecord
+from crypto_service.interfaces import AuditEntry, ClientIdentity, Dependencies
 from crypto_service.kmip.codec.fields import read_text, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects.store import ObjectStore
+from openkcm.contract.audit_events import AuditEvent
 
 _OBJECT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 Payload = tuple[Item, ...]
@@ -19,8 +26,8 @@ Payload = tuple[Item, ...]
 class Batch:
     """`version` is the minor one, `now` the time of the request in seconds since the epoch.
 
-    `placeholder` is KMIP's ID Placeholder (KMIP 1.4, section 4). `subject` and `bytes` are for the audit entry of the
-    current item.
+    `placeholder` is KMIP's ID Placeholder (KMIP 1.4, section 4). `operation`, `subject`, `bytes` and `recorded` are for
+    the audit of the current item.
     """
 
     caller: ClientIdentity
@@ -29,12 +36,32 @@ class Batch:
     objects: ObjectStore
     now: int
     placeholder: str | None = None
+    operation: CryptoOperation | None = None
     subject: str = ""
     bytes: int = field(default=0)
+    recorded: bool = False
 
     def charge(self, cost: int) -> None:
         """Charge the tenant for work that is more than a small symmetric operation; raise TooManyRequests."""
         self.parts.limits.charge(self.caller.tenant_id, cost)
+
+    def change_event(self, subject: str) -> AuditEvent | None:
+        """Return the audit event of the current item, for the transaction of its change; None if it is only a use.
+
+        So there is no change without a record, whenever this process is killed or its disk is full.
+        """
+        if self.operation is None or self.operation not in CHANGES:
+            return None
+        self.recorded = True
+        entry = AuditEntry(
+            self.caller.tenant_id,
+            self.caller.service,
+            self.operation,
+            subject,
+            correlation_id.get() or "",
+            self.caller.address,
+        )
+        return separate_event(WalRecord(0, time.time_ns() // 1_000_000, entry), f"kmip/{uuid.uuid4().hex}")
 
     def object_id(self, payload: Item) -> str:
         """Return the object id of a payload, or the placeholder if it has none; raise ObjectNotFound."""

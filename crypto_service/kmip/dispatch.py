@@ -4,7 +4,8 @@
 2. The tenant's limits admit the request; an item of a batch counts as much as a request.
 3. The items are processed in order; after a failed one the rest is omitted, unless the client requested Continue.
 4. An audit entry is written for every item that accessed a tenant's objects, also for rejections. Only then is the
-   response sent: when the entries cannot be written, no released key and no found object leaves the service.
+   response sent: when the entries cannot be written, no released key and no found object leaves the service. The event
+   of a change is already in its transaction.
 """
 
 import asyncio
@@ -123,10 +124,11 @@ class Dispatcher:
 async def _process(batch: Batch, item: Item, correlation: str, address: str, timer: Callable[[], int]) -> _Outcome:
     began = timer()
     kept = _repeated(item)
-    batch.subject, batch.bytes = "", 0
+    batch.operation, batch.subject, batch.bytes, batch.recorded = None, "", 0, False
     supported: SupportedOperation | None = None
     try:
         supported = _find_operation(batch, item)
+        batch.operation = supported.audited
         _require_state(batch, supported)
         payload = await supported.handler(batch, read_structure(item, Tag.REQUEST_PAYLOAD) or _NO_PAYLOAD)
     except Exception as refused:  # noqa: BLE001 - translated only here; the batch may continue
@@ -147,6 +149,7 @@ async def _process(batch: Batch, item: Item, correlation: str, address: str, tim
         1,
         batch.bytes,
         (timer() - began + 999) // 1000,
+        batch.recorded and not code,
     )
     return _Outcome(answer, failed, entry)
 

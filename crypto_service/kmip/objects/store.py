@@ -30,11 +30,14 @@ from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.postgres.change_feed import object_hash, tenant_hash
 from database.services.managed_objects import ObjectRow
+from openkcm.contract.audit_events import AuditEvent
 
 _ATTEMPTS = 20
 Result = TypeVar("Result")
 Edit = Callable[[ManagedObject], ManagedObject]
 Plan = Callable[[ManagedObject, str], tuple[ManagedObject, Attributes]]
+EventOf = Callable[[str], AuditEvent | None]
+"""Returns the audit event of a change, which its transaction appends; the argument is the object's id."""
 
 
 def new_object_id() -> str:
@@ -99,8 +102,8 @@ class ObjectStore:
                 raise
             return await self._decrypt(caller, now.row)
 
-    async def add(self, caller: ClientIdentity, *drafts: NewObject) -> Sequence[ManagedObject]:
-        """Store new objects, all or none."""
+    async def add(self, caller: ClientIdentity, event_of: EventOf, *drafts: NewObject) -> Sequence[ManagedObject]:
+        """Store new objects, all or none; the audit event is that of the first."""
         now = int(self.clock())
         made = [await self._encrypted(caller, draft, now) for draft in drafts]
 
@@ -109,6 +112,7 @@ class ObjectStore:
                 for managed in made:
                     _check_names(tx, caller, managed.row, ())
                 tx.objects.add([managed.row for managed in made])
+                _record(tx, event_of, made[0].row.object_id)
 
         seen = self._seen(caller)
         await self._parts.blocking.run(caller.tenant_id, work)
@@ -116,7 +120,9 @@ class ObjectStore:
             self._store_in_cache(caller, managed, seen)
         return made
 
-    async def change(self, caller: ClientIdentity, object_id: str, edit: Edit) -> ManagedObject:
+    async def change(
+        self, caller: ClientIdentity, object_id: str, edit: Edit, event_of: EventOf | None = None
+    ) -> ManagedObject:
         """Replace an object by the result of `edit`; do nothing when that is the same object.
 
         `edit` rejects by raising; it runs in a thread, and again after a conflict.
@@ -125,7 +131,10 @@ class ObjectStore:
         def work() -> ManagedObject:
             with self._database.tenant_tx(caller.tenant_id) as tx:
                 before = _read_current(tx, caller, object_id)
-                return _replaced(tx, caller, before, edit(before))
+                after = _replaced(tx, caller, before, edit(before))
+                if event_of is not None:
+                    _record(tx, event_of, object_id)
+                return after
 
         return await self._retry_on_conflict(caller, work)
 
@@ -134,7 +143,9 @@ class ObjectStore:
         work_id = ("serve", caller, object_id, self._seen(caller))
         return await self._once(work_id, lambda: self.change(caller, object_id, edit))
 
-    async def succeed(self, caller: ClientIdentity, object_id: str, material: Item, plan: Plan) -> ManagedObject:
+    async def succeed(
+        self, caller: ClientIdentity, object_id: str, material: Item, plan: Plan, event_of: EventOf
+    ) -> ManagedObject:
         """Store `material` as the successor of an object and change that object, both or neither.
 
         `plan` gets the object and the successor's id, and returns the changed object and the successor's attributes.
@@ -150,6 +161,7 @@ class ObjectStore:
                 successor = managed_objects.new(made.row, attributes, int(self.clock()))
                 _check_names(tx, caller, successor.row, ())
                 tx.objects.add([successor.row])
+                _record(tx, event_of, successor.row.object_id)
                 return successor
 
         return await self._retry_on_conflict(caller, work)
@@ -302,6 +314,13 @@ def _replaced(
     if not tx.objects.change(after.row):
         raise _Conflict
     return replace(after, row=replace(after.row, revision=after.row.revision + 1))
+
+
+def _record(tx: TenantTransaction, event_of: EventOf, object_id: str) -> None:
+    """Append the audit event of a change. Last in its transaction, because it locks the stream until the end."""
+    event = event_of(object_id)
+    if event is not None:
+        tx.audit.append(event)
 
 
 def _check_names(tx: TenantTransaction, caller: ClientIdentity, row: ObjectRow, had: Sequence[str]) -> None:

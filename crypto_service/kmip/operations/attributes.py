@@ -24,7 +24,7 @@ async def add_attribute(batch: Batch, payload: Item) -> Payload:
         _changeable(batch, managed, name, value)
         return with_changes(managed, named.with_instance(managed.attributes, name, value), batch.now)
 
-    managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit)
+    managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit, batch.change_event)
     newest = [attribute for attribute in managed.attributes if attribute.name == name][-1]
     return (batch.about(managed.row.object_id), named.to_item(newest, batch.version))
 
@@ -39,7 +39,7 @@ async def modify_attribute(batch: Batch, payload: Item) -> Payload:
         swapped = tuple(new if attribute == old else attribute for attribute in managed.attributes)
         return with_changes(managed, swapped, batch.now)
 
-    managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit)
+    managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit, batch.change_event)
     return (
         batch.about(managed.row.object_id),
         named.to_item(_instance(managed.attributes, name, index), batch.version),
@@ -60,7 +60,7 @@ async def delete_attribute(batch: Batch, payload: Item) -> Payload:
         kept = tuple(attribute for attribute in managed.attributes if attribute != old)
         return with_changes(managed, kept, batch.now)
 
-    managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit)
+    managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit, batch.change_event)
     return (batch.about(managed.row.object_id), named.to_item(deleted[0], batch.version))
 
 

@@ -51,8 +51,7 @@ async def create(batch: Batch, payload: Item) -> Payload:
     made, bits = material.new_symmetric_key(algorithm, length)
     given = named.with_single(given, named.LENGTH, number(Tag.ATTRIBUTE_VALUE, bits))
     given = named.with_single(given, named.ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, batch.now))
-    stored = await batch.objects.add(batch.caller, NewObject(kind, complete(given, kind, made), made))
-    return (choice(Tag.OBJECT_TYPE, kind), batch.about(stored[0].row.object_id))
+    return (choice(Tag.OBJECT_TYPE, kind), await _add(batch, NewObject(kind, complete(given, kind, made), made)))
 
 
 async def register(batch: Batch, payload: Item) -> Payload:
@@ -65,8 +64,13 @@ async def register(batch: Batch, payload: Item) -> Payload:
         given = _certificate(brought, given)
     elif kind != ObjectType.OPAQUE_OBJECT:
         given = _with_key_block(brought, given)
-    stored = await batch.objects.add(batch.caller, NewObject(kind, complete(given, kind, brought), brought))
-    return (batch.about(stored[0].row.object_id),)
+    return (await _add(batch, NewObject(kind, complete(given, kind, brought), brought)),)
+
+
+async def _add(batch: Batch, draft: NewObject) -> Item:
+    """Store a new object and return its Unique Identifier for the response."""
+    await batch.objects.add(batch.caller, batch.change_event, draft)
+    return batch.about(draft.object_id)
 
 
 async def given_attributes(batch: Batch, payload: Item, tag: int) -> Attributes:
@@ -156,7 +160,7 @@ async def create_key_pair(batch: Batch, payload: Item) -> Payload:
         _draft(batch, private, ObjectType.PRIVATE_KEY, pair.private, private_id, (LinkType.PUBLIC_KEY_LINK, public_id)),
         _draft(batch, public, ObjectType.PUBLIC_KEY, pair.public, public_id, (LinkType.PRIVATE_KEY_LINK, private_id)),
     )
-    await batch.objects.add(batch.caller, *drafts)
+    await batch.objects.add(batch.caller, batch.change_event, *drafts)
     batch.about(private_id)
     return (
         text(Tag.PRIVATE_KEY_UNIQUE_IDENTIFIER, private_id),
@@ -214,8 +218,7 @@ async def derive_key(batch: Batch, payload: Item) -> Payload:
         value = named.first(base.attributes, name)
         if value is not None:
             given = named.with_single(given, name, value)
-    stored = await batch.objects.add(batch.caller, NewObject(kind, complete(given, kind, held), held))
-    return (batch.about(stored[0].row.object_id),)
+    return (await _add(batch, NewObject(kind, complete(given, kind, held), held)),)
 
 
 def _size(kind: int, given: Attributes) -> tuple[int, int]:

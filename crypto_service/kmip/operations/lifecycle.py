@@ -102,7 +102,7 @@ async def recover(batch: Batch, payload: Item) -> Payload:
 
 
 async def _apply(batch: Batch, payload: Item, edit: Edit) -> Payload:
-    managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit)
+    managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit, batch.change_event)
     return (batch.about(managed.row.object_id),)
 
 

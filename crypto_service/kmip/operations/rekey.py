@@ -47,7 +47,7 @@ async def rekey(batch: Batch, payload: Item) -> Payload:
         after = _with_link(after, LinkType.REPLACEMENT_OBJECT_LINK, new_id)
         return with_changes(before, after, batch.now), _succession(before, given, made, offset, batch.now)
 
-    successor = await batch.objects.succeed(batch.caller, old_id, made, plan)
+    successor = await batch.objects.succeed(batch.caller, old_id, made, plan, batch.change_event)
     return (batch.about(successor.row.object_id),)
 
 

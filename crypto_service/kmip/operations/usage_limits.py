@@ -84,4 +84,4 @@ async def _subtract(batch: Batch, object_id: str, amount: int) -> None:
         limits = limits_item(total, left, unit)
         return with_changes(managed, named.with_single(managed.attributes, named.USAGE_LIMITS, limits), batch.now)
 
-    await batch.objects.change(batch.caller, object_id, edit)
+    await batch.objects.change(batch.caller, object_id, edit, batch.change_event)
