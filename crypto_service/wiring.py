@@ -18,7 +18,7 @@ from crypto_service.keys.reencryption import ObjectReencryption
 from crypto_service.keys.unwrap_audit import UnwrapAudit
 from crypto_service.kmip.objects.store import ObjectStore
 from crypto_service.kmip.server import KmipServer
-from crypto_service.server.connection_registry import ConnectionRegistry
+from crypto_service.server.connection_registry import ConnectionLimits, ConnectionRegistry
 from crypto_service.server.executor import FairExecutor
 from crypto_service.server.limits import TenantLimits
 from crypto_service.server.tls import ServerTls, SharedTlsIdentity
@@ -127,7 +127,7 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
     )
     limits = TenantLimits(settings.crypto_tenant_rate, settings.crypto_tenant_max_in_flight)
     parts = Dependencies(callers, CryptoOperations(callers, keyring, journal), journal, limits, threads, changes)
-    connections = ConnectionRegistry(parts)
+    connections = ConnectionRegistry(parts, ConnectionLimits.of_process())
     host = settings.crypto_name
     offer = Offer(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
     certificates = DatabaseCertificates(database, threads)

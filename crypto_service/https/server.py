@@ -71,7 +71,7 @@ class HttpsServer:
         self._context = HandlerContext(parts.operations, certificates, heartbeats, protections, discovery, openapi())
 
     def protocol(self) -> asyncio.Protocol:
-        """Return the protocol of one connection, for `loop.create_server`."""
+        """Return the protocol of one connection, for a `TlsListener`."""
         return _HttpsConnection(self._parts, self._connections, self._context, self._routes, self._body_limit)
 
 

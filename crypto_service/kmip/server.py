@@ -28,7 +28,7 @@ class KmipServer:
         self._limit = body_limit
 
     def protocol(self) -> asyncio.Protocol:
-        """Return the protocol of a new connection; the factory for `loop.create_server`."""
+        """Return the protocol of a new connection; for a `TlsListener`."""
         return KmipConnection(self._parts, self._connections, self._dispatcher, self._limit)
 
 

@@ -14,14 +14,13 @@ import uvloop
 from config.settings import Settings
 from crypto_service import wiring
 from crypto_service.server.hardening import allow_many_files, harden
+from crypto_service.server.listener import TlsListener, listen
 from crypto_service.server.metrics import Report
 from crypto_service.server.realtime_scheduling import realtime_priority
 from crypto_service.server.tls import SharedTlsIdentity
 from crypto_service.wiring import Credentials, Service
 
 _REPORT_SECONDS = 0.5
-_BACKLOG = 1024
-_TLS_SHUTDOWN_SECONDS = 2.0
 _SWITCH_SECONDS = 0.001
 """How long a thread (database, Vault) may hold the interpreter lock while the loop waits; Python's default is 5 ms."""
 
@@ -75,9 +74,9 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
     service.changes.start()
     tls = service.tls
     identity, _ = await asyncio.gather(tls.obtain(), service.changes.listening())
-    servers = [
-        await _listen(settings, service, service.https.protocol, settings.crypto_https_port, ["http/1.1"]),
-        await _listen(settings, service, service.kmip.protocol, settings.crypto_kmip_port),
+    listeners = [
+        _listen(settings, service, service.https.protocol, settings.crypto_https_port, ["http/1.1"]),
+        _listen(settings, service, service.kmip.protocol, settings.crypto_kmip_port),
     ]
     loops = (tls.keep(identity), service.resealing.run(), service.heartbeats.run())
     background = [asyncio.create_task(one) for one in loops]
@@ -88,41 +87,33 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
     try:
         while True:
             service.journal.maintain()
-            _send_report(reports, _report(service))
+            _send_report(reports, _report(service, listeners))
             await asyncio.sleep(_REPORT_SECONDS)
     finally:
         for task in background:
             task.cancel()
-        for server in servers:
-            server.close()
+        for listener in listeners:
+            listener.close()
         log.info("draining", connections=len(service.connections))
-        _send_report(reports, _report(service, ready=False))
+        _send_report(reports, _report(service, listeners, ready=False))
         await service.connections.drain(settings.shutdown_grace_seconds)
         await service.heartbeats.write()
-        _send_report(reports, _report(service, ready=False))
+        _send_report(reports, _report(service, listeners, ready=False))
 
 
-async def _listen(
+def _listen(
     settings: Settings,
     service: Service,
     protocol: Callable[[], asyncio.Protocol],
     port: int,
     names: Sequence[str] = (),
-) -> asyncio.Server:
+) -> TlsListener:
     assert service.tls.identity is not None  # noqa: S101 - the caller obtained it before
-    return await asyncio.get_running_loop().create_server(
-        protocol,
-        settings.crypto_host,
-        port,
-        ssl=service.tls.context(service.tls.identity, names),
-        backlog=_BACKLOG,
-        reuse_port=True,
-        ssl_handshake_timeout=service.connections.bounds.handshake_seconds,
-        ssl_shutdown_timeout=_TLS_SHUTDOWN_SECONDS,
-    )
+    context = service.tls.context(service.tls.identity, names)
+    return TlsListener(service.connections, protocol, context, listen(settings.crypto_host, port))
 
 
-def _report(service: Service, *, ready: bool = True) -> Report:
+def _report(service: Service, listeners: Sequence[TlsListener], *, ready: bool = True) -> Report:
     connections = service.connections
     report = Report(ready)
     for (operation, refused), count in service.journal.operations.items():
@@ -130,6 +121,7 @@ def _report(service: Service, *, ready: bool = True) -> Report:
     report.counters |= {
         ("openkcm_crypto_connections_opened", ()): connections.opened,
         ("openkcm_crypto_connections_refused", ()): connections.refused,
+        ("openkcm_crypto_handshakes_failed", ()): sum(listener.refused for listener in listeners),
         ("openkcm_crypto_rate_limited", ()): service.limits.refused,
         ("openkcm_crypto_wal_rejections", ()): service.journal.rejections,
         ("openkcm_crypto_reencrypted_objects", ()): service.resealing.totals.resealed,
@@ -140,6 +132,7 @@ def _report(service: Service, *, ready: bool = True) -> Report:
         ("openkcm_crypto_heartbeats_lost", ()): service.heartbeats.totals.lost,
     }
     report.gauges["openkcm_crypto_connections", ()] = len(connections)
+    report.gauges["openkcm_crypto_handshakes", ()] = sum(listener.handshakes for listener in listeners)
     if service.tls.identity is not None:
         not_after = service.tls.identity.not_after.timestamp()
         report.gauges["openkcm_crypto_certificate_not_after_seconds", ()] = not_after

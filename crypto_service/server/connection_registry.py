@@ -1,6 +1,7 @@
 """The open connections of this process: limits, deadlines, and the repeated check of callers after a change."""
 
 import asyncio
+import resource
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,6 +19,9 @@ from openkcm.errors import OpenKcmError
 if TYPE_CHECKING:
     from crypto_service.server.connection import Connection
 
+_CONNECTIONS = 8192
+_HANDSHAKES = 512
+
 log = structlog.get_logger()
 
 
@@ -25,10 +29,11 @@ log = structlog.get_logger()
 class ConnectionLimits:
     """The limits of one process for its clients; all times in seconds."""
 
-    connections: int = 8192
+    connections: int = _CONNECTIONS
     connections_of_tenant: int = 1024
+    handshakes: int = _HANDSHAKES
+    """Connections of one port that are in their TLS handshake."""
     handshake_seconds: float = 10.0
-    """For `create_server(ssl_handshake_timeout=…)`; the loop enforces it before the connection exists."""
     identify_seconds: float = 10.0
     message_seconds: float = 30.0
     """Time for a client to read a pending response, and the recommended time for the rest of a message."""
@@ -36,6 +41,14 @@ class ConnectionLimits:
     close_seconds: float = 5.0
     check_seconds: float = 0.5
     """Interval between checks of deadlines: one timer for all, because a timer per connection costs every request."""
+
+    @classmethod
+    def of_process(cls) -> "ConnectionLimits":
+        """Return limits for which the files that this process may open suffice."""
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if files == resource.RLIM_INFINITY:
+            return cls()
+        return cls(connections=min(_CONNECTIONS, files // 2), handshakes=min(_HANDSHAKES, files // 8))
 
 
 class ConnectionRegistry:

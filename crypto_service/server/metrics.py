@@ -31,6 +31,7 @@ COUNTERS = {
     "openkcm_crypto_operations": "uses and refusals written to the audit journal",
     "openkcm_crypto_connections_opened": "connections whose TLS handshake succeeded",
     "openkcm_crypto_connections_refused": "connections closed for their certificate or at a limit",
+    "openkcm_crypto_handshakes_failed": "TLS handshakes that failed, took too long or were ended at the limit",
     "openkcm_crypto_rate_limited": "requests over a tenant's rate or concurrency limit",
     "openkcm_crypto_wal_rejections": "requests rejected because too many audit records wait for the database",
     "openkcm_crypto_audit_shipped_records": "journal lines delivered to the audit streams",
@@ -47,6 +48,7 @@ COUNTERS = {
 SUMS = {
     "openkcm_crypto_ready": "processes that serve HTTPS and KMIP",
     "openkcm_crypto_connections": "open connections",
+    "openkcm_crypto_handshakes": "connections whose TLS handshake has not ended",
     "openkcm_crypto_wal_pending_bytes": "bytes of the audit journal not yet in the audit streams",
     "openkcm_crypto_audit_shipping_failing_seconds": "seconds for which the database has accepted no audit records",
 }

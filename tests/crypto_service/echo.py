@@ -19,6 +19,7 @@ from core.tenants.lifecycle import State
 from crypto_service.interfaces import ClientIdentity, Dependencies
 from crypto_service.server.connection import Connection
 from crypto_service.server.connection_registry import ConnectionLimits, ConnectionRegistry
+from crypto_service.server.listener import TlsListener, listen
 from crypto_service.server.tls import server_context
 from openkcm.errors import OpenKcmError
 from tests.crypto_service import authority
@@ -106,6 +107,7 @@ class Place:
     callers: FakeCallers
     changes: Changes
     connections: ConnectionRegistry
+    listener: TlsListener
     port: int
     made: list[Echo]
     streams: list[asyncio.StreamWriter] = field(default_factory=list)
@@ -140,14 +142,13 @@ async def place(bounds: ConnectionLimits | None = None, server_class: type[Echo]
         made.append(server_class(parts, connections))
         return made[-1]
 
-    server = await connections.loop.create_server(
-        protocol, "127.0.0.1", 0, ssl=server_context(authority.server_identity())
-    )
-    here = Place(callers, changes, connections, server.sockets[0].getsockname()[1], made)
+    [listening] = listen("127.0.0.1", 0)
+    listener = TlsListener(connections, protocol, server_context(authority.server_identity()), [listening])
+    here = Place(callers, changes, connections, listener, listening.getsockname()[1], made)
     try:
         yield here
     finally:
-        server.close()
+        listener.close()
         await connections.drain(0.5)
         connections.stop()
         for stream in here.streams:

@@ -15,6 +15,7 @@ from crypto_service.interfaces import ClientIdentity, Dependencies
 from crypto_service.keys.operations import CryptoOperations
 from crypto_service.server.connection_registry import ConnectionLimits, ConnectionRegistry
 from crypto_service.server.limits import TenantLimits
+from crypto_service.server.listener import TlsListener, listen
 from crypto_service.server.tls import server_context
 from openkcm.contract.client_files import Offer
 from tests.crypto_service.authority import Leaf, server_identity, service_leaf, write_folder
@@ -76,19 +77,14 @@ class Stage:
             self.protections,
             Offer("https://localhost:0", "localhost:5696"),
         )
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listening.getsockname()[1]
-        self._serving = self._loop.create_task(
-            self._loop.create_server(
-                self._server.protocol, sock=self._listening, ssl=server_context(server_identity(), ("http/1.1",))
-            )
-        )
+        [listening] = listen("127.0.0.1", 0)
+        self.port = listening.getsockname()[1]
+        context = server_context(server_identity(), ("http/1.1",))
+        self._listener = TlsListener(self.connections, self._server.protocol, context, [listening])
 
     async def _close(self) -> None:
-        server = await self._serving
-        server.close()
+        self._listener.close()
         await self.connections.drain(1.0)
-        await server.wait_closed()
         self.connections.stop()
 
     def on_loop(self, work: Callable[[], Result]) -> Result:

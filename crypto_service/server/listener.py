@@ -1,0 +1,176 @@
+"""Accepting of connections: bounds what the event loop does not bound, connections before the end of their handshake.
+
+Each occupies a descriptor and memory, and nobody is authenticated yet. Above the limit the oldest handshake of the
+address with the most handshakes is ended, so that clients that send nothing give way to those that do. A client whose
+handshake fails receives TLS's alert, and the log has the reason.
+"""
+
+import asyncio
+import socket
+import ssl
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any, Self
+
+import structlog
+
+from crypto_service.server.connection_registry import ConnectionRegistry
+
+_BACKLOG = 1024
+_ACCEPTED_AT_ONCE = 32
+"""Connections accepted before the loop does other work."""
+_SHUTDOWN_SECONDS = 2.0
+_LOGGED_PER_SECOND = 10
+_PAUSE_SECONDS = 0.1
+"""Pause after the system had no descriptor or memory for a connection."""
+
+_accepted: ContextVar[socket.socket] = ContextVar("accepted")
+
+log = structlog.get_logger()
+
+
+class _AlertingTls(ssl.SSLObject):
+    """Sends the alert of a failed handshake (RFC 8446, section 6.2), which the event loop drops with the connection."""
+
+    _outgoing: ssl.MemoryBIO
+
+    @classmethod
+    def _create(cls, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *arguments: Any, **options: Any) -> Self:
+        made: Self = super()._create(incoming, outgoing, *arguments, **options)  # type: ignore[misc]
+        made._outgoing = outgoing
+        return made
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError:
+            alert = self._outgoing.read()
+            if alert:
+                with suppress(OSError, LookupError):
+                    _accepted.get().send(alert)
+            raise
+
+
+def listen(host: str, port: int) -> Sequence[socket.socket]:
+    """Return a listening socket for each address of `host`; several processes may share them. Raise OSError."""
+    found = []
+    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+        # create_server takes host and port also of an IPv6 address.
+        listening = socket.create_server(address[:2], family=family, backlog=_BACKLOG, reuse_port=True)
+        listening.settimeout(0)
+        found.append(listening)
+    return found
+
+
+class TlsListener:
+    """Serves `sockets` until `close`; MUST be created on the running loop."""
+
+    def __init__(
+        self,
+        connections: ConnectionRegistry,
+        protocol: Callable[[], asyncio.Protocol],
+        context: ssl.SSLContext,
+        sockets: Sequence[socket.socket],
+    ) -> None:
+        self.refused = 0
+        """Handshakes that failed, exceeded their time or were ended at the limit."""
+        self._connections, self._protocol, self._context, self._sockets = connections, protocol, context, sockets
+        context.sslobject_class = _AlertingTls
+        self._loop = asyncio.get_running_loop()
+        self._handshakes: defaultdict[str, OrderedDict[asyncio.Task[None], None]] = defaultdict(OrderedDict)
+        """The handshakes of each address, the oldest first."""
+        self._count = 0
+        self._logged_at, self._logged = 0.0, 0
+        for listening in sockets:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    @property
+    def handshakes(self) -> int:
+        """The number of connections whose handshake has not ended."""
+        return self._count
+
+    def close(self) -> None:
+        """Accept no more connections; handshakes that have begun continue."""
+        for listening in self._sockets:
+            if listening.fileno() >= 0:
+                self._loop.remove_reader(listening)
+                listening.close()
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                accepted, address = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as failed:
+                self._pause(listening, failed)
+                return
+            accepted.settimeout(0)
+            self._begin(accepted, str(address[0]))
+
+    def _pause(self, listening: socket.socket, failed: OSError) -> None:
+        log.error("connection not accepted", reason=failed.strerror, handshakes=self._count)
+        if self._count:
+            self._end_oldest()
+        self._loop.remove_reader(listening)
+        self._loop.call_later(_PAUSE_SECONDS, self._resume, listening)
+
+    def _resume(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    def _begin(self, accepted: socket.socket, address: str) -> None:
+        if self._count >= self._connections.bounds.handshakes:
+            self._end_oldest()
+        task = self._loop.create_task(self._handshake(accepted, address))
+        self._count += 1
+        self._handshakes[address][task] = None
+        self._connections.tasks.add(task)
+        task.add_done_callback(lambda done: self._ended(done, accepted, address))
+
+    def _end_oldest(self) -> None:
+        """End the oldest handshake of the address that has the most."""
+        handshakes = max(self._handshakes.values(), key=len)
+        handshakes.popitem(last=False)[0].cancel()
+        self._count -= 1
+
+    def _ended(self, task: "asyncio.Task[None]", accepted: socket.socket, address: str) -> None:
+        self._connections.tasks.discard(task)
+        if task.cancelled():  # possibly before it began; a transport that has the socket closes it itself
+            accepted.close()
+            self._refuse(address, "too many handshakes")
+        handshakes = self._handshakes[address]
+        if task in handshakes:
+            del handshakes[task]
+            self._count -= 1
+        if not handshakes:
+            del self._handshakes[address]
+
+    async def _handshake(self, accepted: socket.socket, address: str) -> None:
+        _accepted.set(accepted)
+        try:
+            await self._loop.connect_accepted_socket(
+                self._protocol,
+                accepted,
+                ssl=self._context,
+                ssl_handshake_timeout=self._connections.bounds.handshake_seconds,
+                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
+            )
+        except ssl.SSLError as failed:
+            self._refuse(address, failed.reason or "TLS error")
+        except OSError as failed:  # includes the end of the time limit and of the connection
+            self._refuse(address, failed.strerror or str(failed) or type(failed).__name__)
+
+    def _refuse(self, address: str, reason: str) -> None:
+        self.refused += 1
+        now = time.monotonic()
+        if now - self._logged_at > 1:
+            self._logged_at, self._logged = now, 0
+        self._logged += 1
+        if self._logged <= _LOGGED_PER_SECOND:
+            log.warning("handshake failed", address=address, reason=reason, failed=self.refused)
