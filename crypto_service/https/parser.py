@@ -74,6 +74,11 @@ class HttpReader:
         """Whether the client waits for `100 Continue` before it sends the body of the incomplete message."""
         self._start()
 
+    @property
+    def held(self) -> int:
+        """Bytes of the body of the incomplete message."""
+        return len(self._body) if self.within else 0
+
     def feed(self, data: bytes) -> list[Message]:
         """Return the messages that are now complete, in order."""
         if self.ended:

@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple
 import orjson
 
 from core.correlation import correlation_id
+from core.errors.requests import TooManyRequests
 from core.errors.services import ClientNotAuthorized
 from core.errors.tenants import TenantNotOperational
 from crypto_service.correlation import new_correlation_id
@@ -40,6 +41,8 @@ _CLOSE = b"\r\nconnection: close"
 _END = b"\r\n\r\n"
 _PIPELINED_AT_ONCE = 20
 """Requests of one read that are answered before other connections get a turn: about a millisecond."""
+_BYTES_PER_UNIT = 32_768
+"""Bytes of a body that take about as long as a small request, which is the unit of the tenant's rate."""
 _LINGER_SECONDS = 2.0
 """How long a client that is still sending a rejected body may read its response before the connection is reset."""
 
@@ -48,6 +51,8 @@ class _Reply(NamedTuple):
     data: bytes
     last: bool
     unread: bool
+    answered: int = 0
+    """Bytes of the request's body."""
 
 
 class HttpsServer:
@@ -91,16 +96,24 @@ class _HttpsConnection(Connection):
         self._reader = HttpReader(routes, body_limit)
         self._message_seconds = connections.bounds.message_seconds
         self._lingering = False
+        self._pending = 0
 
     def received(self, data: bytes) -> None:
         if self._lingering:
             return
         reader = self._reader
         for number, message in enumerate(reader.feed(data), 1):
+            self._pending += len(message.body)
             self.run(self._answer(message), self._sent)
             if not number % _PIPELINED_AT_ONCE:
                 self.run(asyncio.sleep(0), _continue)
         if self._lingering:
+            return
+        if not self.hold(reader.held + self._pending):
+            self._lingering = True
+            refusal = from_error(TooManyRequests("the tenant's connections hold too many bytes of requests"))
+            answer = _render(refusal, new_correlation_id(), last=True)
+            self.run(_already(_Reply(answer, last=True, unread=True)), self._sent)
             return
         if reader.within:
             self.awaiting(self._message_seconds)
@@ -147,6 +160,8 @@ class _HttpsConnection(Connection):
 
     def _sent(self, reply: _Reply) -> None:
         self.send(reply.data)
+        self._pending -= reply.answered
+        self.hold(self._reader.held + self._pending)
         if reply.unread:
             self._lingering = True
             self.awaiting(None)
@@ -165,12 +180,12 @@ class _HttpsConnection(Connection):
             last = last or isinstance(refused, ClientNotAuthorized)
         media_type = JSON if message.endpoint is None else message.endpoint.media_type
         data = _render(answer, message.correlation_id, last=last, head_only=message.head_only, media_type=media_type)
-        return _Reply(data, last, message.unread)
+        return _Reply(data, last, message.unread, len(message.body))
 
     async def _answer_within_limits(self, message: Message, caller: ClientIdentity) -> bytes | Problem:
         """Answer within the tenant's limits, which also count rejected requests."""
         limits, tenant_id = self.parts.limits, caller.tenant_id
-        limits.enter(tenant_id)
+        limits.enter(tenant_id, 1 + len(message.body) // _BYTES_PER_UNIT)
         holds = True
         try:
             endpoint = message.endpoint
@@ -192,6 +207,10 @@ class _HttpsConnection(Connection):
 
 def _continue(_: None) -> None:
     """Do nothing after a pause."""
+
+
+async def _already(reply: _Reply) -> _Reply:
+    return reply
 
 
 async def _hold_position() -> None:

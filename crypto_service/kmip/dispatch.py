@@ -44,11 +44,13 @@ from openkcm.errors import OpenKcmError
 
 MAX_ITEMS = 128
 """The maximum of items in a batch; real clients send up to a dozen."""
+_BYTES_PER_UNIT = 4_096
+"""Bytes of a message whose decoding takes about as long as a small operation, the unit of the tenant's rate."""
 _MAX_SUBJECT = 512
 _HEADERS = 256
+"""Headers cached, both read and written: for as many kinds of client, or for some seconds."""
 _SMALL = 256
 """Bytes of a header that may be cached."""
-"""Headers cached, both read and written: for as many kinds of client, or for some seconds."""
 _NO_PAYLOAD = structure(Tag.REQUEST_PAYLOAD)
 _SUCCESS = choice(Tag.RESULT_STATUS, ResultStatus.SUCCESS)
 _FAILED = choice(Tag.RESULT_STATUS, ResultStatus.OPERATION_FAILED)
@@ -79,15 +81,15 @@ class Dispatcher:
         self._objects = objects
         self._timer = timer
 
-    async def answer(self, caller: ClientIdentity, request: Item, address: str) -> Item:
-        """Return the response message; every error becomes a response."""
+    async def answer(self, caller: ClientIdentity, request: Item, address: str, size: int = 0) -> Item:
+        """Return the response to a message of `size` bytes; every error becomes a response."""
         now = int(self._objects.clock())
         try:
             header, items = _read(request)
         except KmipRefused as refused:
             return _message(_version_to_answer(request), now, None, [_failure((), refused)])
         try:
-            self._parts.limits.enter(caller.tenant_id, len(items))
+            self._parts.limits.enter(caller.tenant_id, len(items) + size // _BYTES_PER_UNIT)
         except OpenKcmError as refused:
             rejections = [_failure(_repeated(item), refused) for item in items]
             return _message(header.version, now, header.client_correlation, rejections)

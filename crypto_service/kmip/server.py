@@ -2,6 +2,7 @@
 
 import asyncio
 
+from core.errors.requests import TooManyRequests
 from core.errors.services import ClientNotAuthorized
 from core.errors.tenants import TenantNotOperational
 from crypto_service.interfaces import Dependencies
@@ -14,6 +15,9 @@ from crypto_service.kmip.objects.store import ObjectStore
 from crypto_service.server.connection import Connection
 from crypto_service.server.connection_registry import ConnectionRegistry
 from openkcm.errors import OpenKcmError
+
+_LARGE = 8_192
+"""Bytes of a message that is decoded in a thread, because that may take longer than a millisecond, and is not kept."""
 
 
 class KmipServer:
@@ -43,11 +47,15 @@ class KmipConnection(Connection):
         self._limit = limit
         self._unread = bytearray()
         self._answering = False
+        self._in_progress = 0
         self._last_request: tuple[bytes, Item] | None = None
 
     def received(self, data: bytes) -> None:
         self._unread += data
-        self._process_next()
+        if self.hold(len(self._unread) + self._in_progress):
+            self._process_next()
+        else:
+            self._refuse_message()
 
     async def refused(self, error: OpenKcmError, received: bytes) -> bytes:
         return framing.refuse(received, framing.ErrorReply(*reason_and_message(error)))
@@ -64,14 +72,27 @@ class KmipConnection(Connection):
         if size is not None and size <= len(self._unread):
             message = bytes(self._unread[:size])
             del self._unread[:size]
-            self._answering = True
+            self._answering, self._in_progress = True, size
             self.awaiting(None)
             self.run(self._answer(message), self._answered)
         else:
             self.awaiting(self.connections.bounds.message_seconds)
 
-    def _read(self, message: bytes) -> Item:
+    def _refuse_message(self) -> None:
+        """Reject the message that is being received, after the responses to earlier ones."""
+        refusal = TooManyRequests("the tenant's connections hold too many bytes of messages")
+        answer = framing.refuse(bytes(self._unread), framing.ErrorReply(*reason_and_message(refusal)))
+        self._unread.clear()
+        self.run(_already(answer), self._send_last)
+
+    def _send_last(self, answer: bytes) -> None:
+        self.send(answer)
+        self.close()
+
+    async def _read(self, message: bytes) -> Item:
         """Decode a message; reuse the previous result for equal bytes: clients request the same key repeatedly."""
+        if len(message) > _LARGE:
+            return await self.parts.blocking.run(self.caller.tenant_id, lambda: ttlv.decode(message))
         if self._last_request is not None and self._last_request[0] == message:
             return self._last_request[1]
         request = ttlv.decode(message)
@@ -81,22 +102,27 @@ class KmipConnection(Connection):
     async def _answer(self, message: bytes) -> tuple[bytes, bool]:
         """Return the response, and whether the connection continues."""
         try:
-            request = self._read(message)
+            request = await self._read(message)
             caller = await self.current()
         except ttlv.TtlvError as refused:
             return framing.refuse(message, framing.ErrorReply(ResultReason.INVALID_MESSAGE, str(refused))), False
         except OpenKcmError as refused:
             answer = framing.refuse(message, framing.ErrorReply(*reason_and_message(refused)))
             return answer, not isinstance(refused, ClientNotAuthorized | TenantNotOperational)
-        response = await self._dispatcher.answer(caller, request, caller.address)
+        response = await self._dispatcher.answer(caller, request, caller.address, len(message))
         return framing.reply(request, response), True
 
     def _answered(self, answer: tuple[bytes, bool]) -> None:
         data, continues = answer
-        self._answering = False
+        self._answering, self._in_progress = False, 0
+        self.hold(len(self._unread))
         if data:
             self.send(data)
         if data and continues:
             self._process_next()
         else:
             self.close()
+
+
+async def _already(answer: bytes) -> bytes:
+    return answer

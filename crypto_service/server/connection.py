@@ -19,7 +19,7 @@ from core.errors.requests import TooManyRequests
 from core.errors.services import ClientNotAuthorized
 from core.errors.tenants import TenantNotOperational
 from crypto_service.interfaces import ClientIdentity, Dependencies
-from crypto_service.server.connection_registry import ConnectionRegistry
+from crypto_service.server.connection_registry import SMALL_BYTES, ConnectionRegistry
 from crypto_service.server.eager import Completed, start_eagerly
 from openkcm.errors import OpenKcmError
 
@@ -50,6 +50,7 @@ class Connection(asyncio.Protocol):
         self.connections = connections
         self.identified = False
         self.tenant_mark = ""
+        self.held = 0
         self.closing = False
         self.deadline = 0.0
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set by the loop before anything else
@@ -100,6 +101,10 @@ class Connection(asyncio.Protocol):
         else:
             self._start(work, then, context)
             self._run_queue()
+
+    def hold(self, size: int) -> bool:
+        """Hold `size` bytes of messages from now on; return False when the tenant has no room, and then reject."""
+        return (size <= SMALL_BYTES and not self.held) or self.connections.hold(self, size)
 
     async def current(self) -> ClientIdentity:
         """Return the caller as it is now; raise ClientNotAuthorized, TenantNotOperational, DatabaseUnavailable."""

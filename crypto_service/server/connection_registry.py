@@ -2,7 +2,7 @@
 
 import asyncio
 import resource
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _CONNECTIONS = 8192
 _HANDSHAKES = 512
+SMALL_BYTES = 16_384
+"""Bytes of a message for which there is always room."""
 
 log = structlog.get_logger()
 
@@ -35,6 +37,8 @@ class ConnectionLimits:
     """Connections of one port that are in their TLS handshake."""
     handshake_seconds: float = 10.0
     identify_seconds: float = 10.0
+    message_bytes: int = 192 * 1024 * 1024
+    """Bytes of messages that are incomplete or being answered; a tenant may have as many as are free."""
     message_seconds: float = 30.0
     """Time for a client to read a pending response, and the recommended time for the rest of a message."""
     idle_seconds: float = 300.0
@@ -62,6 +66,9 @@ class ConnectionRegistry:
         self._callers = parts.callers
         self._open: set[Connection] = set()
         self._of_tenant: defaultdict[str, set[Connection]] = defaultdict(set)
+        self._held: Counter[str] = Counter()
+        self.held = 0
+        """Bytes that all connections hold."""
         self._empty = asyncio.Event()
         self._empty.set()
         self._checks: dict[str, bool] = {}
@@ -90,12 +97,30 @@ class ConnectionRegistry:
         members.add(connection)
         return True
 
+    def hold(self, connection: "Connection", size: int) -> bool:
+        """Let a connection hold `size` bytes instead of those it held; return False when its tenant has no room.
+
+        A tenant may hold as many bytes as are free, so that n tenants leave a share of n + 1 free for all others.
+        """
+        more, tenant = size - connection.held, connection.tenant_mark
+        free = self.bounds.message_bytes - self.held - more
+        if more > 0 and size > SMALL_BYTES and self._held[tenant] + more > free:
+            self.refused += 1
+            return False
+        connection.held = size
+        self.held += more
+        self._held[tenant] += more
+        if not self._held[tenant]:
+            del self._held[tenant]
+        return True
+
     def leave(self, connection: "Connection") -> None:
         """Remove a connection that has ended."""
         self._open.discard(connection)
         if not self._open:
             self._empty.set()
         if connection.identified:
+            self.hold(connection, 0)
             tenant = connection.tenant_mark
             members = self._of_tenant.get(tenant, set())
             members.discard(connection)

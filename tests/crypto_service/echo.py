@@ -19,6 +19,7 @@ from core.tenants.lifecycle import State
 from crypto_service.interfaces import ClientIdentity, Dependencies
 from crypto_service.server.connection import Connection
 from crypto_service.server.connection_registry import ConnectionLimits, ConnectionRegistry
+from crypto_service.server.executor import FairExecutor
 from crypto_service.server.listener import TlsListener, listen
 from crypto_service.server.tls import server_context
 from openkcm.errors import OpenKcmError
@@ -133,7 +134,8 @@ def client_context(tenant: str) -> ssl.SSLContext:
 async def place(bounds: ConnectionLimits | None = None, server_class: type[Echo] = Echo) -> AsyncIterator[Place]:
     callers, changes = FakeCallers(), Changes()
     nothing = cast("Any", None)
-    parts = Dependencies(callers, nothing, nothing, nothing, nothing, changes)
+    threads = FairExecutor(2)
+    parts = Dependencies(callers, nothing, nothing, nothing, threads, changes)
     connections = ConnectionRegistry(parts, bounds or ConnectionLimits(check_seconds=0.02))
     made: list[Echo] = []
     Echo.go = asyncio.Event()
@@ -151,6 +153,7 @@ async def place(bounds: ConnectionLimits | None = None, server_class: type[Echo]
         listener.close()
         await connections.drain(0.5)
         connections.stop()
+        threads.close()
         for stream in here.streams:
             stream.close()
             with contextlib.suppress(OSError, ssl.SSLError):

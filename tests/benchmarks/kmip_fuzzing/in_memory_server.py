@@ -28,6 +28,7 @@ from crypto_service.kmip.objects.store import ObjectStore
 from crypto_service.kmip.server import KmipConnection
 from crypto_service.server.connection_registry import ConnectionRegistry
 from database.services.managed_objects import ObjectRow
+from openkcm.contract.audit_events import AuditEvent
 
 LIMIT = 1 << 20
 _TENANT, _SERVICE = "fuzz-corp", "orders"
@@ -48,6 +49,12 @@ class MemoryObjects:
     @property
     def objects(self) -> "MemoryObjects":
         return self
+
+    @property
+    def audit(self) -> "MemoryObjects":
+        return self
+
+    def append(self, event: AuditEvent) -> int: ...
 
     def add(self, rows: Sequence[ObjectRow]) -> None:
         self.rows.update({row.object_id: row for row in rows})

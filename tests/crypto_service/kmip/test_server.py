@@ -12,7 +12,7 @@ from core.errors.services import ClientNotAuthorized
 from core.errors.tenants import TenantNotOperational
 from crypto_service.interfaces import ClientIdentity
 from crypto_service.kmip.codec import ttlv
-from crypto_service.kmip.codec.enums import ResultReason, ResultStatus
+from crypto_service.kmip.codec.enums import Operation, ResultReason, ResultStatus
 from crypto_service.kmip.codec.fields import choice, moment, number, octets, structure
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
@@ -20,7 +20,7 @@ from crypto_service.kmip.server import KmipConnection
 from crypto_service.server.connection_registry import ConnectionLimits
 from tests.concurrency import wait_until_async
 from tests.crypto_service.echo import ACME, BETA, Place, is_closed, on_uvloop, place
-from tests.crypto_service.kmip.messages import a_get, encoded, message, version
+from tests.crypto_service.kmip.messages import a_get, batch_item, encoded, message, version
 
 pytestmark = pytest.mark.integration
 
@@ -37,8 +37,9 @@ class EchoDispatcher:
         self.go = asyncio.Event()
         self.go.set()
 
-    async def answer(self, caller: ClientIdentity, request: Item, address: str) -> Item:
+    async def answer(self, caller: ClientIdentity, request: Item, address: str, size: int) -> Item:
         assert address == caller.address
+        assert size == len(ttlv.encode(request))
         self.callers.append(caller)
         if not self.go.is_set():
             await self.go.wait()
@@ -200,3 +201,24 @@ async def test_response_above_the_maximum_size_is_replaced_by_a_reason():
         assert refusal(await ask(streams, encoded(a_get(header=small))))[0] == ResultReason.RESPONSE_TOO_LARGE
         large = (number(Tag.MAXIMUM_RESPONSE_SIZE, 2048),)
         assert asked_id(await ask(streams, encoded(a_get(header=large)))) == "object-1"
+
+
+@on_uvloop
+async def test_tenant_whose_incomplete_messages_fill_the_memory_is_rejected_alone():
+    """Half a message on many connections; each gets an answer, and another tenant and small messages are served."""
+    limits = ConnectionLimits(check_seconds=0.02, message_bytes=400_000)
+    large = encoded(message(batch_item(Operation.REGISTER, octets(Tag.DATA, bytes(60_000)))))
+    async with kmip_server(limits) as (here, _):
+        streams = [await here.connect() for _ in range(6)]
+        for _, writer in streams:
+            writer.write(large[:50_000])
+        await wait_until_async(lambda: here.connections.refused == 2)
+        assert here.connections.held == 200_000
+        answers = await asyncio.gather(*(asyncio.wait_for(receive(one), 5) for one in streams), return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, Item)]
+        assert {refusal(answer)[0] for answer in refused} == {ResultReason.GENERAL_FAILURE}
+        assert len(refused) == 2
+        assert asked_id(await ask(await here.connect(), encoded(a_get("small")))) == "small"
+        beta = await here.connect(BETA)
+        assert next((await ask(beta, large)).all(Tag.BATCH_ITEM)).first(Tag.RESPONSE_PAYLOAD) is not None
+        await wait_until_async(lambda: here.connections.held == 200_000)

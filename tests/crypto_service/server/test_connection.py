@@ -276,3 +276,27 @@ async def test_drain_answers_pending_requests_and_closes_all_connections():
         await wait_until_async(lambda: here.made[0].identified and here.made[0].busy)
         await here.connections.drain(0.05)
         await wait_until_async(lambda: len(here.connections) == 0)
+
+
+@on_uvloop
+async def test_bytes_that_connections_hold_are_limited_in_total_and_fairly():
+    """A tenant may hold as many bytes as are free: half for one, a third each for two."""
+    async with place(ConnectionLimits(message_bytes=3_000_000)) as here:
+        mine, other = await here.connect(), await here.connect(BETA)
+        await ask(mine, b"x")
+        await ask(other, b"x")
+        one, two = here.made
+        assert one.hold(1_500_000)
+        assert not one.hold(1_500_001)
+        assert one.held == here.connections.held == 1_500_000
+        assert two.hold(750_000)
+        assert not two.hold(750_001)
+        assert one.hold(1_000_000)
+        assert two.hold(1_000_000)
+        assert not one.hold(1_000_001)
+        assert one.hold(16_384)  # a small message always
+        mine[1].close()
+        other[1].close()
+        await wait_until_async(lambda: len(here.connections) == 0)
+        assert here.connections.held == 0
+        assert not here.connections._held
