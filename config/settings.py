@@ -221,6 +221,9 @@ class Settings(BaseSettings):
     crypto_tenant_max_in_flight: int = Field(
         256, ge=1, description="maximum concurrent requests of a tenant in one process"
     )
+    crypto_service_max_objects: int = Field(
+        10_000, ge=1, description="maximum number of KMIP objects of a service that are not destroyed"
+    )
     crypto_body_limit: int = Field(1_048_576, ge=4096, description="maximum request size of the crypto service, bytes")
     crypto_metrics_port: Port = Field(
         17465, description="port of the crypto service's Prometheus metrics and health check"

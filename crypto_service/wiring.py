@@ -133,7 +133,7 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
     certificates = DatabaseCertificates(database, threads)
     heartbeats = BufferedHeartbeats(database, threads)
     protections = DatabaseProtectedFields(database, threads)
-    objects = ObjectStore(database, parts, seconds)
+    objects = ObjectStore(database, parts, seconds, settings.crypto_service_max_objects)
     body_limit = settings.crypto_body_limit
     return Service(
         parts,

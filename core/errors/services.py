@@ -76,6 +76,18 @@ class CiphertextRefused(CallerError):
     hint = "send it unaltered, from the service that encrypted it, with the same resource"
 
 
+class ObjectLimitReached(CallerError):
+    """A service has as many KMIP objects as are permitted."""
+
+    code = "object_limit_reached"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the service has {limit} objects, the most that are permitted",
+            "destroy objects that are no longer needed, or ask the operator to raise crypto_service_max_objects",
+        )
+
+
 class ObjectNotFound(CallerError):
     """The object does not exist or belongs to another service; the caller cannot distinguish the two."""
 

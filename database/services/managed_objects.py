@@ -1,6 +1,6 @@
 """KMIP managed objects, indexed [tenant][L2][object] (MTCI M1). Their contents are encrypted or opaque here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,9 @@ from psycopg.rows import TupleRow
 from database.keys import VersionUseRow
 
 _COLUMNS = "object_id, service, l2_key, object_type, state, names, attributes, key_version, material, revision"
+_LISTED = _COLUMNS.replace(" material,", " case when material is not null then ''::bytea end,")
+"""Without the encrypted content: a search reads thousands of rows, and each may have 64 KiB of it."""
+_LISTED_AT_ONCE = 500
 _SELECT = f"select {_COLUMNS} from okcm.managed_object where service = %s"  # noqa: S608 - a constant
 
 # Most objects have one name, whose hash has an index; the few with several names are scanned. The exact conditions are
@@ -20,7 +23,7 @@ with found as materialized (
     union all
     select * from okcm.managed_object where more_names and %(name)s = any (names[2:])
 )
-select {_COLUMNS} from found where service = %(service)s and %(name)s = any (names) order by created_at, object_id
+select {_LISTED} from found where service = %(service)s and %(name)s = any (names) order by created_at, object_id
 """  # noqa: S608 - constants
 
 
@@ -89,14 +92,25 @@ class ManagedObjects:
         return None if found is None else _object(found)
 
     def named(self, service: str, name: str) -> Sequence[ObjectRow]:
+        """Return a service's objects with a name, as `of_service` does, with those that are destroyed."""
         rows = self.connection.execute(_NAMED, {"service": service, "name": name})
         return [_object(row) for row in rows]
 
-    def of_service(self, service: str, limit: int = 10_000) -> Sequence[ObjectRow]:
-        """Return a service's objects that are not destroyed, oldest first."""
-        living = f"{_SELECT} and material is not null order by created_at, object_id limit %s"
-        rows = self.connection.execute(living, [service, limit])
-        return [_object(row) for row in rows]
+    def of_service(self, service: str) -> Iterator[ObjectRow]:
+        """Yield a service's objects that are not destroyed, oldest first, reading some at a time.
+
+        Their `material` is empty, which no row may store. The transaction MUST stay open meanwhile.
+        """
+        listed = f"select {_LISTED} from okcm.managed_object where service = %s and material is not null"  # noqa: S608 - constants
+        with self.connection.cursor(name="objects") as cursor:
+            cursor.itersize = _LISTED_AT_ONCE
+            yield from map(_object, cursor.execute(f"{listed} order by created_at, object_id", [service]))
+
+    def count(self, service: str) -> int:
+        """Return the number of a service's objects that are not destroyed."""
+        counted = "select count(*) from okcm.managed_object where service = %s and material is not null"
+        [(number,)] = self.connection.execute(counted, [service]).fetchall()
+        return int(number)
 
     def some_ids(self, limit: int) -> Sequence[str]:
         """Return the ids of any `limit` objects; the worker may read no other column."""

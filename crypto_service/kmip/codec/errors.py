@@ -8,7 +8,13 @@ import structlog
 
 from core.errors.keys import CustomerKeyError, KeyNotUsable, KeyVersionRetired, WrongContext
 from core.errors.requests import TooManyRequests
-from core.errors.services import CiphertextRefused, ClientNotAuthorized, InvalidRequest, ObjectNotFound
+from core.errors.services import (
+    CiphertextRefused,
+    ClientNotAuthorized,
+    InvalidRequest,
+    ObjectLimitReached,
+    ObjectNotFound,
+)
 from core.errors.tenants import TenantNotOperational
 from crypto_service.kmip.codec.enums import ResultReason
 from crypto_service.kmip.codec.tags import Tag
@@ -20,6 +26,7 @@ REASONS: Mapping[type[OpenKcmError], ResultReason] = MappingProxyType(
     {
         # "Does not exist" and "belongs to another service" are one class, so that the responses are equal.
         ObjectNotFound: ResultReason.ITEM_NOT_FOUND,
+        ObjectLimitReached: ResultReason.PERMISSION_DENIED,
         KeyNotUsable: ResultReason.PERMISSION_DENIED,
         # Key Value Not Present would be more exact, but clients of 1.0 and 1.1 do not know it.
         KeyVersionRetired: ResultReason.CRYPTOGRAPHIC_FAILURE,

@@ -9,13 +9,13 @@ based on a stale state.
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from core.errors.keys import KeyVersionRetired
 from core.errors.platform import Superseded
-from core.errors.services import ObjectNotFound
+from core.errors.services import ObjectLimitReached, ObjectNotFound
 from crypto_service.interfaces import ClientIdentity, Dependencies
 from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import ResultReason, State
@@ -33,9 +33,13 @@ from database.services.managed_objects import ObjectRow
 from openkcm.contract.audit_events import AuditEvent
 
 _ATTEMPTS = 20
+_COST_OF_ROW = 2
+"""Units of `server.limits` for an object that a search reads and compares."""
 Result = TypeVar("Result")
 Edit = Callable[[ManagedObject], ManagedObject]
 Plan = Callable[[ManagedObject, str], tuple[ManagedObject, Attributes]]
+Wanted = Callable[[ManagedObject], bool]
+"""Decides whether an object matches a search; runs in a thread, because a service may have thousands of objects."""
 EventOf = Callable[[str], AuditEvent | None]
 """Returns the audit event of a change, which its transaction appends; the argument is the object's id."""
 
@@ -64,10 +68,12 @@ class ObjectStore:
         database: Database,
         parts: Dependencies,
         cache_seconds: float,
+        most_objects: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`clock` is the time for key states; the cache uses the monotonic clock."""
+        """A service may have `most_objects`; `clock` is the time for key states, the cache uses the monotonic clock."""
         self.clock = clock
+        self._most_objects = most_objects
         self._database = database
         self._parts = parts
         self._cache = ObjectCache(cache_seconds)
@@ -109,6 +115,7 @@ class ObjectStore:
 
         def work() -> None:
             with self._database.tenant_tx(caller.tenant_id) as tx:
+                self._require_room(tx, caller, len(made))
                 for managed in made:
                     _check_names(tx, caller, managed.row, ())
                 tx.objects.add([managed.row for managed in made])
@@ -160,38 +167,50 @@ class ObjectStore:
                 _replaced(tx, caller, before, after)
                 successor = managed_objects.new(made.row, attributes, int(self.clock()))
                 _check_names(tx, caller, successor.row, ())
+                self._require_room(tx, caller, 1)
                 tx.objects.add([successor.row])
                 _record(tx, event_of, successor.row.object_id)
                 return successor
 
         return await self._retry_on_conflict(caller, work)
 
-    async def find(
-        self,
-        caller: ClientIdentity,
-        name: str | None,
-        wanted: Callable[[ManagedObject], bool],
-        needles: Sequence[bytes] = (),
-    ) -> Sequence[ManagedObject]:
-        """Return the caller's matching objects that are not destroyed, oldest first; with `name`, only those.
+    async def named(self, caller: ClientIdentity, name: str, wanted: Wanted) -> Sequence[str]:
+        """Return the ids of the caller's matching objects with a name that are not destroyed, oldest first."""
+        return await self._find(caller, lambda tx: tx.objects.named(caller.service, name), wanted)
 
-        All `needles` must occur in the stored attributes. `wanted` runs in a thread: a service may have thousands of
-        objects.
+    async def find(self, caller: ClientIdentity, wanted: Wanted, needles: Sequence[bytes] = ()) -> Sequence[str]:
+        """Return the ids of the caller's matching objects that are not destroyed, oldest first.
+
+        All `needles` must occur in the stored attributes. The tenant is charged for each object of the service, because
+        each is read; raise TooManyRequests.
         """
+        objects = await self._parts.blocking.run(caller.tenant_id, lambda: self._count(caller))
+        self._parts.limits.charge(caller.tenant_id, objects * _COST_OF_ROW)
 
-        def work() -> Sequence[ManagedObject]:
+        def rows(tx: TenantTransaction) -> Iterable[ObjectRow]:
+            found = tx.objects.of_service(caller.service)
+            return (row for row in found if all(needle in row.attributes for needle in needles))
+
+        return await self._find(caller, rows, wanted)
+
+    async def _find(
+        self, caller: ClientIdentity, rows: Callable[[TenantTransaction], Iterable[ObjectRow]], wanted: Wanted
+    ) -> Sequence[str]:
+        def work() -> Sequence[str]:
             with self._database.tenant_tx(caller.tenant_id) as tx:
-                rows = tx.objects.of_service(caller.service) if name is None else tx.objects.named(caller.service, name)
-            found = (
-                managed_objects.from_row(row)
-                for row in rows
-                if row.l2_key == caller.l2_key
-                and row.material is not None
-                and all(needle in row.attributes for needle in needles)
-            )
-            return [managed for managed in found if wanted(managed)]
+                own = (row for row in rows(tx) if row.l2_key == caller.l2_key and row.material is not None)
+                return [row.object_id for row in own if wanted(managed_objects.from_row(row))]
 
         return await self._parts.blocking.run(caller.tenant_id, work)
+
+    def _count(self, caller: ClientIdentity) -> int:
+        with self._database.tenant_tx(caller.tenant_id) as tx:
+            return tx.objects.count(caller.service)
+
+    def _require_room(self, tx: TenantTransaction, caller: ClientIdentity, more: int) -> None:
+        """Raise ObjectLimitReached; requests at the same time may exceed the limit by their number."""
+        if tx.objects.count(caller.service) + more > self._most_objects:
+            raise ObjectLimitReached(self._most_objects)
 
     async def _decrypt(self, caller: ClientIdentity, row: ObjectRow) -> bytes:
         if row.material is None:

@@ -261,7 +261,7 @@ async def with_templates(batch: Batch, template_attribute: Item, own: Attributes
 async def _template_content(batch: Batch, name: str) -> Attributes:
     if "\0" in name:
         raise ObjectNotFound
-    found = await batch.objects.find(
+    found = await batch.objects.named(
         batch.caller,
         name,
         lambda managed: (
@@ -270,7 +270,7 @@ async def _template_content(batch: Batch, name: str) -> Attributes:
     )
     if not found:
         raise ObjectNotFound
-    template = await batch.objects.open(batch.caller, found[0])
+    template = await batch.objects.open(batch.caller, await batch.objects.get(batch.caller, found[0]))
     return named.for_new_object(template.all(Tag.ATTRIBUTE), batch.version)
 
 

@@ -22,9 +22,11 @@ Criteria = dict[str, list[Item]]
 async def locate(batch: Batch, payload: Item) -> Payload:
     batch.subject = ""
     criteria = _criteria(payload, batch.version)
-    found = await batch.objects.find(
-        batch.caller, _name(criteria), _matcher(batch, payload, criteria), _needles(criteria)
-    )
+    name, wanted = _name(criteria), _matcher(batch, payload, criteria)
+    if name is None:
+        found = await batch.objects.find(batch.caller, wanted, _needles(criteria))
+    else:
+        found = await batch.objects.named(batch.caller, name, wanted)
     offset = read_number(payload, Tag.OFFSET_ITEMS) or 0
     asked = read_number(payload, Tag.MAXIMUM_ITEMS)
     if offset < 0 or (asked is not None and asked < 0):
@@ -32,10 +34,10 @@ async def locate(batch: Batch, payload: Item) -> Payload:
     most = _MOST_ITEMS if asked is None else min(asked, _MOST_ITEMS)
     page = found[offset : offset + most]
     # Only a single match becomes the ID Placeholder for the next item of the batch.
-    batch.placeholder = page[0].row.object_id if len(page) == 1 else None
+    batch.placeholder = page[0] if len(page) == 1 else None
     batch.subject = batch.placeholder or ""
     counted = (number(Tag.LOCATED_ITEMS, len(found)),) if batch.version >= 3 and (offset or asked is not None) else ()
-    return (*counted, *(text(Tag.UNIQUE_IDENTIFIER, managed.row.object_id) for managed in page))
+    return (*counted, *(text(Tag.UNIQUE_IDENTIFIER, object_id) for object_id in page))
 
 
 def _criteria(payload: Item, version: int) -> Criteria:

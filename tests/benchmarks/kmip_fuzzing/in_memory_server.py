@@ -65,8 +65,11 @@ class MemoryObjects:
     def named(self, service: str, name: str) -> Sequence[ObjectRow]:  # noqa: ARG002 - the same
         return [row for row in self.rows.values() if name in row.names]
 
-    def of_service(self, service: str, limit: int = 10_000) -> Sequence[ObjectRow]:  # noqa: ARG002 - the same
-        return list(self.rows.values())[:limit]
+    def of_service(self, service: str) -> Sequence[ObjectRow]:  # noqa: ARG002 - the same
+        return list(self.rows.values())
+
+    def count(self, service: str) -> int:  # noqa: ARG002 - the same
+        return len(self.rows)
 
     def change(self, row: ObjectRow) -> bool:
         before = self.rows.get(row.object_id)
@@ -159,7 +162,7 @@ class Stand:
         self._given = given = _Given()
         self.database = MemoryObjects()
         parts = Dependencies(given, CryptoOperations(given, given, given), given, given, given, given)
-        self._store = ObjectStore(cast("Any", self.database), parts, 60.0)
+        self._store = ObjectStore(cast("Any", self.database), parts, 60.0, 10_000)
         self._parts, self._connections = parts, ConnectionRegistry(parts)
         self._dispatcher = Dispatcher(parts, self._store)
         self._wire, self._connection = self._connect()

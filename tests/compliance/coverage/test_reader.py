@@ -102,7 +102,9 @@ def test_key_use_counts_for_a_week_and_a_kept_key_for_longer(dashboard: Database
     assert covered(dashboard).services[0].ways == (EncryptionMethod.KMIP_KEYS,)
     assert covered(dashboard).verdict == FullyCovered()
     with crypto.tenant_tx("acme") as tx:
-        [kept] = tx.objects.of_service("orders")
+        [listed] = tx.objects.of_service("orders")
+        kept = tx.objects.get("orders", listed.object_id)
+        assert kept is not None
         assert tx.objects.change(replace(kept, state=5))
     assert codes(covered(dashboard)) == ["nothing_encrypted"]
 

@@ -62,7 +62,8 @@ class Stand:
 
     def rows(self, service: str = "orders", home: Home | None = None) -> Sequence[ObjectRow]:
         with self.world.crypto.tenant_tx((home or self.home).tenant_id) as tx:
-            return tx.objects.of_service(service)
+            found = [tx.objects.get(service, row.object_id) for row in tx.objects.of_service(service)]
+        return [row for row in found if row is not None]
 
     def versions(self, service: str = "orders") -> set[int]:
         """Return the key versions that encrypt the service's objects."""

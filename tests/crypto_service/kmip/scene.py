@@ -32,6 +32,7 @@ from tests.database.fixtures import Field, Server, clone
 VALUE = Tag.ATTRIBUTE_VALUE
 _numbers = count(1)
 START = 1_790_000_000
+MOST_OBJECTS = 50
 
 
 @dataclass
@@ -125,7 +126,7 @@ def a_process(stand: Any, keys: Any, crypto: Database, changes: Changes) -> Proc
     operations = CryptoOperations(stand.callers, keys, stand.journal)
     limits = TenantLimits(1_000_000, 100)
     parts = Dependencies(stand.callers, operations, stand.journal, limits, stand.threads, changes)
-    objects = ObjectStore(crypto, parts, 60.0, stand.clock)
+    objects = ObjectStore(crypto, parts, 60.0, MOST_OBJECTS, stand.clock)
     return Process(parts, objects, Dispatcher(parts, objects), changes)
 
 

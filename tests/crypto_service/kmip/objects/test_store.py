@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from crypto_service.kmip.codec.enums import Operation, ResultReason, State
-from crypto_service.kmip.codec.fields import choice, long, octets, structure, text
+from crypto_service.kmip.codec.fields import choice, long, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.server.eager import Completed, start_eagerly
 from database.postgres.change_feed import tenant_hash
-from tests.crypto_service.kmip.scene import Scene, a_name, attribute, creation, custom
+from tests.crypto_service.kmip.scene import MOST_OBJECTS, VALUE, Scene, a_name, attribute, creation, custom
 
 
 async def try_all_operations(client, object_id: str) -> dict:
@@ -158,8 +158,35 @@ async def test_destroyed_objects_are_not_located(scene: Scene):
     first, second = await client.create(), await client.create()
     await client.about(Operation.DESTROY, first)
     with scene.base.crypto.tenant_tx(scene.tenant) as tx:
-        assert [row.object_id for row in tx.objects.of_service("orders", limit=1)] == [second]
+        assert [row.object_id for row in tx.objects.of_service("orders")] == [second]
     assert (await client.ask(Operation.LOCATE)).ids == [second]
+
+
+async def test_service_has_a_limited_number_of_objects(scene: Scene):
+    """Also pairs and successors; destroyed objects do not count, and other services have their own limit."""
+    client = scene.client()
+    first = await client.create()
+    for _ in range(MOST_OBJECTS - 2):
+        await client.create()
+    pair = structure(
+        Tag.COMMON_TEMPLATE_ATTRIBUTE,
+        attribute("Cryptographic Algorithm", choice(VALUE, 6)),
+        attribute("Cryptographic Length", number(VALUE, 256)),
+        attribute("Cryptographic Usage Mask", number(VALUE, 3)),
+    )
+    refused = await client.ask(Operation.CREATE_KEY_PAIR, pair)
+    assert (refused.reason, refused.message) == (
+        ResultReason.PERMISSION_DENIED,
+        f"the service has {MOST_OBJECTS} objects, the most that are permitted",
+    )
+    assert scene.journal.refusals() == [(scene.tenant, "create", "object_limit_reached")]
+    await client.create()
+    for more in (creation(), (Operation.REKEY, text(Tag.UNIQUE_IDENTIFIER, first))):
+        assert (await client.ask(*more)).reason is ResultReason.PERMISSION_DENIED
+    assert len((await client.ask(Operation.LOCATE)).ids) == MOST_OBJECTS
+    await scene.client("billing").create()
+    await client.about(Operation.DESTROY, first)
+    await client.create()
 
 
 async def test_concurrent_gets_all_succeed_despite_a_cancellation(scene: Scene):
