@@ -4,8 +4,8 @@ One `os.write` passes the records to the kernel, where they survive the death of
 response also waits for the disk; concurrent writers share a flush. The shipper, a separate process, moves the records
 to the tenants' audit streams and deletes the files.
 
-All tenants share a file, until many records of one tenant wait for the database: its next records are in files of its
-own lane, so that the shipper can serve the tenants in turn, and the tenant alone is rejected when it has no room left.
+All tenants share a file, until many records of one tenant wait for the database: its next records are in the files of
+a dedicated lane. So the shipper can serve the tenants in turn, and a tenant without room is rejected alone.
 
 Format of a record: `CRC-32 in hex, space, JSON array, newline`. A record is valid only with its newline and a matching
 checksum. A record that a killed process left incomplete lacks one of them; its request was never answered, and the

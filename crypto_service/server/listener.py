@@ -1,6 +1,6 @@
 """Accepting of connections: bounds what the event loop does not bound, connections before the end of their handshake.
 
-Each occupies a descriptor and memory, and nobody is authenticated yet. Above the limit the oldest handshake of the
+Each occupies a descriptor and memory, and no caller is authenticated yet. Above the limit the oldest handshake of the
 address with the most handshakes is ended, so that clients that send nothing give way to those that do. A client whose
 handshake fails receives TLS's alert, and the log has the reason.
 """
@@ -39,7 +39,7 @@ class _AlertingTls(ssl.SSLObject):
 
     @classmethod
     def _create(cls, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *arguments: Any, **options: Any) -> Self:
-        made: Self = super()._create(incoming, outgoing, *arguments, **options)  # type: ignore[misc]
+        made: Self = super()._create(incoming, outgoing, *arguments, **options)  # type: ignore[misc]  # typeshed omits it
         made._outgoing = outgoing
         return made
 

@@ -1,4 +1,4 @@
-"""Every change of a managed object has its audit event, whatever happens to the process or its log."""
+"""Every change of a managed object has its audit event, also if the log cannot be written."""
 
 import json
 from collections.abc import Awaitable, Callable
