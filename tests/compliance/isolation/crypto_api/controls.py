@@ -24,6 +24,7 @@ from crypto_service.interfaces import ClientIdentity
 from crypto_service.keys import ciphertext
 from crypto_service.keys.key_cache import ServiceKeyCache
 from crypto_service.kmip.objects.store import ObjectStore
+from crypto_service.server.limits import TenantLimits
 from openkcm.errors import InvalidName
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -88,9 +89,9 @@ def _owners(patch: pytest.MonkeyPatch) -> dict[str, ClientIdentity]:
     owners = dict(CUSTOMERS)
     add = ObjectStore.add
 
-    async def remembering(self, caller, *drafts: Any) -> Any:
+    async def remembering(self, caller, event_of: Any, *drafts: Any) -> Any:
         owners.update({draft.object_id: caller for draft in drafts})
-        return await add(self, caller, *drafts)
+        return await add(self, caller, event_of, *drafts)
 
     patch.setattr(ObjectStore, "add", remembering)
     return owners
@@ -115,13 +116,16 @@ def _look_up_without(what: str, *methods: str) -> Break:
 
 
 def _find_without_tenant(patch: pytest.MonkeyPatch) -> None:
-    owners, find = _owners(patch), ObjectStore.find
+    owners = _owners(patch)
+    patch.setattr(TenantLimits, "charge", lambda *_: None)  # the other tenants have no request
+    for name in ("find", "named"):
+        find = getattr(ObjectStore, name)
 
-    async def everywhere(self, _caller, *criteria: Any) -> Any:
-        all_owners = set(owners.values())
-        return [one for owner in all_owners for one in await find(self, owner, *criteria)]
+        async def everywhere(self, _caller, *criteria: Any, find=find) -> Any:
+            all_owners = set(owners.values())
+            return [one for owner in all_owners for one in await find(self, owner, *criteria)]
 
-    patch.setattr(ObjectStore, "find", everywhere)
+        patch.setattr(ObjectStore, name, everywhere)
 
 
 def _distinguish_foreign_objects(patch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from tests.e2e.stack import Stack
 from tests.e2e.tenants import new_tenant
 
 Refusals = Counter[tuple[str, str]]
+COUNTED = ("", "")
 
 
 @dataclass
@@ -38,7 +39,8 @@ class Neighbours:
         """Return the numbers of rejections in a tenant's verified stream.
 
         The first counter is by service and correlation id with the prefix `seed`; the second is by serial and reason of
-        rejected certificates.
+        rejected certificates. Beyond a rate one event counts several rejections: attempts then have the correlation id
+        of the first, and certificates are in `COUNTED`.
         """
         attempts, certificates = Refusals(), Refusals()
         stored = self.stack.stream(tenant_id)
@@ -47,7 +49,9 @@ class Neighbours:
             if record["name"] != "crypto.refused":
                 continue
             if record["correlation_id"].startswith(seed):
-                attempts[record["actor"], record["correlation_id"]] += 1
+                attempts[record["actor"], record["correlation_id"]] += int(record["details"].get("count", "1"))
+            elif record["details"]["operation"] == "connect" and "count" in record["details"]:
+                certificates[COUNTED] += int(record["details"]["count"])
             elif record["subject"].startswith("certificate "):
                 serial, _, why = record["subject"].removeprefix("certificate ").partition(": ")
                 certificates[serial, why] += 1

@@ -1,7 +1,7 @@
 """No service can use an object or ciphertext of another one over HTTPS or KMIP, or learn that it exists."""
 
 import ssl
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -36,7 +36,7 @@ from tests.e2e.isolation.crypto_api.estates import (
     create_objects,
 )
 from tests.e2e.isolation.crypto_api.forgeries import Forger, Forgery, refusal, try_once
-from tests.e2e.isolation.crypto_api.neighbours import Neighbours, Refusals, create_all
+from tests.e2e.isolation.crypto_api.neighbours import COUNTED, Neighbours, Refusals, create_all
 from tests.e2e.kmip_wire import ask, value_of
 from tests.e2e.tenants import new_tenant
 from tests.e2e.wires import HttpsWire, dial, post
@@ -56,17 +56,25 @@ def forger(neighbours, tmp_path_factory) -> Forger:
     return Forger(neighbours.stack, neighbours.forgery_target.service, tmp_path_factory.mktemp("forged"))
 
 
+def by_service(refusals: Refusals) -> Counter[str]:
+    """Return the number of rejections of each service: beyond a rate, one event counts several."""
+    counts = Counter[str]()
+    for (service, _), count in refusals.items():
+        counts[service] += count
+    return counts
+
+
 def wait_for_rejected_certificates(neighbours: Neighbours, expected: Refusals) -> None:
-    """Wait until the stream of the attacked tenant contains exactly the expected rejections."""
+    """Wait until the stream of the attacked tenant contains the expected rejections, some of them counted together."""
     found = Refusals()
 
     def arrived() -> bool:
         found.clear()
         found.update(neighbours.refusals(neighbours.mine.service.tenant_id, SEED)[1])
-        return all(found[key] >= count for key, count in expected.items())
+        return (expected - found).total() <= found[COUNTED]
 
     wait_until(arrived, lambda: "not all rejected certificates are recorded")
-    assert {key: found[key] for key in expected} == expected
+    assert all(found[key] <= count for key, count in expected.items())
 
 
 @pytest.mark.unit
@@ -113,7 +121,9 @@ def test_no_service_can_use_objects_of_another_and_every_attempt_is_recorded(nei
             lambda one=tenant_id, many=expected: sum(neighbours.refusals(one, SEED)[0].values()) >= sum(many.values()),
             lambda: "not all attempts are recorded",
         )
-        assert neighbours.refusals(tenant_id, SEED)[0] == expected
+        found = neighbours.refusals(tenant_id, SEED)[0]
+        assert found.keys() <= expected.keys()
+        assert by_service(found) == by_service(expected)
 
 
 def test_the_owner_succeeds_with_the_requests_that_are_rejected_for_others(stack, tmp_path):
