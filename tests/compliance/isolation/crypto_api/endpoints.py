@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,18 @@ from crypto_service.audit.wal import journal_folder
 from crypto_service.processes import worker_process as serving
 from crypto_service.server.tls import SharedTlsIdentity
 from database.services.repository import ServiceCertificateRow
+from tests.concurrency import wait_until
 from tests.contracts.authorities import p256, request
 from tests.crypto_service.core.world import Home, Shelf, World
 from tests.ports import free_port
 from worker.wiring import utc_now
 
 ACTIVITIES = ActivityEnvironment()
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 class RunningCryptoService:
@@ -71,8 +78,11 @@ class RunningCryptoService:
         ]
 
     def start(self) -> None:
+        """Return when both ports are open."""
         for thread in self._threads:
             thread.start()
+        for port in (self.settings.crypto_https_port, self.settings.crypto_kmip_port):
+            wait_until(partial(_is_open, port), lambda: "the service does not listen")
 
     def stop(self) -> None:
         self._stop.set()
