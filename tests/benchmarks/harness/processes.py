@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +73,24 @@ def read_memory(pids: Mapping[str, int]) -> dict[str, float]:
     """Return MiB of each component; shared pages are divided among their users (PSS)."""
     tree = _children()
     return {name: round(sum(_pss(pid) for pid in _family(pid, tree)) / 1024, 1) for name, pid in pids.items()}
+
+
+def family_of(pid: int) -> list[int]:
+    """Return a process and its descendants."""
+    return _family(pid, _children())
+
+
+def read_resident(pids: Iterable[int]) -> float:
+    """Return the largest resident set of these processes in MiB."""
+    return max((_resident(pid) for pid in pids), default=0.0)
+
+
+def _resident(pid: int) -> float:
+    try:
+        pages = (_PROC / str(pid) / "statm").read_text().split()[1]
+    except OSError:
+        return 0.0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def two_loops_over_one() -> float:

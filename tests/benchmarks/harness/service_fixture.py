@@ -40,9 +40,9 @@ def listeners(stack: Stack, folder: Path, *, encrypts: bool = False) -> tuple[Li
         return load.one(load.Target(port, request, protocol, folder / "ca.pem", client))
 
     plain = {"resource": "bench/record/1", "plaintext": base64.b64encode(bytes(64)).decode()}
-    encrypting = _post("/v1/encrypt", plain)
+    encrypting = https_request("/v1/encrypt", plain)
     answer = json.loads(ask(https, "http", encrypting).partition(b"\r\n\r\n")[2])
-    decrypting = _post("/v1/decrypt", {"resource": plain["resource"], "ciphertext": answer["ciphertext"]})
+    decrypting = https_request("/v1/decrypt", {"resource": plain["resource"], "ciphertext": answer["ciphertext"]})
     identifier = kmip_messages.found_identifier(ask(kmip, "ttlv", kmip_messages.create()))
     ask(kmip, "ttlv", kmip_messages.activate(identifier))
     encrypted = ask(kmip, "ttlv", kmip_messages.encrypt(identifier, bytes(64)))
@@ -51,7 +51,8 @@ def listeners(stack: Stack, folder: Path, *, encrypts: bool = False) -> tuple[Li
     return Listener("https", "http", https, folder, over_https), Listener("kmip", "ttlv", kmip, folder, over_kmip)
 
 
-def _post(path: str, body: Any) -> bytes:
+def https_request(path: str, body: Any) -> bytes:
+    """Return a request with a JSON body."""
     data = json.dumps(body)
     return (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
