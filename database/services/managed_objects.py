@@ -1,7 +1,7 @@
 """KMIP managed objects, indexed [tenant][L2][object] (MTCI M1). Their contents are encrypted or opaque here."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from psycopg import Connection
@@ -13,6 +13,24 @@ _COLUMNS = "object_id, service, l2_key, object_type, state, names, attributes, k
 _LISTED = _COLUMNS.replace(" material,", " case when material is not null then ''::bytea end,")
 """Without the encrypted content: a search reads thousands of rows, and each may have 64 KiB of it."""
 _LISTED_AT_ONCE = 500
+_SEARCHED = "search_version, active_at, inactive_at, usage_mask, archived, fresh, terms"
+_STATE = """
+    case when state = 1 and active_at <= %(now)s and inactive_at <= %(now)s then 3
+         when state = 1 and active_at <= %(now)s then 2
+         when state = 2 and inactive_at <= %(now)s then 3
+         else state end"""
+"""KMIP's state at a time; `crypto_service.kmip.objects.states.state_at` is the same in Python."""
+_MATCHING = f"""
+    from okcm.managed_object
+    where service = %(service)s and l2_key = %(l2_key)s and material is not null
+    and (%(object_id)s::text is null or object_id = %(object_id)s)
+    and (%(object_type)s::bigint is null or object_type = %(object_type)s::bigint)
+    and usage_mask & %(usage_mask)s = %(usage_mask)s
+    and (%(archived)s::boolean is null or archived = %(archived)s)
+    and (fresh or not %(fresh)s)
+    and (%(state)s::bigint is null or {_STATE} = %(state)s::bigint)
+    and terms @> %(terms)s::bigint[]
+"""
 _SELECT = f"select {_COLUMNS} from okcm.managed_object where service = %s"  # noqa: S608 - a constant
 
 # Most objects have one name, whose hash has an index; the few with several names are scanned. The exact conditions are
@@ -46,6 +64,53 @@ class ObjectRow:
     key_version: int
     material: bytes | None
     revision: int
+    search: "SearchValues | None" = None
+    """Written with the row and not read; without them a search does not find the object until `index`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchValues:
+    """What a search compares, derived from the attributes of an object; times in seconds since the epoch."""
+
+    version: int
+    active_at: int | None
+    inactive_at: int | None
+    usage_mask: int
+    archived: bool
+    fresh: bool
+    terms: Sequence[int]
+
+    def columns(self) -> Sequence[Any]:
+        """Return the values in the order of the columns."""
+        return [
+            self.version,
+            self.active_at,
+            self.inactive_at,
+            self.usage_mask,
+            self.archived,
+            self.fresh,
+            list(self.terms),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectFilter:
+    """Conditions that all hold for an object that is found; None and empty ones hold for each."""
+
+    service: str
+    l2_key: str
+    now: int
+    object_id: str | None = None
+    object_type: int | None = None
+    state: int | None = None
+    usage_mask: int = 0
+    archived: bool | None = False
+    fresh: bool = False
+    terms: Sequence[int] = ()
+
+    def values(self) -> dict[str, Any]:
+        """Return the parameters of a statement."""
+        return {one.name: getattr(self, one.name) for one in fields(self)} | {"terms": list(self.terms)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +132,8 @@ class ManagedObjects:
     def add(self, rows: Sequence[ObjectRow]) -> None:
         with self.connection.cursor() as cursor:
             cursor.executemany(
-                f"insert into okcm.managed_object (tenant_id, {_COLUMNS})"  # noqa: S608 - a constant
-                " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                f"insert into okcm.managed_object (tenant_id, {_COLUMNS}, {_SEARCHED})"  # noqa: S608 - constants
+                " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 [
                     [
                         self.tenant_id,
@@ -82,6 +147,7 @@ class ManagedObjects:
                         row.key_version,
                         row.material,
                         row.revision,
+                        *(row.search or _NOT_INDEXED).columns(),
                     ]
                     for row in rows
                 ],
@@ -105,6 +171,42 @@ class ManagedObjects:
         with self.connection.cursor(name="objects") as cursor:
             cursor.itersize = _LISTED_AT_ONCE
             yield from map(_object, cursor.execute(f"{listed} order by created_at, object_id", [service]))
+
+    def search(self, wanted: ObjectFilter, limit: int, offset: int) -> tuple[int, Sequence[str]]:
+        """Return the number of matching objects, and the ids of some of them, oldest first."""
+        [(total, ids)] = self.connection.execute(
+            f"select count(*), (array_agg(object_id order by created_at, object_id))[%(first)s:%(last)s] {_MATCHING}",
+            {**wanted.values(), "first": offset + 1, "last": offset + limit},
+        ).fetchall()
+        return int(total), ids or []
+
+    def matching(self, wanted: ObjectFilter) -> Iterator[ObjectRow]:
+        """Yield matching objects, oldest first, as `of_service` does."""
+        with self.connection.cursor(name="objects") as cursor:
+            cursor.itersize = _LISTED_AT_ONCE
+            statement = f"select {_LISTED} {_MATCHING} order by created_at, object_id"
+            yield from map(_object, cursor.execute(statement, wanted.values()))
+
+    def not_indexed(self, service: str) -> Sequence[ObjectRow]:
+        """Return some objects of a service that have no search values, without their content."""
+        rows = self.connection.execute(
+            f"select {_LISTED} from okcm.managed_object where service = %s"  # noqa: S608 - constants
+            f" and search_version = 0 and material is not null order by object_id limit {_LISTED_AT_ONCE}",
+            [service],
+        )
+        return [_object(row) for row in rows]
+
+    def index(self, rows: Sequence[ObjectRow]) -> None:
+        """Store the search values of objects that have not changed since they were read."""
+        with self.connection.cursor() as cursor:
+            cursor.executemany(
+                f"update okcm.managed_object set ({_SEARCHED}) = row(%s, %s, %s, %s, %s, %s, %s)"  # noqa: S608 - constants
+                " where service = %s and object_id = %s and revision = %s",
+                [
+                    [*(row.search or _NOT_INDEXED).columns(), row.service, row.object_id, row.revision]
+                    for row in sorted(rows, key=lambda row: row.object_id)
+                ],
+            )
 
     def count(self, service: str) -> int:
         """Return the number of a service's objects that are not destroyed."""
@@ -137,10 +239,11 @@ class ManagedObjects:
     def change(self, row: ObjectRow) -> bool:
         """Replace a row if it still has `row.revision` and increase that; return False after a concurrent change."""
         changed = self.connection.execute(
-            "update okcm.managed_object set state = %s, names = %s, attributes = %s, key_version = %s, material = %s,"
-            " revision = revision + 1"
+            f"update okcm.managed_object set ({_SEARCHED}) = row(%s, %s, %s, %s, %s, %s, %s),"  # noqa: S608 - constants
+            " state = %s, names = %s, attributes = %s, key_version = %s, material = %s, revision = revision + 1"
             " where service = %s and object_id = %s and l2_key = %s and object_type = %s and revision = %s",
             [
+                *(row.search or _NOT_INDEXED).columns(),
                 row.state,
                 list(row.names),
                 row.attributes,
@@ -200,6 +303,9 @@ class ManagedObjects:
             [service, object_id],
         )
         return removed.rowcount == 1
+
+
+_NOT_INDEXED = SearchValues(0, None, None, 0, archived=False, fresh=False, terms=())
 
 
 def _object(row: tuple[Any, ...]) -> ObjectRow:

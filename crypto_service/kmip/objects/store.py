@@ -26,15 +26,16 @@ from crypto_service.kmip.objects import states
 from crypto_service.kmip.objects.attributes import Attributes
 from crypto_service.kmip.objects.cache import ObjectCache
 from crypto_service.kmip.objects.managed_object import ManagedObject
+from crypto_service.kmip.objects.search import search_values
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.postgres.change_feed import object_hash, tenant_hash
-from database.services.managed_objects import ObjectRow
+from database.services.managed_objects import ObjectFilter, ObjectRow
 from openkcm.contract.audit_events import AuditEvent
 
 _ATTEMPTS = 20
-_COST_OF_ROW = 2
-"""Units of `server.limits` for an object that a search reads and compares."""
+_COST_OF_ROW, _COST_OF_SEARCH = 2, 10
+"""Units of `server.limits` for an object whose attributes are decoded, and for a search by the database."""
 Result = TypeVar("Result")
 Edit = Callable[[ManagedObject], ManagedObject]
 Plan = Callable[[ManagedObject, str], tuple[ManagedObject, Attributes]]
@@ -118,7 +119,7 @@ class ObjectStore:
                 self._require_room(tx, caller, len(made))
                 for managed in made:
                     _check_names(tx, caller, managed.row, ())
-                tx.objects.add([managed.row for managed in made])
+                tx.objects.add([_searchable(managed) for managed in made])
                 _record(tx, event_of, made[0].row.object_id)
 
         seen = self._seen(caller)
@@ -168,7 +169,7 @@ class ObjectStore:
                 successor = managed_objects.new(made.row, attributes, int(self.clock()))
                 _check_names(tx, caller, successor.row, ())
                 self._require_room(tx, caller, 1)
-                tx.objects.add([successor.row])
+                tx.objects.add([_searchable(successor)])
                 _record(tx, event_of, successor.row.object_id)
                 return successor
 
@@ -178,20 +179,39 @@ class ObjectStore:
         """Return the ids of the caller's matching objects with a name that are not destroyed, oldest first."""
         return await self._find(caller, lambda tx: tx.objects.named(caller.service, name), wanted)
 
-    async def find(self, caller: ClientIdentity, wanted: Wanted, needles: Sequence[bytes] = ()) -> Sequence[str]:
-        """Return the ids of the caller's matching objects that are not destroyed, oldest first.
+    async def search(
+        self, caller: ClientIdentity, conditions: ObjectFilter, limit: int, offset: int
+    ) -> tuple[int, Sequence[str]]:
+        """Return the number of the caller's objects that match, and the ids of some of them, oldest first."""
+        self._parts.limits.charge(caller.tenant_id, _COST_OF_SEARCH)
+        return await self._indexed(caller, lambda tx: tx.objects.search(conditions, limit, offset))
 
-        All `needles` must occur in the stored attributes. The tenant is charged for each object of the service, because
-        each is read; raise TooManyRequests.
+    async def find(self, caller: ClientIdentity, conditions: ObjectFilter, wanted: Wanted) -> Sequence[str]:
+        """Return the ids of the caller's objects that match and are `wanted`, oldest first.
+
+        The tenant is charged for each object that matches, because its attributes are decoded; raise TooManyRequests.
         """
-        objects = await self._parts.blocking.run(caller.tenant_id, lambda: self._count(caller))
+        objects, _ = await self.search(caller, conditions, 0, 0)
         self._parts.limits.charge(caller.tenant_id, objects * _COST_OF_ROW)
+        return await self._find(caller, lambda tx: tx.objects.matching(conditions), wanted)
 
-        def rows(tx: TenantTransaction) -> Iterable[ObjectRow]:
-            found = tx.objects.of_service(caller.service)
-            return (row for row in found if all(needle in row.attributes for needle in needles))
+    async def _indexed(self, caller: ClientIdentity, work: Callable[[TenantTransaction], Result]) -> Result:
+        """Do `work` in a transaction, after all objects of the service have what a search compares."""
+        found: list[Result] = []
 
-        return await self._find(caller, rows, wanted)
+        def attempt() -> int:
+            with self._database.tenant_tx(caller.tenant_id) as tx:
+                rows = tx.objects.not_indexed(caller.service)
+                if rows:
+                    tx.objects.index([_searchable(managed_objects.from_row(row)) for row in rows])
+                else:
+                    found.append(work(tx))
+                return len(rows)
+
+        while not found:
+            if rows := await self._parts.blocking.run(caller.tenant_id, attempt):
+                self._parts.limits.charge(caller.tenant_id, rows * _COST_OF_ROW)
+        return found[0]
 
     async def _find(
         self, caller: ClientIdentity, rows: Callable[[TenantTransaction], Iterable[ObjectRow]], wanted: Wanted
@@ -202,10 +222,6 @@ class ObjectStore:
                 return [row.object_id for row in own if wanted(managed_objects.from_row(row))]
 
         return await self._parts.blocking.run(caller.tenant_id, work)
-
-    def _count(self, caller: ClientIdentity) -> int:
-        with self._database.tenant_tx(caller.tenant_id) as tx:
-            return tx.objects.count(caller.service)
 
     def _require_room(self, tx: TenantTransaction, caller: ClientIdentity, more: int) -> None:
         """Raise ObjectLimitReached; requests at the same time may exceed the limit by their number."""
@@ -330,9 +346,14 @@ def _replaced(
     if after is before:
         return before
     _check_names(tx, caller, after.row, before.row.names)
-    if not tx.objects.change(after.row):
+    if not tx.objects.change(_searchable(after)):
         raise _Conflict
     return replace(after, row=replace(after.row, revision=after.row.revision + 1))
+
+
+def _searchable(managed: ManagedObject) -> ObjectRow:
+    """Return the row of an object with what a search compares."""
+    return replace(managed.row, search=search_values(managed))
 
 
 def _record(tx: TenantTransaction, event_of: EventOf, object_id: str) -> None:

@@ -11,33 +11,45 @@ from crypto_service.kmip.codec.ttlv import Item, ItemType
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects.attributes import Attributes
 from crypto_service.kmip.objects.managed_object import ManagedObject
+from crypto_service.kmip.objects.search import object_filter
 
 _MOST_ITEMS = 1000
 """The maximum number of ids in one response; a client of 1.3 or newer reads the rest by offset."""
 _MOST_CRITERIA = 64
-_NOT_STORED = frozenset({named.UNIQUE_IDENTIFIER, named.OBJECT_TYPE, named.STATE, named.LEASE_TIME})
 Criteria = dict[str, list[Item]]
 
 
 async def locate(batch: Batch, payload: Item) -> Payload:
     batch.subject = ""
     criteria = _criteria(payload, batch.version)
-    name, wanted = _name(criteria), _matcher(batch, payload, criteria)
-    if name is None:
-        found = await batch.objects.find(batch.caller, wanted, _needles(criteria))
-    else:
-        found = await batch.objects.named(batch.caller, name, wanted)
     offset = read_number(payload, Tag.OFFSET_ITEMS) or 0
     asked = read_number(payload, Tag.MAXIMUM_ITEMS)
     if offset < 0 or (asked is not None and asked < 0):
         raise invalid("maximum items and offset items cannot be negative")
     most = _MOST_ITEMS if asked is None else min(asked, _MOST_ITEMS)
-    page = found[offset : offset + most]
+    total, page = await _found(batch, payload, criteria, most, offset)
     # Only a single match becomes the ID Placeholder for the next item of the batch.
     batch.placeholder = page[0] if len(page) == 1 else None
     batch.subject = batch.placeholder or ""
-    counted = (number(Tag.LOCATED_ITEMS, len(found)),) if batch.version >= 3 and (offset or asked is not None) else ()
+    counted = (number(Tag.LOCATED_ITEMS, total),) if batch.version >= 3 and (offset or asked is not None) else ()
     return (*counted, *(text(Tag.UNIQUE_IDENTIFIER, object_id) for object_id in page))
+
+
+async def _found(batch: Batch, payload: Item, criteria: Criteria, limit: int, offset: int) -> tuple[int, Sequence[str]]:
+    """Return the number of matching objects, and the ids of `limit` of them after `offset`, oldest first."""
+    mask = read_number(payload, Tag.STORAGE_STATUS_MASK)
+    mask = StorageStatusMask.ONLINE_STORAGE if mask is None else mask
+    fresh = read_choice(payload, Tag.OBJECT_GROUP_MEMBER) == ObjectGroupMember.GROUP_MEMBER_FRESH
+    wanted = _matcher(batch.now, criteria, mask, fresh=fresh)
+    name = _name(criteria)
+    if name is not None:
+        found = await batch.objects.named(batch.caller, name, wanted)
+    else:
+        conditions, exact = object_filter(batch.caller, criteria, mask, fresh=fresh, now=batch.now)
+        if exact:
+            return await batch.objects.search(batch.caller, conditions, limit, offset)
+        found = await batch.objects.find(batch.caller, conditions, wanted)
+    return len(found), found[offset : offset + limit]
 
 
 def _criteria(payload: Item, version: int) -> Criteria:
@@ -55,34 +67,16 @@ def _name(criteria: Criteria) -> str | None:
     return read_text(names[0], Tag.NAME_VALUE) if names else None
 
 
-def _needles(criteria: Criteria) -> Sequence[bytes]:
-    """Return byte strings that the stored attributes of a match contain, so that most objects are not decoded."""
-    needles = []
-    for name, values in criteria.items():
-        if name in _NOT_STORED:
-            continue
-        needles.append(name.encode())
-        for part in (part for value in values for part in (value, *value.children())):
-            if isinstance(part.value, str):
-                needles.append(part.value.encode())
-            elif isinstance(part.value, bytes):
-                needles.append(part.value)
-    return needles
-
-
-def _matcher(batch: Batch, payload: Item, criteria: Criteria) -> Callable[[ManagedObject], bool]:
-    mask = read_number(payload, Tag.STORAGE_STATUS_MASK)
-    mask = StorageStatusMask.ONLINE_STORAGE if mask is None else mask
-    member = read_choice(payload, Tag.OBJECT_GROUP_MEMBER)
+def _matcher(now: int, criteria: Criteria, storage: int, *, fresh: bool) -> Callable[[ManagedObject], bool]:
     kinds = {value.value for value in criteria.get(named.OBJECT_TYPE, ())}
 
     def wanted(managed: ManagedObject) -> bool:
         stored = StorageStatusMask.ARCHIVAL_STORAGE if managed.archived else StorageStatusMask.ONLINE_STORAGE
-        if managed.is_destroyed or not mask & stored or (kinds and kinds != {managed.row.object_type}):
+        if managed.is_destroyed or not storage & stored or (kinds and kinds != {managed.row.object_type}):
             return False
-        if member == ObjectGroupMember.GROUP_MEMBER_FRESH and not managed.fresh:
+        if fresh and not managed.fresh:
             return False
-        attributes = managed.all_attributes(batch.now)
+        attributes = managed.all_attributes(now)
         return all(_matches(attributes, name, values) for name, values in criteria.items())
 
     return wanted

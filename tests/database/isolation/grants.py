@@ -120,14 +120,16 @@ GRANTS = {
             agent(tenant_id, service, instance, agent_version, certificate_not_after, problem, first_contact_at,
             last_contact_at) backfill(tenant_id, service, place, done, remaining, state, reported_at)
             managed_object(tenant_id, l2_key, object_id, service, object_type, state, names, attributes, key_version,
-            material, revision) protection_use(tenant_id, day, service, place, operations, bytes, microseconds,
+            material, revision, search_version, active_at, inactive_at, usage_mask, archived, fresh, terms)
+            protection_use(tenant_id, day, service, place, operations, bytes, microseconds,
             requests, request_microseconds) usage_batch(tenant_id, batch_id) usage_day(tenant_id, day, service,
             operation, refusal, count, bytes, microseconds, latency) usage_minute(tenant_id, minute, service, operation,
             count, refused, bytes)
         """,
         "update": """
             agent(agent_version, certificate_not_after, problem, last_contact_at) backfill(done, remaining, state,
-            reported_at) managed_object(state, names, attributes, key_version, material, revision)
+            reported_at) managed_object(state, names, attributes, key_version, material, revision,
+            search_version, active_at, inactive_at, usage_mask, archived, fresh, terms)
             protection_use(operations, bytes, microseconds, requests, request_microseconds) service(last_seen_at)
             service_key(last_opened_at, emptied_at) usage_day(count, bytes, microseconds, latency) usage_minute(count,
             refused, bytes)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -118,14 +117,20 @@ def _look_up_without(what: str, *methods: str) -> Break:
 def _find_without_tenant(patch: pytest.MonkeyPatch) -> None:
     owners = _owners(patch)
     patch.setattr(TenantLimits, "charge", lambda *_: None)  # the other tenants have no request
-    for name in ("find", "named"):
-        find = getattr(ObjectStore, name)
+    find, search = ObjectStore.named, ObjectStore.search
 
-        async def everywhere(self, _caller, *criteria: Any, find=find) -> Any:
-            all_owners = set(owners.values())
-            return [one for owner in all_owners for one in await find(self, owner, *criteria)]
+    async def named(self, _caller, *criteria: Any) -> Any:
+        return [one for owner in set(owners.values()) for one in await find(self, owner, *criteria)]
 
-        patch.setattr(ObjectStore, name, everywhere)
+    async def searched(self, _caller, conditions, limit: int, offset: int) -> Any:
+        found = []
+        for owner in set(owners.values()):
+            of_owner = dataclasses.replace(conditions, service=owner.service, l2_key=owner.l2_key)
+            found += (await search(self, owner, of_owner, limit, offset))[1]
+        return len(found), found
+
+    patch.setattr(ObjectStore, "named", named)
+    patch.setattr(ObjectStore, "search", searched)
 
 
 def _distinguish_foreign_objects(patch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects.algorithms import Method
 from crypto_service.server.limits import TenantLimits
 from tests.crypto_service.kmip.messages import batch_item
-from tests.crypto_service.kmip.scene import VALUE, Client, Scene, a_name, attribute
+from tests.crypto_service.kmip.scene import VALUE, Client, Scene, a_date, a_name, attribute
 
 RSA = rsa.generate_private_key(65537, 2048)
 DATA = b"the data"
@@ -183,11 +183,14 @@ async def test_other_requests_get_a_turn_between_the_items_of_a_batch(scene: Sce
     assert turns - before >= 63
 
 
-async def test_locate_without_a_name_is_charged_for_each_object_of_the_service(scene: Scene, charged: list[int]):
+async def test_locate_is_charged_for_each_object_whose_attributes_it_decodes(scene: Scene, charged: list[int]):
     client = scene.client()
     for number_of_object in range(5):
         await client.create(a_name(f"key-{number_of_object}"))
-    await client.ask(Operation.LOCATE)
+    await client.ask(Operation.LOCATE, attribute("Cryptographic Length", number(VALUE, 256)))
     assert charged == [10]
+    dates = [a_date("Initial Date", seconds) for seconds in (0, 2**31)]
+    assert len((await client.ask(Operation.LOCATE, *dates)).ids) == 5
+    assert charged == [10, 10, 5 * 2]
     await client.ask(Operation.LOCATE, a_name("key-1"))
-    assert charged == [10]
+    assert charged == [10, 10, 5 * 2]
