@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from core.services import CryptoOperation
 from core.tenants.lifecycle import State
+from crypto_service.server.turns import Turns
 
 Result = TypeVar("Result")
 
@@ -192,3 +193,4 @@ class Dependencies:
     limits: Limits
     blocking: BlockingExecutor
     changes: Invalidations
+    turns: Turns = field(default_factory=Turns)

@@ -29,6 +29,7 @@ from crypto_service.interfaces import ClientIdentity
 from crypto_service.keys.operations import CryptoOperations
 from crypto_service.kmip.codec.enums import Operation
 from crypto_service.kmip.operation_table import OPERATIONS
+from crypto_service.server.turns import Turns
 from dashboard.workflow_bridge import WorkflowBridge
 from marketplace.app import EndpointConfig, create_app
 from marketplace.enrolment.jwks import Issuers
@@ -126,7 +127,7 @@ async def test_each_endpoint_appends_the_listed_operations_to_the_write_ahead_lo
     core.callers["0a"] = caller
     core.keys["acme", "orders"] = []
     core.rotate(caller)
-    context = HandlerContext(CryptoOperations(core, core, core), *cast("Any", (None, None, None, None, None)))
+    context = HandlerContext(CryptoOperations(core, core, core), *cast("Any", (None,) * 5), Turns())
     plain = base64.b64encode(b"plain").decode()
     acts = {endpoint.name: endpoint.act for endpoint in ENDPOINTS}
     encrypted = await acts["encrypt"](context, caller, api.EncryptRequest(plaintext=plain, resource="r"))

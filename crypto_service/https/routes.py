@@ -4,7 +4,7 @@ A handler gets a validated request and a caller whose state was checked for this
 operation does, so that operations in memory are answered without a task.
 """
 
-import asyncio
+import time
 from binascii import b2a_base64
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from crypto_service.https.heartbeats import BufferedHeartbeats
 from crypto_service.https.lookups import DatabaseCertificates, DatabaseProtectedFields
 from crypto_service.https.problems import OF_ONE_ITEM, from_error
 from crypto_service.interfaces import ClientIdentity, Operations
+from crypto_service.server.turns import Turns
 from openkcm.contract.services import HEARTBEAT_SECONDS
 
 Fields = dict[str, Any]
@@ -34,6 +35,7 @@ class HandlerContext:
     protections: DatabaseProtectedFields
     discovery: Callable[[ClientIdentity], Fields]
     openapi: Fields
+    turns: Turns
 
 
 JSON = "application/json"
@@ -148,6 +150,7 @@ def _in_batches(single: Endpoint) -> Endpoint:
         """
         answers: list[Fields] = []
         done = 0
+        began = time.perf_counter()
         remaining: Fields | None = None
         for number, item in enumerate(request.items, 1):
             if remaining is not None:
@@ -164,7 +167,9 @@ def _in_batches(single: Endpoint) -> Endpoint:
                 answers.append(problem)
                 remaining = None if isinstance(refused, OF_ONE_ITEM) else problem
             if not number % _ITEMS_AT_ONCE:
-                await asyncio.sleep(0)
+                context.turns.use(caller.tenant_id, time.perf_counter() - began)
+                await context.turns.pause(caller.tenant_id)
+                began = time.perf_counter()
         return {"items": answers, "refused": len(answers) - done}
 
     return Endpoint(

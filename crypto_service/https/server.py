@@ -39,8 +39,6 @@ _OK = {
 _PROBLEM = b"HTTP/1.1 %d %b\r\ncontent-type: " + CONTENT_TYPE.encode() + _COMMON
 _CLOSE = b"\r\nconnection: close"
 _END = b"\r\n\r\n"
-_PIPELINED_AT_ONCE = 20
-"""Requests of one read that are answered before other connections get a turn: about a millisecond."""
 _BYTES_PER_UNIT = 32_768
 """Bytes of a body that take about as long as a small request, which is the unit of the tenant's rate."""
 _LINGER_SECONDS = 2.0
@@ -73,7 +71,9 @@ class HttpsServer:
         self._body_limit = body_limit
         self._routes = routes()
         discovery = partial(describe, offer, body_limit=body_limit)
-        self._context = HandlerContext(parts.operations, certificates, heartbeats, protections, discovery, openapi())
+        self._context = HandlerContext(
+            parts.operations, certificates, heartbeats, protections, discovery, openapi(), parts.turns
+        )
 
     def protocol(self) -> asyncio.Protocol:
         """Return the protocol of one connection, for a `TlsListener`."""
@@ -102,11 +102,9 @@ class _HttpsConnection(Connection):
         if self._lingering:
             return
         reader = self._reader
-        for number, message in enumerate(reader.feed(data), 1):
+        for message in reader.feed(data):
             self._pending += len(message.body)
             self.run(self._answer(message), self._sent)
-            if not number % _PIPELINED_AT_ONCE:
-                self.run(asyncio.sleep(0), _continue)
         if self._lingering:
             return
         if not self.hold(reader.held + self._pending):
@@ -203,10 +201,6 @@ class _HttpsConnection(Connection):
         finally:
             if holds:
                 limits.leave(tenant_id)
-
-
-def _continue(_: None) -> None:
-    """Do nothing after a pause."""
 
 
 async def _already(reply: _Reply) -> _Reply:

@@ -8,7 +8,6 @@
    of a change is already in its transaction.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -108,9 +107,11 @@ class Dispatcher:
         outcomes: list[_Outcome] = []
         try:
             for item in items:
-                if outcomes:
-                    await asyncio.sleep(0)  # a long batch must not hold the event loop
+                began = time.perf_counter()
                 outcomes.append(await _process(batch, item, correlation, address, self._timer))
+                if len(items) > 1:
+                    self._parts.turns.use(batch.caller.tenant_id, time.perf_counter() - began)
+                    await self._parts.turns.pause(batch.caller.tenant_id)
                 if outcomes[-1].failed and not header.continues:
                     break
             entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]

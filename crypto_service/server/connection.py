@@ -6,6 +6,7 @@ from `Connection`: it overrides `received`, and may override `refused`.
 
 import asyncio
 import socket
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -55,9 +56,10 @@ class Connection(asyncio.Protocol):
         self.deadline = 0.0
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set by the loop before anything else
         self._loop = connections.loop
+        self._turns, self._tenant_id = parts.turns, ""
         self._early = bytearray()
         self._refusal: OpenKcmError | None = None
-        self._running = False
+        self._running = self._waits = False
         self._queue: deque[Step] = deque()
         self._reading, self._writable, self._drained_by = True, True, 0.0
         self._granted_seconds = 0.0
@@ -96,10 +98,11 @@ class Connection(asyncio.Protocol):
         # One context from start to end, with or without a task: variables that it sets do not affect other requests,
         # and it resets them in the context in which it set them.
         context = copy_context()
-        if self._running or self._queue or not self._writable:
+        if self._running or self._queue or not self._writable or not self._turns.has_time(self._tenant_id):
             self._queue.append((work, then, context))
         else:
             self._start(work, then, context)
+        if not self._running:
             self._run_queue()
 
     def hold(self, size: int) -> bool:
@@ -207,7 +210,7 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         if isinstance(found, ClientIdentity):
-            self.caller = found
+            self.caller, self._tenant_id = found, found.tenant_id
             if self.connections.join(self):
                 self.identified = True
                 self.awaiting(None)
@@ -248,15 +251,37 @@ class Connection(asyncio.Protocol):
             self._fail(unexpected)
         if self._writable and not self._granted_seconds and not self.closing:
             self.awaiting(None)
+        if len(data) > SMALL_BYTES and not self.closing:
+            self._turns.receive(self._tenant_id, len(data))
+            if not self._waits and not self._turns.has_time(self._tenant_id):
+                self._wait_turn()
+                self._update_reading()
 
     def _run_queue(self) -> None:
         """Do the queued work. A loop, not a recursion: a client may send a thousand requests at once."""
-        while self._queue and self._writable and not self._running:
-            self._start(*self._queue.popleft())
+        while self._queue and self._writable and not self._running and not self._waits:
+            if self._turns.has_time(self._tenant_id):
+                self._start(*self._queue.popleft())
+            else:
+                self._wait_turn()
         self._update_reading()
+
+    def _wait_turn(self) -> None:
+        """Do nothing, and read nothing, until the tenant's next turn."""
+        self._waits = True
+        self._turns.call_next(self._tenant_id, self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._waits = False
+        if not self.closing:
+            # At least one piece of work, so that each turn of a connection makes progress.
+            if self._queue and self._writable and not self._running:
+                self._start(*self._queue.popleft())
+            self._run_queue()
 
     def _start(self, work: Coroutine[Any, Any, Any], then: Callable[[Any], None], context: Context) -> None:
         self._running = True  # also while `then` runs: work that it adds follows all queued work
+        began = time.perf_counter()
         try:
             outcome = context.run(start_eagerly, work)
             if not isinstance(outcome, Completed):
@@ -265,6 +290,8 @@ class Connection(asyncio.Protocol):
             then(outcome.value)
         except Exception as unexpected:  # noqa: BLE001 - logged; the loop must continue
             self._fail(unexpected)
+        finally:
+            self._turns.use(self._tenant_id, time.perf_counter() - began)
         self._running = False
 
     def _start_task(self, work: Coroutine[Any, Any, Any], then: Callable[[Any], None], context: Context) -> None:
@@ -294,7 +321,7 @@ class Connection(asyncio.Protocol):
     def _update_reading(self) -> None:
         """Read only while nothing is queued, the client reads its responses, and early data of a new client fits."""
         early = not self.identified and len(self._early) < _EARLY_BYTES
-        wanted = self._writable and (early or not self.busy)
+        wanted = self._writable and not self._waits and (early or not self.busy)
         if wanted is not self._reading and not self._transport.is_closing():
             self._reading = wanted
             if wanted:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import ssl
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ class FakeCallers:
 
 
 class Echo(Connection):
-    """Returns each line. `wait` waits for `go`, `boom` raises, `big` returns 8 MiB."""
+    """Returns each line. `wait` waits for `go`, `boom` raises, `big` returns 8 MiB, `busy` takes half a millisecond."""
 
     go: asyncio.Event
 
@@ -85,6 +86,10 @@ class Echo(Connection):
             named = request_name.get()
             request_name.reset(token)  # raises in a context in which it was not set
             return caller.tenant_id.encode() + b" " + named + b"\n"
+        if line == b"busy":
+            end = time.perf_counter() + 0.0005
+            while time.perf_counter() < end:
+                pass
         if line == b"boom":
             raise KeyError("secret of the request")
         if line == b"big":

@@ -60,11 +60,11 @@ def _share_keys(**fields: str) -> Break:
 
         def anywhere(caller, purpose, resource) -> Any:
             own = place(caller, purpose, resource)
-            return own if purpose is Purpose.MANAGED_OBJECT else replace(own, **fields)
+            return own if purpose is Purpose.MANAGED_OBJECT else dataclasses.replace(own, **fields)
 
         def alike(key, salt, context) -> Any:
             shared = SHARED.encode() in context
-            return derived(replace(key, material=ONE_KEY) if shared else key, salt, context)
+            return derived(dataclasses.replace(key, material=ONE_KEY) if shared else key, salt, context)
 
         patch.setattr(crypto_service.keys.operations, "_place", anywhere)
         patch.setattr(ciphertext, "_derived", alike)
