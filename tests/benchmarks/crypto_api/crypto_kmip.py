@@ -2,13 +2,18 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from crypto_service.kmip.codec.enums import Operation
+from crypto_service.kmip.codec.fields import choice, number
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import encode
 from tests.benchmarks import report
 from tests.benchmarks.crypto_api.bare_tls import bare_server
 from tests.benchmarks.crypto_api.pykmip_peer import pykmip_server
@@ -18,6 +23,8 @@ from tests.benchmarks.harness.processes import two_loops_over_one
 from tests.benchmarks.harness.service_fixture import connected_stack
 from tests.benchmarks.harness.stack import Stack
 from tests.benchmarks.report import Check, Result
+from tests.crypto_service.kmip.messages import batch_item, message
+from tests.crypto_service.kmip.scene import VALUE, a_name, attribute, creation, custom
 
 _TENANT = "bench-corp-1"
 _ROUNDS = 3
@@ -28,6 +35,9 @@ _CASES: dict[str, tuple[Callable[[Target, float], Load], float]] = {
     "connect per operation": (ask_connecting, 5.0),
 }
 _SCALED = "16 connections"
+_OBJECTS = 5_000
+_BATCH = 100
+_SEARCH_MILLISECONDS = 10.0
 _PROTOCOL = (
     "Each server has one AES-256 key, created over KMIP 1.2, and receives Get requests for it over mTLS (ours TLS 1.3, "
     "PyKMIP 1.2, its maximum). For each case the two sides take turns, {rounds} rounds of {seconds:g} s; the median "
@@ -36,7 +46,8 @@ _PROTOCOL = (
     "with its defaults. Then a second stack serves from one process. The machine limits the gain from more processes, "
     "as the last line of the table shows: two counting loops at once, compared with one alone; the generator uses the "
     "same processors. For comparison with one connection per operation: a process on the same event loop that makes "
-    "the same kind of handshake and responds without any work."
+    "the same kind of handshake and responds without any work. At last the service gets {objects} objects, and one "
+    "connection repeats a Locate for each kind of condition, which returns ten of them."
 )
 
 
@@ -60,6 +71,11 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
             ratio = middle["ours"].rate / middle["PyKMIP"].rate
             summary[f"times PyKMIP, {case}"] = round(ratio, 1)
             checks.append(Check(f"PyKMIP's Gets per second over ours, {case}", round(1 / ratio, 4), 1 / least, ""))
+        objects = _BATCH if quick else _OBJECTS
+        searches = {kind: load.summary() for kind, load in _searches(stack, folder, objects, seconds)}
+        summary |= {f"Locate by {kind} among {objects} objects (ms)": found for kind, found in searches.items()}
+        slowest = max(found["p50"] for found in searches.values())
+        checks.append(Check(f"Locate among {objects} objects, p50", slowest, _SEARCH_MILLISECONDS, "ms"))
     with (
         tempfile.TemporaryDirectory(prefix="openkcm-bare-") as floor,
         bare_server(Path(floor), b"any request") as bare,
@@ -76,12 +92,30 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         name="crypto_kmip",
         title="KMIP Get: the crypto service and PyKMIP",
         quick=quick,
-        protocol=_PROTOCOL.format(rounds=rounds, seconds=seconds, processes=os.cpu_count()),
+        protocol=_PROTOCOL.format(rounds=rounds, seconds=seconds, processes=os.cpu_count(), objects=objects),
         checks=checks,
         summary=summary,
         samples=samples,
     )
     return result, _plot(summary)
+
+
+def _searches(stack: Stack, folder: Path, objects: int, seconds: float) -> Iterator[tuple[str, Load]]:
+    """Create objects, and measure a Locate for each kind of condition."""
+    target = _ours(stack, folder)
+    of_half = [batch_item(*creation(custom("x-Owner", str(number % 2)))) for number in range(_BATCH)]
+    for _ in range(objects // _BATCH):
+        one(replace(target, request=encode(message(*of_half))))
+    kinds = {
+        "name": a_name("missing"),
+        "custom attribute": custom("x-Owner", "1"),
+        "state": attribute("State", choice(VALUE, 1)),
+        "object type": attribute("Object Type", choice(VALUE, 2)),
+        "length": attribute("Cryptographic Length", number(VALUE, 256)),
+    }
+    for kind, condition in kinds.items():
+        request = encode(message(batch_item(Operation.LOCATE, number(Tag.MAXIMUM_ITEMS, 10), condition)))
+        yield kind, ask(replace(target, request=request), 1, seconds)
 
 
 def _middle(
