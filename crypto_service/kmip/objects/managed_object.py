@@ -6,7 +6,7 @@
 from dataclasses import dataclass, replace
 
 from core.errors.services import ObjectNotFound
-from crypto_service.kmip.codec.enums import ObjectType, ResultReason, State
+from crypto_service.kmip.codec.enums import CryptographicUsageMask, ObjectType, ResultReason, State
 from crypto_service.kmip.codec.errors import denied, invalid
 from crypto_service.kmip.codec.fields import choice, interval, moment, read_choice, read_long, text
 from crypto_service.kmip.codec.tags import Tag
@@ -20,6 +20,13 @@ LEASE_SECONDS = 3600
 _MOST_STORED = 60_000
 _MOST_NAMES = 16_000
 _EARLIER = "the date can be set only while the key is pre-active or active"
+_PROCESSING = (
+    CryptographicUsageMask.DECRYPT
+    | CryptographicUsageMask.VERIFY
+    | CryptographicUsageMask.UNWRAP_KEY
+    | CryptographicUsageMask.MAC_VERIFY
+)
+"""The uses that process protected data; every other use protects data, also the derivation of a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +160,21 @@ def require_here(managed: ManagedObject) -> None:
 
 
 def require_usable(managed: ManagedObject, use: int, now: int) -> None:
-    """Raise unless the key exists, is active, and permits `use` (a bit of the cryptographic usage mask)."""
+    """Raise unless the key exists, is active, and permits `use` (a bit of the cryptographic usage mask) at `now`.
+
+    Data may be processed from the Process Start Date on (KMIP 1.4, section 3.25).
+    """
     require_here(managed)
     states.require_active(managed.state_at(now))
     if not managed.usage_mask & use:
         raise denied("the key's cryptographic usage mask does not permit this")
+    if not use & _PROCESSING:
+        require_protecting(managed, now)
+    elif managed.process_start is not None and managed.process_start > now:
+        raise denied("the key's process start date has not been reached")
+
+
+def require_protecting(managed: ManagedObject, now: int) -> None:
+    """Raise KmipRefused when the Protect Stop Date has passed (KMIP 1.4, section 3.26)."""
+    if managed.protect_stop is not None and managed.protect_stop <= now:
+        raise denied("the key's protect stop date has passed")

@@ -23,7 +23,7 @@ from crypto_service.kmip.codec.enums import (
     PaddingMethod,
     ValidityIndicator,
 )
-from crypto_service.kmip.codec.errors import denied, invalid, malformed, unsupported
+from crypto_service.kmip.codec.errors import invalid, malformed, unsupported
 from crypto_service.kmip.codec.fields import (
     choice,
     octets,
@@ -61,8 +61,6 @@ class _Parameters:
 async def encrypt(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(managed, CryptographicUsageMask.ENCRYPT, batch.now)
-    if managed.protect_stop is not None and managed.protect_stop <= batch.now:
-        raise denied("the key's protect stop date has passed")
     parameters, data = _parameters(managed, payload), _data(payload)
     batch.bytes = len(data)
     key = await _key(batch, managed)
@@ -89,8 +87,6 @@ async def encrypt(batch: Batch, payload: Item) -> Payload:
 async def decrypt(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(managed, CryptographicUsageMask.DECRYPT, batch.now)
-    if managed.process_start is not None and managed.process_start > batch.now:
-        raise denied("the key's process start date has not been reached")
     parameters, data = _parameters(managed, payload), _data(payload)
     batch.bytes = len(data)
     key = await _key(batch, managed)

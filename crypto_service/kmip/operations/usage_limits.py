@@ -18,7 +18,13 @@ from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import states
-from crypto_service.kmip.objects.managed_object import LEASE_SECONDS, ManagedObject, require_here, with_changes
+from crypto_service.kmip.objects.managed_object import (
+    LEASE_SECONDS,
+    ManagedObject,
+    require_here,
+    require_protecting,
+    with_changes,
+)
 from crypto_service.kmip.operations.create import limits_item
 
 
@@ -73,6 +79,7 @@ async def _subtract(batch: Batch, object_id: str, amount: int) -> None:
     def edit(managed: ManagedObject) -> ManagedObject:
         require_here(managed)
         states.require_active(managed.state_at(batch.now))
+        require_protecting(managed, batch.now)
         limits = named.first(managed.attributes, named.USAGE_LIMITS)
         if limits is None:
             raise denied("the key has no usage limits to allocate from")
