@@ -27,6 +27,8 @@ ARCHIVE_DATE, LAST_CHANGE_DATE, ORIGINAL_CREATION_DATE = "Archive Date", "Last C
 REVOCATION_REASON, SENSITIVE, EXTRACTABLE = "Revocation Reason", "Sensitive", "Extractable"
 CERTIFICATE_TYPE, CERTIFICATE_LENGTH = "Certificate Type", "Certificate Length"
 CUSTOM_PREFIX = "x-"
+GCM_INVOCATIONS = "y-GCM Invocations"
+"""How many times the key was used for GCM, estimated by `invocation_limit`."""
 
 MOST_INSTANCES = 64
 _MOST_ATTRIBUTES = 256
@@ -126,6 +128,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Always Sensitive": Rule(_T.BOOLEAN, 4),
         EXTRACTABLE: Rule(_T.BOOLEAN, 4, create=True, change=True),
         "Never Extractable": Rule(_T.BOOLEAN, 4),
+        GCM_INVOCATIONS: Rule(_T.LONG_INTEGER),
     }
 )
 

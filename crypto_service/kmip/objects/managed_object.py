@@ -38,6 +38,7 @@ class ManagedObject:
     process_start: int | None
     protect_stop: int | None
     usage_mask: int
+    gcm_invocations: int
     archived: bool
     fresh: bool
     sensitive: bool
@@ -132,18 +133,19 @@ def _read(row: ObjectRow, attributes: Attributes) -> ManagedObject:
     # The first instance counts; none of these attributes has more than one.
     found = {name: value.value for name, _, value in reversed(attributes)}
 
-    def seconds(name: str) -> int | None:
+    def integer(name: str) -> int | None:
         value = found.get(name)
         return value if isinstance(value, int) else None
 
     return ManagedObject(
         row=row,
         attributes=attributes,
-        activation=seconds(named.ACTIVATION_DATE),
-        deactivation=seconds(named.DEACTIVATION_DATE),
-        process_start=seconds(named.PROCESS_START_DATE),
-        protect_stop=seconds(named.PROTECT_STOP_DATE),
-        usage_mask=seconds(named.USAGE_MASK) or 0,
+        activation=integer(named.ACTIVATION_DATE),
+        deactivation=integer(named.DEACTIVATION_DATE),
+        process_start=integer(named.PROCESS_START_DATE),
+        protect_stop=integer(named.PROTECT_STOP_DATE),
+        usage_mask=integer(named.USAGE_MASK) or 0,
+        gcm_invocations=integer(named.GCM_INVOCATIONS) or 0,
         archived=named.ARCHIVE_DATE in found,
         fresh=found.get(named.FRESH) is True,
         sensitive=found.get(named.SENSITIVE) is True,

@@ -46,6 +46,7 @@ from crypto_service.kmip.objects.algorithms import (
     signature_cost,
 )
 from crypto_service.kmip.objects.managed_object import ManagedObject, require_usable
+from crypto_service.kmip.operations.invocation_limit import count_gcm_invocation
 from crypto_service.kmip.operations.usage_limits import consume_usage
 
 _TAG_IN_FIELD = 4
@@ -69,6 +70,8 @@ async def encrypt(batch: Batch, payload: Item) -> Payload:
         # A missing nonce is generated and returned, whether or not the client requested a random one.
         given = read_octets(payload, Tag.IV_COUNTER_NONCE) or None
         nonce = _fresh(parameters.mode) if given is None else given
+    if parameters.mode == BlockCipherMode.GCM:
+        await count_gcm_invocation(batch, managed, given)
     await consume_usage(batch, managed, len(data))
     tag: tuple[Item, ...] = ()
     if parameters.mode == BlockCipherMode.GCM:

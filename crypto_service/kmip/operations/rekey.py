@@ -25,6 +25,7 @@ _OWN = (
     named.DIGEST,
     named.FRESH,
     named.LINK,
+    named.GCM_INVOCATIONS,
 )
 _LATER = (named.PROCESS_START_DATE, named.PROTECT_STOP_DATE, named.DEACTIVATION_DATE)
 
