@@ -1,8 +1,6 @@
-"""Asymmetric algorithms and key derivation for managed objects.
+"""Key derivation and new key pairs for managed objects; `asymmetric` uses the pairs.
 
-Signatures: RSA (PKCS #1 v1.5 and PSS) and ECDSA. SHA-1 is not supported, because its signatures can be forged; a client
-that must verify old signatures can fetch the public key. Key derivation: KMIP 1.4, section 4.6 and table 9.1.3.2.21.
-New key pairs: in the formats that KMIP defines; they are created and stored for clients, and not used here.
+Key derivation: KMIP 1.4, section 4.6 and table 9.1.3.2.21. New key pairs: in the formats that KMIP defines.
 """
 
 import hashlib
@@ -12,18 +10,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
 
-from crypto_service.kmip.codec.enums import (
-    CryptographicAlgorithm,
-    DigitalSignatureAlgorithm,
-    HashingAlgorithm,
-    KeyFormatType,
-    PaddingMethod,
-)
+from crypto_service.kmip.codec.enums import CryptographicAlgorithm, HashingAlgorithm, KeyFormatType
 from crypto_service.kmip.codec.errors import invalid
 from crypto_service.kmip.codec.fields import (
     choice,
@@ -39,109 +30,16 @@ from crypto_service.kmip.codec.fields import (
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 
-_D, _H, _P = DigitalSignatureAlgorithm, HashingAlgorithm, PaddingMethod
-_HASHES: Mapping[int, hashes.HashAlgorithm] = MappingProxyType(
+_H = HashingAlgorithm
+HASHES: Mapping[int, hashes.HashAlgorithm] = MappingProxyType(
     {_H.SHA_224: hashes.SHA224(), _H.SHA_256: hashes.SHA256(), _H.SHA_384: hashes.SHA384(), _H.SHA_512: hashes.SHA512()}
 )
-_NAMED: Mapping[int, tuple[int, int | None]] = MappingProxyType(
-    {
-        _D.SHA224_WITH_RSA_ENCRYPTION: (_H.SHA_224, _P.PKCS1_V1_5),
-        _D.SHA256_WITH_RSA_ENCRYPTION: (_H.SHA_256, _P.PKCS1_V1_5),
-        _D.SHA384_WITH_RSA_ENCRYPTION: (_H.SHA_384, _P.PKCS1_V1_5),
-        _D.SHA512_WITH_RSA_ENCRYPTION: (_H.SHA_512, _P.PKCS1_V1_5),
-        _D.ECDSA_WITH_SHA224: (_H.SHA_224, None),
-        _D.ECDSA_WITH_SHA256: (_H.SHA_256, None),
-        _D.ECDSA_WITH_SHA384: (_H.SHA_384, None),
-        _D.ECDSA_WITH_SHA512: (_H.SHA_512, None),
-    }
-)
-"""Digital signature algorithm → hash and padding; RSASSA-PSS specifies its hash separately."""
-
-
-class Scheme:
-    """Signature parameters from a request's cryptographic parameters; raises KmipRefused for unsupported ones."""
-
-    def __init__(self, parameters: Item) -> None:
-        algorithm = read_choice(parameters, Tag.DIGITAL_SIGNATURE_ALGORITHM)
-        hashing, padded = _NAMED.get(algorithm or 0, (None, None))
-        if algorithm == _D.RSASSA_PSS:
-            padded = _P.PSS
-        elif algorithm is not None and hashing is None:
-            raise invalid("the digital signature algorithm is not supported")
-        wanted = _HASHES.get(hashing or read_choice(parameters, Tag.HASHING_ALGORITHM) or 0)
-        if wanted is None:
-            raise invalid("the hashing algorithm is missing or not supported for signatures")
-        self.hash: hashes.HashAlgorithm = wanted
-        self.padding = padded or read_choice(parameters, Tag.PADDING_METHOD)
-
-    def of_rsa(self) -> padding.AsymmetricPadding:
-        """Return the padding of an RSA signature."""
-        if self.padding == _P.PKCS1_V1_5:
-            return padding.PKCS1v15()
-        if self.padding == _P.PSS:
-            return padding.PSS(padding.MGF1(self.hash), self.hash.digest_size)
-        raise invalid("the padding method of an RSA signature must be PKCS1v1.5 or PSS")
-
-
-VERIFICATION_COST = 8
-"""The cost of a verification for `Limits.charge`: at most 0.4 ms, with a key of the largest size and exponent."""
-_MOST_RSA_BITS = 8192
-_LARGEST_EXPONENT = 2**32
-"""An exponent near the modulus makes a verification 300 times as slow."""
-
-
-def signature_cost(private_der: bytes) -> int:
-    """Return the cost of a signature for `Limits.charge`; that of RSA grows with the third power of the key's size."""
-    return max(4, (len(private_der) // 500) ** 3)
-
-
-def sign(private_der: bytes, scheme: Scheme, data: bytes) -> bytes:
-    """Return the signature; for ECDSA in DER."""
-    try:
-        key = serialization.load_der_private_key(private_der, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise invalid("the private key has an unsupported format") from None
-    if isinstance(key, rsa.RSAPrivateKey):
-        _require_size(key.key_size)
-        return key.sign(data, scheme.of_rsa(), scheme.hash)
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        return key.sign(data, ec.ECDSA(scheme.hash))
-    raise invalid("signatures require an RSA or elliptic curve key")
-
-
-def is_valid_signature(public_der: bytes, scheme: Scheme, data: bytes, signature: bytes) -> bool:
-    """Return whether the signature over the data is valid for the key."""
-    try:
-        key = serialization.load_der_public_key(public_der)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise invalid("the public key has an unsupported format") from None
-    try:
-        if isinstance(key, rsa.RSAPublicKey):
-            _require_size(key.key_size)
-            if key.public_numbers().e > _LARGEST_EXPONENT:
-                raise invalid("the public exponent of an RSA key must not exceed 2^32")
-            key.verify(signature, data, scheme.of_rsa(), scheme.hash)
-        elif isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signature, data, ec.ECDSA(scheme.hash))
-        else:
-            raise invalid("signatures require an RSA or elliptic curve key")
-    except InvalidSignature:
-        return False
-    return True
-
-
-def _require_size(bits: int) -> None:
-    if bits > _MOST_RSA_BITS:
-        raise invalid(f"an RSA key must not have more than {_MOST_RSA_BITS} bits")
-
-
 _MOST_ITERATIONS = 10_000_000
 _ITERATIONS_FOR_A_UNIT = 100
 _LEAST_ITERATIONS = 1_000
 """The minimum of SP 800-132."""
-_HASHING = HashingAlgorithm
 _NAMES: Mapping[int, str] = MappingProxyType(
-    {_HASHING.SHA_224: "sha224", _HASHING.SHA_256: "sha256", _HASHING.SHA_384: "sha384", _HASHING.SHA_512: "sha512"}
+    {_H.SHA_224: "sha224", _H.SHA_256: "sha256", _H.SHA_384: "sha384", _H.SHA_512: "sha512"}
 )
 
 
@@ -180,7 +78,7 @@ def derive_key_bytes(method: int, base: bytes, parameters: Item, length: int) ->
     if method == Method.NIST_800_108_C:
         context = required(data, Tag.DERIVATION_DATA)
         return KBKDFHMAC(
-            algorithm=_HASHES[hashing],
+            algorithm=HASHES[hashing],
             mode=Mode.CounterMode,
             length=length,
             rlen=4,

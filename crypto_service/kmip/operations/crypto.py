@@ -38,7 +38,7 @@ from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import key_material as material
-from crypto_service.kmip.objects.algorithms import (
+from crypto_service.kmip.objects.asymmetric import (
     VERIFICATION_COST,
     Scheme,
     is_valid_signature,
@@ -211,7 +211,7 @@ def _mac_data(batch: Batch, payload: Item) -> bytes:
 async def make_signature(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(managed, CryptographicUsageMask.SIGN, batch.now)
-    data, scheme = _mac_data(batch, payload), _scheme(managed, payload)
+    data, scheme = _signature_request(batch, managed, payload)
     if managed.row.object_type != ObjectType.PRIVATE_KEY:
         raise invalid("signing requires a private key")
     key = material.key_bytes(await batch.objects.open(batch.caller, managed))
@@ -226,7 +226,7 @@ async def make_signature(batch: Batch, payload: Item) -> Payload:
 async def verify_signature(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(managed, CryptographicUsageMask.VERIFY, batch.now)
-    data, scheme = _mac_data(batch, payload), _scheme(managed, payload)
+    data, scheme = _signature_request(batch, managed, payload)
     if managed.row.object_type != ObjectType.PUBLIC_KEY:
         raise invalid("signature verification requires a public key")
     signature = required(read_octets(payload, Tag.SIGNATURE_DATA), Tag.SIGNATURE_DATA)
@@ -239,8 +239,16 @@ async def verify_signature(batch: Batch, payload: Item) -> Payload:
     return (batch.about(managed.row.object_id), choice(Tag.VALIDITY_INDICATOR, validity))
 
 
-def _scheme(managed: ManagedObject, payload: Item) -> Scheme:
+def _signature_request(batch: Batch, managed: ManagedObject, payload: Item) -> tuple[bytes, Scheme]:
+    """Return the data or its digest, and the signature's parameters (KMIP 1.4, sections 4.31 and 4.32)."""
     given = read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(managed.attributes, named.PARAMETERS)
     if given is None:
         raise invalid("cryptographic parameters are missing, in the request and in the key's attributes")
-    return Scheme(given)
+    digest = read_octets(payload, Tag.DIGESTED_DATA)
+    if digest is None:
+        return _mac_data(batch, payload), Scheme(given)
+    require_whole(payload)
+    if payload.first(Tag.DATA) is not None:
+        raise malformed("the request has both data and digested data")
+    batch.bytes = len(digest)
+    return digest, Scheme(given, digest)

@@ -1,0 +1,150 @@
+"""RSA and elliptic curve keys in use: signatures with RSA (PKCS #1 v1.5 and PSS) and ECDSA.
+
+SHA-1 is not supported for signatures, because they can be forged; a client that must verify old signatures can fetch
+the public key. Every function takes up to milliseconds, so it MUST run in a thread.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+
+from crypto_service.kmip.codec.enums import DigitalSignatureAlgorithm, HashingAlgorithm, PaddingMethod
+from crypto_service.kmip.codec.errors import invalid
+from crypto_service.kmip.codec.fields import read_choice, read_number
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.objects.algorithms import HASHES
+
+_D, _H, _P = DigitalSignatureAlgorithm, HashingAlgorithm, PaddingMethod
+_NAMED: Mapping[int, tuple[int, int | None]] = MappingProxyType(
+    {
+        _D.SHA224_WITH_RSA_ENCRYPTION: (_H.SHA_224, _P.PKCS1_V1_5),
+        _D.SHA256_WITH_RSA_ENCRYPTION: (_H.SHA_256, _P.PKCS1_V1_5),
+        _D.SHA384_WITH_RSA_ENCRYPTION: (_H.SHA_384, _P.PKCS1_V1_5),
+        _D.SHA512_WITH_RSA_ENCRYPTION: (_H.SHA_512, _P.PKCS1_V1_5),
+        _D.ECDSA_WITH_SHA224: (_H.SHA_224, None),
+        _D.ECDSA_WITH_SHA256: (_H.SHA_256, None),
+        _D.ECDSA_WITH_SHA384: (_H.SHA_384, None),
+        _D.ECDSA_WITH_SHA512: (_H.SHA_512, None),
+    }
+)
+"""Digital signature algorithm → hash and padding; RSASSA-PSS specifies its hash separately."""
+
+
+_MASK_HASHES: Mapping[int, hashes.HashAlgorithm] = MappingProxyType({**HASHES, _H.SHA_1: hashes.SHA1()})  # noqa: S303 - the mask needs no collision resistance
+_MGF1, _TRAILER_BC = 1, 1
+
+
+class Scheme:
+    """Signature parameters from a request's cryptographic parameters; raises KmipRefused for unsupported ones."""
+
+    def __init__(self, parameters: Item, digest: bytes | None = None) -> None:
+        """With `digest`, the client has hashed the data."""
+        algorithm = read_choice(parameters, Tag.DIGITAL_SIGNATURE_ALGORITHM)
+        hashing, padded = _NAMED.get(algorithm or 0, (None, None))
+        if algorithm == _D.RSASSA_PSS:
+            padded = _P.PSS
+        elif algorithm is not None and hashing is None:
+            raise invalid("the digital signature algorithm is not supported")
+        wanted = HASHES.get(hashing or read_choice(parameters, Tag.HASHING_ALGORITHM) or 0)
+        if wanted is None:
+            raise invalid("the hashing algorithm is missing or not supported for signatures")
+        if digest is not None and len(digest) != wanted.digest_size:
+            raise invalid("the digested data does not have the size of the hash")
+        self.hash: hashes.HashAlgorithm = wanted
+        self.input: hashes.HashAlgorithm | Prehashed = wanted if digest is None else Prehashed(wanted)
+        self.padding = padded or read_choice(parameters, Tag.PADDING_METHOD)
+        self._mask = mask_of(parameters, wanted)
+        self._salt = read_number(parameters, Tag.SALT_LENGTH)
+        if read_number(parameters, Tag.TRAILER_FIELD) not in (None, _TRAILER_BC):
+            raise invalid("the trailer field must be 1")
+
+    def signing(self, key: rsa.RSAPrivateKey) -> padding.AsymmetricPadding:
+        """Return the padding of a new RSA signature; without a given length, the salt of PSS is as long as the hash."""
+        return self._of_rsa(key, padding.PSS(self._mask, self.hash.digest_size))
+
+    def verifying(self, key: rsa.RSAPublicKey) -> padding.AsymmetricPadding:
+        """Return the padding of an RSA signature; without a given length, the salt of PSS may have every length."""
+        return self._of_rsa(key, padding.PSS(self._mask, padding.PSS.AUTO))
+
+    def _of_rsa(self, key: rsa.RSAPrivateKey | rsa.RSAPublicKey, unstated: padding.PSS) -> padding.AsymmetricPadding:
+        if self.padding == _P.PKCS1_V1_5:
+            return padding.PKCS1v15()
+        if self.padding != _P.PSS:
+            raise invalid("the padding method of an RSA signature must be PKCS1v1.5 or PSS")
+        if self._salt is None:
+            return unstated
+        if not 0 <= self._salt <= padding.calculate_max_pss_salt_length(key, self.hash):
+            raise invalid("the key does not support this salt length")
+        return padding.PSS(self._mask, self._salt)
+
+
+def mask_of(parameters: Item, hashing: hashes.HashAlgorithm) -> padding.MGF1:
+    """Return the mask generator of PSS or OAEP, by default with the hash of the scheme.
+
+    The specification's default is SHA-1, which only a request by name selects here: other implementations use one hash
+    for both.
+    """
+    if read_choice(parameters, Tag.MASK_GENERATOR) not in (None, _MGF1):
+        raise invalid("the mask generator must be MGF1")
+    given = read_choice(parameters, Tag.MASK_GENERATOR_HASHING_ALGORITHM)
+    wanted = hashing if given is None else _MASK_HASHES.get(given)
+    if wanted is None:
+        raise invalid("the hashing algorithm of the mask generator is not supported")
+    return padding.MGF1(wanted)
+
+
+VERIFICATION_COST = 8
+"""The cost of a verification for `Limits.charge`: at most 0.4 ms, with a key of the largest size and exponent."""
+_MOST_RSA_BITS = 8192
+_LARGEST_EXPONENT = 2**32
+"""An exponent near the modulus makes a verification 300 times as slow."""
+
+
+def signature_cost(private_der: bytes) -> int:
+    """Return the cost of a signature for `Limits.charge`; that of RSA grows with the third power of the key's size."""
+    return max(4, (len(private_der) // 500) ** 3)
+
+
+def sign(private_der: bytes, scheme: Scheme, data: bytes) -> bytes:
+    """Return the signature of the data, or of the digest that `scheme` expects; for ECDSA in DER."""
+    try:
+        key = serialization.load_der_private_key(private_der, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise invalid("the private key has an unsupported format") from None
+    if isinstance(key, rsa.RSAPrivateKey):
+        _require_size(key.key_size)
+        return key.sign(data, scheme.signing(key), scheme.input)
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key.sign(data, ec.ECDSA(scheme.input))
+    raise invalid("signatures require an RSA or elliptic curve key")
+
+
+def is_valid_signature(public_der: bytes, scheme: Scheme, data: bytes, signature: bytes) -> bool:
+    """Return whether the signature over the data is valid for the key."""
+    try:
+        key = serialization.load_der_public_key(public_der)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise invalid("the public key has an unsupported format") from None
+    try:
+        if isinstance(key, rsa.RSAPublicKey):
+            _require_size(key.key_size)
+            if key.public_numbers().e > _LARGEST_EXPONENT:
+                raise invalid("the public exponent of an RSA key must not exceed 2^32")
+            key.verify(signature, data, scheme.verifying(key), scheme.input)
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, data, ec.ECDSA(scheme.input))
+        else:
+            raise invalid("signatures require an RSA or elliptic curve key")
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _require_size(bits: int) -> None:
+    if bits > _MOST_RSA_BITS:
+        raise invalid(f"an RSA key must not have more than {_MOST_RSA_BITS} bits")

@@ -1,0 +1,178 @@
+"""Sign and Signature Verify: PSS parameters and digested data."""
+
+import hashlib
+from dataclasses import dataclass
+
+import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from crypto_service.kmip.codec.enums import (
+    CryptographicAlgorithm,
+    DigitalSignatureAlgorithm,
+    HashingAlgorithm,
+    ObjectType,
+    Operation,
+    PaddingMethod,
+    ResultReason,
+    ValidityIndicator,
+)
+from crypto_service.kmip.codec.fields import choice, number, octets, structure
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from tests.crypto_service.kmip.scene import VALUE, Answered, Client, Scene, a_date, attribute
+
+DATA = b"the data"
+DIGEST = hashlib.sha256(DATA).digest()
+RSA = rsa.generate_private_key(65537, 2048)
+EC = ec.generate_private_key(ec.SECP256R1())
+SHA1, SHA256, SHA384 = hashes.SHA1(), hashes.SHA256(), hashes.SHA384()  # noqa: S303 - for the mask generator
+
+
+@dataclass(frozen=True)
+class Pair:
+    private: str
+    public: str
+
+
+async def register(client: Client, kind: ObjectType, content: bytes, algorithm: int, now: float) -> str:
+    private = kind is ObjectType.PRIVATE_KEY
+    block = structure(
+        Tag.KEY_BLOCK,
+        choice(Tag.KEY_FORMAT_TYPE, 4 if private else 5),  # PKCS #8, X.509
+        structure(Tag.KEY_VALUE, octets(Tag.KEY_MATERIAL, content)),
+        choice(Tag.CRYPTOGRAPHIC_ALGORITHM, algorithm),
+        number(Tag.CRYPTOGRAPHIC_LENGTH, 2048 if algorithm == CryptographicAlgorithm.RSA else 256),
+    )
+    template = structure(
+        Tag.TEMPLATE_ATTRIBUTE,
+        attribute("Cryptographic Usage Mask", number(VALUE, 0xF)),
+        a_date("Activation Date", now),
+    )
+    held = structure(Tag.PRIVATE_KEY if private else Tag.PUBLIC_KEY, block)
+    return (await client.ask(Operation.REGISTER, choice(Tag.OBJECT_TYPE, kind), template, held)).object_id
+
+
+async def a_pair(scene: Scene, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> Pair:
+    algorithm = CryptographicAlgorithm.RSA if key is RSA else CryptographicAlgorithm.EC
+    der, no_password = serialization.Encoding.DER, serialization.NoEncryption()
+    private = key.private_bytes(der, serialization.PrivateFormat.PKCS8, no_password)
+    public = key.public_key().public_bytes(der, serialization.PublicFormat.SubjectPublicKeyInfo)
+    client, now = scene.client(), scene.clock.now
+    return Pair(
+        await register(client, ObjectType.PRIVATE_KEY, private, algorithm, now),
+        await register(client, ObjectType.PUBLIC_KEY, public, algorithm, now),
+    )
+
+
+def pss(salt: int | None = None, mask: int | None = None, *more: Item) -> Item:
+    return structure(
+        Tag.CRYPTOGRAPHIC_PARAMETERS,
+        choice(Tag.DIGITAL_SIGNATURE_ALGORITHM, DigitalSignatureAlgorithm.RSASSA_PSS),
+        choice(Tag.HASHING_ALGORITHM, HashingAlgorithm.SHA_256),
+        *([] if salt is None else [number(Tag.SALT_LENGTH, salt)]),
+        *([] if mask is None else [choice(Tag.MASK_GENERATOR_HASHING_ALGORITHM, mask)]),
+        *more,
+    )
+
+
+def verifies(signature: bytes, mask: hashes.HashAlgorithm, salt: int) -> bool:
+    try:
+        RSA.public_key().verify(signature, DATA, padding.PSS(padding.MGF1(mask), salt), SHA256)
+    except InvalidSignature:
+        return False
+    return True
+
+
+async def sign(client: Client, pair: Pair, how: Item, *data: Item) -> Answered:
+    return await client.about(Operation.SIGN, pair.private, how, *(data or (octets(Tag.DATA, DATA),)))
+
+
+async def verify(client: Client, pair: Pair, how: Item, signature: bytes, *data: Item) -> Answered:
+    given = data or (octets(Tag.DATA, DATA),)
+    return await client.about(
+        Operation.SIGNATURE_VERIFY, pair.public, how, *given, octets(Tag.SIGNATURE_DATA, signature)
+    )
+
+
+@pytest.mark.parametrize("salt", [None, 0, 20, 64, 222])
+@pytest.mark.parametrize(
+    ("mask", "wanted"),
+    [(None, SHA256), (HashingAlgorithm.SHA_1, SHA1), (HashingAlgorithm.SHA_384, SHA384)],
+    ids=["same", "sha1", "sha384"],
+)
+async def test_pss_signature_has_the_requested_salt_and_mask(
+    scene: Scene, salt: int | None, mask: int | None, wanted: hashes.HashAlgorithm
+):
+    client, pair, how = scene.client(), await a_pair(scene, RSA), pss(salt, mask)
+    made = (await sign(client, pair, how)).value(Tag.SIGNATURE_DATA)
+    length = 32 if salt is None else salt
+    other = length - 1 if length else 1
+    assert verifies(made, wanted, length)
+    assert not verifies(made, wanted, other)
+    assert (await verify(client, pair, how, made)).value(Tag.VALIDITY_INDICATOR) == ValidityIndicator.VALID
+    answer = await verify(client, pair, pss(other, mask), made)
+    assert answer.value(Tag.VALIDITY_INDICATOR) == ValidityIndicator.INVALID
+
+
+@pytest.mark.parametrize("salt", [0, 20, 64])
+async def test_pss_verification_without_a_salt_length_accepts_every_salt(scene: Scene, salt: int):
+    client, pair = scene.client(), await a_pair(scene, RSA)
+    signature = RSA.sign(DATA, padding.PSS(padding.MGF1(SHA256), salt), SHA256)
+    assert (await verify(client, pair, pss(), signature)).value(Tag.VALIDITY_INDICATOR) == ValidityIndicator.VALID
+    changed = octets(Tag.DATA, DATA + b"!")
+    answer = await verify(client, pair, pss(), signature, changed)
+    assert answer.value(Tag.VALIDITY_INDICATOR) == ValidityIndicator.INVALID
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pss(-1),
+        pss(223),
+        pss(2**31 - 1),
+        pss(None, HashingAlgorithm.MD5),
+        pss(None, None, choice(Tag.MASK_GENERATOR, 2)),
+        pss(None, None, number(Tag.TRAILER_FIELD, 2)),
+    ],
+)
+async def test_unsupported_pss_parameters_are_rejected(scene: Scene, how: Item):
+    client, pair = scene.client(), await a_pair(scene, RSA)
+    assert (await sign(client, pair, how)).reason is ResultReason.INVALID_FIELD
+    assert (await verify(client, pair, how, bytes(256))).reason is ResultReason.INVALID_FIELD
+
+
+PKCS1 = structure(
+    Tag.CRYPTOGRAPHIC_PARAMETERS,
+    choice(Tag.PADDING_METHOD, PaddingMethod.PKCS1_V1_5),
+    choice(Tag.HASHING_ALGORITHM, HashingAlgorithm.SHA_256),
+)
+ECDSA = structure(
+    Tag.CRYPTOGRAPHIC_PARAMETERS,
+    choice(Tag.DIGITAL_SIGNATURE_ALGORITHM, DigitalSignatureAlgorithm.ECDSA_WITH_SHA256),
+)
+
+
+@pytest.mark.parametrize(("key", "how"), [(RSA, PKCS1), (RSA, pss(20)), (EC, ECDSA)], ids=["pkcs1", "pss", "ecdsa"])
+async def test_digest_is_signed_like_its_data(
+    scene: Scene, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, how: Item
+):
+    client, pair = scene.client(), await a_pair(scene, key)
+    digested, data = octets(Tag.DIGESTED_DATA, DIGEST), octets(Tag.DATA, DATA)
+    signatures = [(await sign(client, pair, how, given)).value(Tag.SIGNATURE_DATA) for given in (digested, data)]
+    for signature in signatures:
+        for given in (digested, data):
+            answer = await verify(client, pair, how, signature, given)
+            assert answer.value(Tag.VALIDITY_INDICATOR) == ValidityIndicator.VALID
+        other = octets(Tag.DIGESTED_DATA, DIGEST[::-1])
+        answer = await verify(client, pair, how, signature, other)
+        assert answer.value(Tag.VALIDITY_INDICATOR) == ValidityIndicator.INVALID
+
+
+async def test_digest_of_another_size_or_with_the_data_is_rejected(scene: Scene):
+    client, pair = scene.client(), await a_pair(scene, EC)
+    short = await sign(client, pair, ECDSA, octets(Tag.DIGESTED_DATA, DIGEST[1:]))
+    assert short.reason is ResultReason.INVALID_FIELD
+    both = await sign(client, pair, ECDSA, octets(Tag.DIGESTED_DATA, DIGEST), octets(Tag.DATA, DATA))
+    assert both.reason is ResultReason.INVALID_MESSAGE
