@@ -1,7 +1,8 @@
-"""RSA and elliptic curve keys in use: signatures with RSA (PKCS #1 v1.5 and PSS) and ECDSA.
+"""RSA and elliptic curve keys in use: encryption with RSA (OAEP and PKCS #1 v1.5), signatures with RSA and ECDSA.
 
 SHA-1 is not supported for signatures, because they can be forged; a client that must verify old signatures can fetch
-the public key. Every function takes up to milliseconds, so it MUST run in a thread.
+the public key. OAEP does not need collision resistance, so a client may request it by name. Functions that use a key
+take up to milliseconds, so they MUST run in a thread.
 """
 
 from collections.abc import Mapping
@@ -10,11 +11,13 @@ from types import MappingProxyType
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
+from core.errors.services import CiphertextRefused
 from crypto_service.kmip.codec.enums import DigitalSignatureAlgorithm, HashingAlgorithm, PaddingMethod
 from crypto_service.kmip.codec.errors import invalid
-from crypto_service.kmip.codec.fields import read_choice, read_number
+from crypto_service.kmip.codec.fields import read_choice, read_number, read_octets
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects.algorithms import HASHES
@@ -35,11 +38,11 @@ _NAMED: Mapping[int, tuple[int, int | None]] = MappingProxyType(
 """Digital signature algorithm → hash and padding; RSASSA-PSS specifies its hash separately."""
 
 
-_MASK_HASHES: Mapping[int, hashes.HashAlgorithm] = MappingProxyType({**HASHES, _H.SHA_1: hashes.SHA1()})  # noqa: S303 - the mask needs no collision resistance
+_HASHES_AND_SHA_1: Mapping[int, hashes.HashAlgorithm] = MappingProxyType({**HASHES, _H.SHA_1: hashes.SHA1()})  # noqa: S303 - OAEP and mask need no collision resistance
 _MGF1, _TRAILER_BC = 1, 1
 
 
-class Scheme:
+class SignatureScheme:
     """Signature parameters from a request's cryptographic parameters; raises KmipRefused for unsupported ones."""
 
     def __init__(self, parameters: Item, digest: bytes | None = None) -> None:
@@ -92,30 +95,72 @@ def mask_of(parameters: Item, hashing: hashes.HashAlgorithm) -> padding.MGF1:
     if read_choice(parameters, Tag.MASK_GENERATOR) not in (None, _MGF1):
         raise invalid("the mask generator must be MGF1")
     given = read_choice(parameters, Tag.MASK_GENERATOR_HASHING_ALGORITHM)
-    wanted = hashing if given is None else _MASK_HASHES.get(given)
+    wanted = hashing if given is None else _HASHES_AND_SHA_1.get(given)
     if wanted is None:
         raise invalid("the hashing algorithm of the mask generator is not supported")
     return padding.MGF1(wanted)
 
 
-VERIFICATION_COST = 8
-"""The cost of a verification for `Limits.charge`: at most 0.4 ms, with a key of the largest size and exponent."""
+PUBLIC_KEY_COST = 8
+"""The cost of a verification or encryption for `Limits.charge`: at most 0.4 ms, with the largest size and exponent."""
 _MOST_RSA_BITS = 8192
 _LARGEST_EXPONENT = 2**32
 """An exponent near the modulus makes a verification 300 times as slow."""
 
 
-def signature_cost(private_der: bytes) -> int:
-    """Return the cost of a signature for `Limits.charge`; that of RSA grows with the third power of the key's size."""
+def private_key_cost(private_der: bytes) -> int:
+    """Return the cost of a signature or decryption for `Limits.charge`; with RSA the third power of the key's size."""
     return max(4, (len(private_der) // 500) ** 3)
 
 
-def sign(private_der: bytes, scheme: Scheme, data: bytes) -> bytes:
-    """Return the signature of the data, or of the digest that `scheme` expects; for ECDSA in DER."""
+class EncryptionScheme:
+    """Encryption parameters for an RSA key; raises KmipRefused for unsupported ones."""
+
+    def __init__(self, parameters: Item) -> None:
+        method = read_choice(parameters, Tag.PADDING_METHOD)
+        self.padding: padding.AsymmetricPadding = padding.PKCS1v15()
+        if method == _P.OAEP:
+            hashing = _HASHES_AND_SHA_1.get(read_choice(parameters, Tag.HASHING_ALGORITHM) or 0)
+            if hashing is None:
+                raise invalid("the hashing algorithm is missing or not supported for OAEP")
+            label = read_octets(parameters, Tag.P_SOURCE)
+            self.padding = padding.OAEP(mask_of(parameters, hashing), hashing, label)
+        elif method != _P.PKCS1_V1_5:
+            raise invalid("the padding method of an RSA encryption must be OAEP or PKCS1v1.5")
+
+
+def encrypt(public_der: bytes, scheme: EncryptionScheme, data: bytes) -> bytes:
+    """Return the ciphertext, as long as the modulus."""
+    key = _load_public(public_der)
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise invalid("encryption requires an RSA key")
+    _require_bounded(key)
     try:
-        key = serialization.load_der_private_key(private_der, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise invalid("the private key has an unsupported format") from None
+        return key.encrypt(data, scheme.padding)
+    except ValueError:
+        raise invalid("the data is too long for the key and the padding method") from None
+
+
+def decrypt(private_der: bytes, scheme: EncryptionScheme, data: bytes) -> bytes:
+    """Return the plaintext; raise CiphertextRefused, which does not state what is wrong.
+
+    Wrong PKCS #1 v1.5 padding is no error: OpenSSL returns a pseudorandom plaintext instead, which depends on the key
+    and the ciphertext only (implicit rejection, since 3.2). So a client with captured ciphertexts learns nothing about
+    their padding (Bleichenbacher 1998). Other errors depend on the ciphertext's number, which is public.
+    """
+    key = _load_private(private_der)
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise invalid("decryption requires an RSA key")
+    _require_size(key.key_size)
+    try:
+        return key.decrypt(data, scheme.padding)
+    except ValueError:
+        raise CiphertextRefused from None
+
+
+def sign(private_der: bytes, scheme: SignatureScheme, data: bytes) -> bytes:
+    """Return the signature of the data, or of the digest that `scheme` expects; for ECDSA in DER."""
+    key = _load_private(private_der)
     if isinstance(key, rsa.RSAPrivateKey):
         _require_size(key.key_size)
         return key.sign(data, scheme.signing(key), scheme.input)
@@ -124,17 +169,12 @@ def sign(private_der: bytes, scheme: Scheme, data: bytes) -> bytes:
     raise invalid("signatures require an RSA or elliptic curve key")
 
 
-def is_valid_signature(public_der: bytes, scheme: Scheme, data: bytes, signature: bytes) -> bool:
+def is_valid_signature(public_der: bytes, scheme: SignatureScheme, data: bytes, signature: bytes) -> bool:
     """Return whether the signature over the data is valid for the key."""
-    try:
-        key = serialization.load_der_public_key(public_der)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise invalid("the public key has an unsupported format") from None
+    key = _load_public(public_der)
     try:
         if isinstance(key, rsa.RSAPublicKey):
-            _require_size(key.key_size)
-            if key.public_numbers().e > _LARGEST_EXPONENT:
-                raise invalid("the public exponent of an RSA key must not exceed 2^32")
+            _require_bounded(key)
             key.verify(signature, data, scheme.verifying(key), scheme.input)
         elif isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(signature, data, ec.ECDSA(scheme.input))
@@ -143,6 +183,26 @@ def is_valid_signature(public_der: bytes, scheme: Scheme, data: bytes, signature
     except InvalidSignature:
         return False
     return True
+
+
+def _load_private(der: bytes) -> PrivateKeyTypes:
+    try:
+        return serialization.load_der_private_key(der, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise invalid("the private key has an unsupported format") from None
+
+
+def _load_public(der: bytes) -> PublicKeyTypes:
+    try:
+        return serialization.load_der_public_key(der)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise invalid("the public key has an unsupported format") from None
+
+
+def _require_bounded(key: rsa.RSAPublicKey) -> None:
+    _require_size(key.key_size)
+    if key.public_numbers().e > _LARGEST_EXPONENT:
+        raise invalid("the public exponent of an RSA key must not exceed 2^32")
 
 
 def _require_size(bits: int) -> None:

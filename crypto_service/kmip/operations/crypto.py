@@ -1,8 +1,8 @@
 """Cryptographic operations with keys that are not released (KMIP 1.4, sections 4.29 to 4.34).
 
-Encrypt and Decrypt use AES in GCM, CBC and, only if requested, ECB. The key binds a ciphertext to its service: every
-key belongs to one service of one tenant. Nothing is therefore added to the client's additional data, and data that
-another implementation encrypted with a registered key can be decrypted here.
+Encrypt and Decrypt use RSA, or AES in GCM, CBC and, only if requested, ECB. The key binds a ciphertext to its service:
+every key belongs to one service of one tenant. Nothing is therefore added to the client's additional data, and data
+that another implementation encrypted with a registered key can be decrypted here.
 
 MAC and MAC Verify use HMAC keys. Sign and Signature Verify use RSA and elliptic curve keys.
 """
@@ -36,14 +36,14 @@ from crypto_service.kmip.codec.fields import (
 )
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.objects import asymmetric
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import key_material as material
 from crypto_service.kmip.objects.asymmetric import (
-    VERIFICATION_COST,
-    Scheme,
-    is_valid_signature,
-    sign,
-    signature_cost,
+    PUBLIC_KEY_COST,
+    EncryptionScheme,
+    SignatureScheme,
+    private_key_cost,
 )
 from crypto_service.kmip.objects.managed_object import ManagedObject, require_usable
 from crypto_service.kmip.operations.invocation_limit import count_gcm_invocation
@@ -62,6 +62,8 @@ class _Parameters:
 async def encrypt(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(managed, CryptographicUsageMask.ENCRYPT, batch.now)
+    if _algorithm(managed) == CryptographicAlgorithm.RSA:
+        return await _encrypt_with_rsa(batch, managed, payload)
     parameters, data = _parameters(managed, payload), _data(payload)
     batch.bytes = len(data)
     key = await _key(batch, managed)
@@ -90,6 +92,8 @@ async def encrypt(batch: Batch, payload: Item) -> Payload:
 async def decrypt(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(managed, CryptographicUsageMask.DECRYPT, batch.now)
+    if _algorithm(managed) == CryptographicAlgorithm.RSA:
+        return await _decrypt_with_rsa(batch, managed, payload)
     parameters, data = _parameters(managed, payload), _data(payload)
     batch.bytes = len(data)
     key = await _key(batch, managed)
@@ -105,6 +109,36 @@ async def decrypt(batch: Batch, payload: Item) -> Payload:
     return (batch.about(managed.row.object_id), octets(Tag.DATA, plaintext))
 
 
+async def _encrypt_with_rsa(batch: Batch, managed: ManagedObject, payload: Item) -> Payload:
+    scheme, data = _rsa_request(batch, managed, payload)
+    if managed.row.object_type != ObjectType.PUBLIC_KEY:
+        raise invalid("encryption with RSA requires a public key")
+    key = await _key(batch, managed)
+    batch.charge(PUBLIC_KEY_COST)
+    await consume_usage(batch, managed, len(data))
+    sealed = await batch.parts.blocking.run(batch.caller.tenant_id, lambda: asymmetric.encrypt(key, scheme, data))
+    return (batch.about(managed.row.object_id), octets(Tag.DATA, sealed))
+
+
+async def _decrypt_with_rsa(batch: Batch, managed: ManagedObject, payload: Item) -> Payload:
+    scheme, data = _rsa_request(batch, managed, payload)
+    if managed.row.object_type != ObjectType.PRIVATE_KEY:
+        raise invalid("decryption with RSA requires a private key")
+    key = await _key(batch, managed)
+    batch.charge(private_key_cost(key))
+    plaintext = await batch.parts.blocking.run(batch.caller.tenant_id, lambda: asymmetric.decrypt(key, scheme, data))
+    return (batch.about(managed.row.object_id), octets(Tag.DATA, plaintext))
+
+
+def _rsa_request(batch: Batch, managed: ManagedObject, payload: Item) -> tuple[EncryptionScheme, bytes]:
+    require_whole(payload)
+    given, data = _given_parameters(managed, payload), _data(payload)
+    if read_choice(given, Tag.CRYPTOGRAPHIC_ALGORITHM) not in (None, CryptographicAlgorithm.RSA):
+        raise invalid("the key has another algorithm")
+    batch.bytes = len(data)
+    return EncryptionScheme(given), data
+
+
 def require_whole(payload: Item) -> None:
     """Reject data in several pieces. Some clients flag complete data as neither the first nor the last piece."""
     begins, ends = read_flag(payload, Tag.INIT_INDICATOR), read_flag(payload, Tag.FINAL_INDICATOR)
@@ -112,12 +146,22 @@ def require_whole(payload: Item) -> None:
         raise unsupported("data must be sent in one piece")
 
 
-def _parameters(managed: ManagedObject, payload: Item) -> _Parameters:
-    """Return the parameters of the request, else those of the key; the mode has no default."""
-    require_whole(payload)
+def _given_parameters(managed: ManagedObject, payload: Item) -> Item:
+    """Return the cryptographic parameters of the request, else those of the key."""
     given = read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(managed.attributes, named.PARAMETERS)
     if given is None:
         raise invalid("cryptographic parameters are missing, in the request and in the key's attributes")
+    return given
+
+
+def _algorithm(managed: ManagedObject) -> int | None:
+    return named.integer(managed.attributes, named.ALGORITHM)
+
+
+def _parameters(managed: ManagedObject, payload: Item) -> _Parameters:
+    """Return the parameters of an encryption with AES; the mode has no default."""
+    require_whole(payload)
+    given = _given_parameters(managed, payload)
     mode = read_choice(given, Tag.BLOCK_CIPHER_MODE)
     if mode not in (BlockCipherMode.GCM, BlockCipherMode.CBC, BlockCipherMode.ECB):
         raise invalid("the block cipher mode must be GCM, CBC or ECB")
@@ -127,8 +171,8 @@ def _parameters(managed: ManagedObject, payload: Item) -> _Parameters:
     length = read_number(given, Tag.TAG_LENGTH)
     if mode == BlockCipherMode.GCM and length not in (None, primitives.GCM_TAG):
         raise invalid("the tag length must be 16 bytes")
-    if named.integer(managed.attributes, named.ALGORITHM) != CryptographicAlgorithm.AES:
-        raise invalid("encryption and decryption require an AES key")
+    if _algorithm(managed) != CryptographicAlgorithm.AES:
+        raise invalid("encryption and decryption require an AES or RSA key")
     asked = read_choice(given, Tag.CRYPTOGRAPHIC_ALGORITHM)
     if asked not in (None, CryptographicAlgorithm.AES):
         raise invalid("the key has another algorithm")
@@ -191,7 +235,7 @@ async def mac_verify(batch: Batch, payload: Item) -> Payload:
 
 def _hash(managed: ManagedObject, payload: Item) -> primitives.Hash:
     """Return the hash of the key's algorithm; the request may repeat the algorithm but not change it."""
-    own = named.integer(managed.attributes, named.ALGORITHM)
+    own = _algorithm(managed)
     given = read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(managed.attributes, named.PARAMETERS)
     asked = None if given is None else read_choice(given, Tag.CRYPTOGRAPHIC_ALGORITHM)
     if own is None or own not in _HASHES:
@@ -216,10 +260,10 @@ async def make_signature(batch: Batch, payload: Item) -> Payload:
         raise invalid("signing requires a private key")
     key = material.key_bytes(await batch.objects.open(batch.caller, managed))
     # Before the usage limit is reduced: a refused request uses nothing.
-    batch.charge(signature_cost(key))
+    batch.charge(private_key_cost(key))
     await consume_usage(batch, managed, len(data))
     # RSA takes a millisecond or more, which would block the event loop.
-    made = await batch.parts.blocking.run(batch.caller.tenant_id, lambda: sign(key, scheme, data))
+    made = await batch.parts.blocking.run(batch.caller.tenant_id, lambda: asymmetric.sign(key, scheme, data))
     return (batch.about(managed.row.object_id), octets(Tag.SIGNATURE_DATA, made))
 
 
@@ -231,24 +275,22 @@ async def verify_signature(batch: Batch, payload: Item) -> Payload:
         raise invalid("signature verification requires a public key")
     signature = required(read_octets(payload, Tag.SIGNATURE_DATA), Tag.SIGNATURE_DATA)
     key = material.key_bytes(await batch.objects.open(batch.caller, managed))
-    batch.charge(VERIFICATION_COST)
+    batch.charge(PUBLIC_KEY_COST)
     valid = await batch.parts.blocking.run(
-        batch.caller.tenant_id, lambda: is_valid_signature(key, scheme, data, signature)
+        batch.caller.tenant_id, lambda: asymmetric.is_valid_signature(key, scheme, data, signature)
     )
     validity = ValidityIndicator.VALID if valid else ValidityIndicator.INVALID
     return (batch.about(managed.row.object_id), choice(Tag.VALIDITY_INDICATOR, validity))
 
 
-def _signature_request(batch: Batch, managed: ManagedObject, payload: Item) -> tuple[bytes, Scheme]:
+def _signature_request(batch: Batch, managed: ManagedObject, payload: Item) -> tuple[bytes, SignatureScheme]:
     """Return the data or its digest, and the signature's parameters (KMIP 1.4, sections 4.31 and 4.32)."""
-    given = read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(managed.attributes, named.PARAMETERS)
-    if given is None:
-        raise invalid("cryptographic parameters are missing, in the request and in the key's attributes")
+    given = _given_parameters(managed, payload)
     digest = read_octets(payload, Tag.DIGESTED_DATA)
     if digest is None:
-        return _mac_data(batch, payload), Scheme(given)
+        return _mac_data(batch, payload), SignatureScheme(given)
     require_whole(payload)
     if payload.first(Tag.DATA) is not None:
         raise malformed("the request has both data and digested data")
     batch.bytes = len(digest)
-    return digest, Scheme(given, digest)
+    return digest, SignatureScheme(given, digest)

@@ -1,18 +1,15 @@
 """Sign and Signature Verify: PSS parameters and digested data."""
 
 import hashlib
-from dataclasses import dataclass
 
 import pytest
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from crypto_service.kmip.codec.enums import (
-    CryptographicAlgorithm,
     DigitalSignatureAlgorithm,
     HashingAlgorithm,
-    ObjectType,
     Operation,
     PaddingMethod,
     ResultReason,
@@ -21,49 +18,12 @@ from crypto_service.kmip.codec.enums import (
 from crypto_service.kmip.codec.fields import choice, number, octets, structure
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
-from tests.crypto_service.kmip.scene import VALUE, Answered, Client, Scene, a_date, attribute
+from tests.crypto_service.kmip.key_pairs import EC, RSA, Pair, a_pair
+from tests.crypto_service.kmip.scene import Answered, Client, Scene
 
 DATA = b"the data"
 DIGEST = hashlib.sha256(DATA).digest()
-RSA = rsa.generate_private_key(65537, 2048)
-EC = ec.generate_private_key(ec.SECP256R1())
 SHA1, SHA256, SHA384 = hashes.SHA1(), hashes.SHA256(), hashes.SHA384()  # noqa: S303 - for the mask generator
-
-
-@dataclass(frozen=True)
-class Pair:
-    private: str
-    public: str
-
-
-async def register(client: Client, kind: ObjectType, content: bytes, algorithm: int, now: float) -> str:
-    private = kind is ObjectType.PRIVATE_KEY
-    block = structure(
-        Tag.KEY_BLOCK,
-        choice(Tag.KEY_FORMAT_TYPE, 4 if private else 5),  # PKCS #8, X.509
-        structure(Tag.KEY_VALUE, octets(Tag.KEY_MATERIAL, content)),
-        choice(Tag.CRYPTOGRAPHIC_ALGORITHM, algorithm),
-        number(Tag.CRYPTOGRAPHIC_LENGTH, 2048 if algorithm == CryptographicAlgorithm.RSA else 256),
-    )
-    template = structure(
-        Tag.TEMPLATE_ATTRIBUTE,
-        attribute("Cryptographic Usage Mask", number(VALUE, 0xF)),
-        a_date("Activation Date", now),
-    )
-    held = structure(Tag.PRIVATE_KEY if private else Tag.PUBLIC_KEY, block)
-    return (await client.ask(Operation.REGISTER, choice(Tag.OBJECT_TYPE, kind), template, held)).object_id
-
-
-async def a_pair(scene: Scene, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> Pair:
-    algorithm = CryptographicAlgorithm.RSA if key is RSA else CryptographicAlgorithm.EC
-    der, no_password = serialization.Encoding.DER, serialization.NoEncryption()
-    private = key.private_bytes(der, serialization.PrivateFormat.PKCS8, no_password)
-    public = key.public_key().public_bytes(der, serialization.PublicFormat.SubjectPublicKeyInfo)
-    client, now = scene.client(), scene.clock.now
-    return Pair(
-        await register(client, ObjectType.PRIVATE_KEY, private, algorithm, now),
-        await register(client, ObjectType.PUBLIC_KEY, public, algorithm, now),
-    )
 
 
 def pss(salt: int | None = None, mask: int | None = None, *more: Item) -> Item:

@@ -1,0 +1,50 @@
+"""Key pairs that a client registers, active and for every use."""
+
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from crypto_service.kmip.codec.enums import CryptographicAlgorithm, ObjectType, Operation
+from crypto_service.kmip.codec.fields import choice, number, octets, structure
+from crypto_service.kmip.codec.tags import Tag
+from tests.crypto_service.kmip.scene import VALUE, Client, Scene, a_date, attribute
+
+RSA = rsa.generate_private_key(65537, 2048)
+EC = ec.generate_private_key(ec.SECP256R1())
+
+
+@dataclass(frozen=True)
+class Pair:
+    private: str
+    public: str
+
+
+async def register(client: Client, kind: ObjectType, content: bytes, algorithm: int, now: float) -> str:
+    private = kind is ObjectType.PRIVATE_KEY
+    block = structure(
+        Tag.KEY_BLOCK,
+        choice(Tag.KEY_FORMAT_TYPE, 4 if private else 5),  # PKCS #8, X.509
+        structure(Tag.KEY_VALUE, octets(Tag.KEY_MATERIAL, content)),
+        choice(Tag.CRYPTOGRAPHIC_ALGORITHM, algorithm),
+        number(Tag.CRYPTOGRAPHIC_LENGTH, 2048 if algorithm == CryptographicAlgorithm.RSA else 256),
+    )
+    template = structure(
+        Tag.TEMPLATE_ATTRIBUTE,
+        attribute("Cryptographic Usage Mask", number(VALUE, 0xF)),
+        a_date("Activation Date", now),
+    )
+    held = structure(Tag.PRIVATE_KEY if private else Tag.PUBLIC_KEY, block)
+    return (await client.ask(Operation.REGISTER, choice(Tag.OBJECT_TYPE, kind), template, held)).object_id
+
+
+async def a_pair(scene: Scene, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> Pair:
+    algorithm = CryptographicAlgorithm.RSA if key is RSA else CryptographicAlgorithm.EC
+    der, no_password = serialization.Encoding.DER, serialization.NoEncryption()
+    private = key.private_bytes(der, serialization.PrivateFormat.PKCS8, no_password)
+    public = key.public_key().public_bytes(der, serialization.PublicFormat.SubjectPublicKeyInfo)
+    client, now = scene.client(), scene.clock.now
+    return Pair(
+        await register(client, ObjectType.PRIVATE_KEY, private, algorithm, now),
+        await register(client, ObjectType.PUBLIC_KEY, public, algorithm, now),
+    )
