@@ -1,4 +1,4 @@
-"""The only module that calls `cryptography` for symmetric keys: AES in every mode, AES key wrap, HKDF and HMAC.
+"""The only module that calls `cryptography` for symmetric keys: AES in every mode, AES key wrap, HKDF, HMAC and CMAC.
 
 It raises only two errors. `InvalidRequest`: a key, nonce or text has an invalid size, which is named without its value.
 `CiphertextRefused`: verification failed; the error does not state which byte was wrong. Associated data has no default,
@@ -10,7 +10,7 @@ import hmac
 from enum import StrEnum
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes, keywrap, padding
+from cryptography.hazmat.primitives import cmac, hashes, keywrap, padding
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -139,6 +139,31 @@ def hmac_digest(algorithm: Hash, key: bytes, message: bytes) -> bytes:
 def hmac_verify(algorithm: Hash, key: bytes, message: bytes, tag: bytes) -> None:
     """Raise CiphertextRefused unless `tag` is the complete MAC of `message`; a truncated one is rejected."""
     if not hmac.compare_digest(hmac_digest(algorithm, key, message), tag):
+        raise CiphertextRefused
+
+
+def aes_cmac(key: bytes, message: bytes) -> bytes:
+    """Return the complete MAC of 16 bytes (SP 800-38B)."""
+    _check_aes_key(key)
+    context = cmac.CMAC(algorithms.AES(key))
+    context.update(message)
+    return context.finalize()
+
+
+def aes_cmac_verify(key: bytes, message: bytes, tag: bytes) -> None:
+    """Raise CiphertextRefused unless `tag` is the complete MAC of `message`; a truncated one is rejected."""
+    if not hmac.compare_digest(aes_cmac(key, message), tag):
+        raise CiphertextRefused
+
+
+def aes_gmac(key: bytes, nonce: bytes, message: bytes) -> bytes:
+    """Return the MAC of 16 bytes (SP 800-38D). The caller MUST never reuse a nonce with the same key, also of GCM."""
+    return aes_gcm_encrypt(key, nonce, b"", message)
+
+
+def aes_gmac_verify(key: bytes, nonce: bytes, message: bytes, tag: bytes) -> None:
+    """Raise CiphertextRefused unless `tag` is the complete MAC of `message`; a truncated one is rejected."""
+    if not hmac.compare_digest(aes_gmac(key, nonce, message), tag):
         raise CiphertextRefused
 
 

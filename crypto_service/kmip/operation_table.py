@@ -10,10 +10,7 @@ from crypto_service.kmip.batch import Handler
 from crypto_service.kmip.codec.enums import Operation
 from crypto_service.kmip.operations import attributes as change_attributes
 from crypto_service.kmip.operations import attributes as read_attributes
-from crypto_service.kmip.operations import create, lifecycle, locate, rekey
-from crypto_service.kmip.operations import crypto as cipher
-from crypto_service.kmip.operations import crypto as mac
-from crypto_service.kmip.operations import crypto as sign
+from crypto_service.kmip.operations import create, crypto, lifecycle, locate, mac, rekey
 from crypto_service.kmip.operations import usage_limits as usage
 from crypto_service.kmip.operations.create import create_key_pair, derive_key
 from crypto_service.kmip.operations.get import get
@@ -53,11 +50,11 @@ _SUPPORTED: dict[int, SupportedOperation] = {
     Operation.DESTROY: SupportedOperation(lifecycle.destroy, _C.DESTROY, DECRYPTS),
     Operation.ARCHIVE: SupportedOperation(lifecycle.archive, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
     Operation.RECOVER: SupportedOperation(lifecycle.recover, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
-    Operation.ENCRYPT: SupportedOperation(cipher.encrypt, _C.ENCRYPT, ENCRYPTS, 2),
-    Operation.DECRYPT: SupportedOperation(cipher.decrypt, _C.DECRYPT, DECRYPTS, 2),
+    Operation.ENCRYPT: SupportedOperation(crypto.encrypt, _C.ENCRYPT, ENCRYPTS, 2),
+    Operation.DECRYPT: SupportedOperation(crypto.decrypt, _C.DECRYPT, DECRYPTS, 2),
     # A signature is for a key pair what a MAC is for a symmetric key; the audit has one operation for both.
-    Operation.SIGN: SupportedOperation(sign.make_signature, _C.MAC, ENCRYPTS, 2),
-    Operation.SIGNATURE_VERIFY: SupportedOperation(sign.verify_signature, _C.MAC, DECRYPTS, 2),
+    Operation.SIGN: SupportedOperation(crypto.make_signature, _C.MAC, ENCRYPTS, 2),
+    Operation.SIGNATURE_VERIFY: SupportedOperation(crypto.verify_signature, _C.MAC, DECRYPTS, 2),
     Operation.MAC: SupportedOperation(mac.mac, _C.MAC, ENCRYPTS, 2),
     Operation.MAC_VERIFY: SupportedOperation(mac.mac_verify, _C.MAC, DECRYPTS, 2),
 }

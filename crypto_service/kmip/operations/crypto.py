@@ -1,18 +1,15 @@
-"""Cryptographic operations with keys that are not released (KMIP 1.4, sections 4.29 to 4.34).
+"""Encrypt, Decrypt, Sign and Signature Verify with keys that are not released (KMIP 1.4, sections 4.29 to 4.32).
 
 Encrypt and Decrypt use RSA, or AES in GCM, CBC and, only if requested, ECB. The key binds a ciphertext to its service:
 every key belongs to one service of one tenant. Nothing is therefore added to the client's additional data, and data
 that another implementation encrypted with a registered key can be decrypted here.
 
-MAC and MAC Verify use HMAC keys. Sign and Signature Verify use RSA and elliptic curve keys.
+Sign and Signature Verify use RSA and elliptic curve keys.
 """
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
-from core.errors.services import CiphertextRefused
 from crypto_service.keys import primitives
 from crypto_service.kmip.batch import Batch, Payload
 from crypto_service.kmip.codec.enums import (
@@ -62,10 +59,9 @@ class _Parameters:
 async def encrypt(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(managed, CryptographicUsageMask.ENCRYPT, batch.now)
-    if _algorithm(managed) == CryptographicAlgorithm.RSA:
+    if key_algorithm(managed) == CryptographicAlgorithm.RSA:
         return await _encrypt_with_rsa(batch, managed, payload)
-    parameters, data = _parameters(managed, payload), _data(payload)
-    batch.bytes = len(data)
+    parameters, data = _parameters(managed, payload), whole_data(batch, payload)
     key = await _key(batch, managed)
     given, nonce = None, b""
     if parameters.mode != BlockCipherMode.ECB:
@@ -92,15 +88,14 @@ async def encrypt(batch: Batch, payload: Item) -> Payload:
 async def decrypt(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(managed, CryptographicUsageMask.DECRYPT, batch.now)
-    if _algorithm(managed) == CryptographicAlgorithm.RSA:
+    if key_algorithm(managed) == CryptographicAlgorithm.RSA:
         return await _decrypt_with_rsa(batch, managed, payload)
-    parameters, data = _parameters(managed, payload), _data(payload)
-    batch.bytes = len(data)
+    parameters, data = _parameters(managed, payload), whole_data(batch, payload)
     key = await _key(batch, managed)
     if parameters.mode == BlockCipherMode.ECB:
         plaintext = primitives.insecure_ecb_decrypt(key, data, padded=parameters.padded)
     else:
-        nonce = _nonce(read_octets(payload, Tag.IV_COUNTER_NONCE))
+        nonce = required_nonce(read_octets(payload, Tag.IV_COUNTER_NONCE))
         if parameters.mode == BlockCipherMode.CBC:
             plaintext = primitives.aes_cbc_decrypt(key, nonce, data, padded=parameters.padded)
         else:
@@ -131,11 +126,9 @@ async def _decrypt_with_rsa(batch: Batch, managed: ManagedObject, payload: Item)
 
 
 def _rsa_request(batch: Batch, managed: ManagedObject, payload: Item) -> tuple[EncryptionScheme, bytes]:
-    require_whole(payload)
-    given, data = _given_parameters(managed, payload), _data(payload)
+    given, data = given_parameters(managed, payload), whole_data(batch, payload)
     if read_choice(given, Tag.CRYPTOGRAPHIC_ALGORITHM) not in (None, CryptographicAlgorithm.RSA):
         raise invalid("the key has another algorithm")
-    batch.bytes = len(data)
     return EncryptionScheme(given), data
 
 
@@ -146,7 +139,15 @@ def require_whole(payload: Item) -> None:
         raise unsupported("data must be sent in one piece")
 
 
-def _given_parameters(managed: ManagedObject, payload: Item) -> Item:
+def whole_data(batch: Batch, payload: Item) -> bytes:
+    """Return the data of a request, and record its size for the audit."""
+    require_whole(payload)
+    data = required(read_octets(payload, Tag.DATA), Tag.DATA)
+    batch.bytes = len(data)
+    return data
+
+
+def given_parameters(managed: ManagedObject, payload: Item) -> Item:
     """Return the cryptographic parameters of the request, else those of the key."""
     given = read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(managed.attributes, named.PARAMETERS)
     if given is None:
@@ -154,14 +155,13 @@ def _given_parameters(managed: ManagedObject, payload: Item) -> Item:
     return given
 
 
-def _algorithm(managed: ManagedObject) -> int | None:
+def key_algorithm(managed: ManagedObject) -> int | None:
     return named.integer(managed.attributes, named.ALGORITHM)
 
 
 def _parameters(managed: ManagedObject, payload: Item) -> _Parameters:
     """Return the parameters of an encryption with AES; the mode has no default."""
-    require_whole(payload)
-    given = _given_parameters(managed, payload)
+    given = given_parameters(managed, payload)
     mode = read_choice(given, Tag.BLOCK_CIPHER_MODE)
     if mode not in (BlockCipherMode.GCM, BlockCipherMode.CBC, BlockCipherMode.ECB):
         raise invalid("the block cipher mode must be GCM, CBC or ECB")
@@ -171,7 +171,7 @@ def _parameters(managed: ManagedObject, payload: Item) -> _Parameters:
     length = read_number(given, Tag.TAG_LENGTH)
     if mode == BlockCipherMode.GCM and length not in (None, primitives.GCM_TAG):
         raise invalid("the tag length must be 16 bytes")
-    if _algorithm(managed) != CryptographicAlgorithm.AES:
+    if key_algorithm(managed) != CryptographicAlgorithm.AES:
         raise invalid("encryption and decryption require an AES or RSA key")
     asked = read_choice(given, Tag.CRYPTOGRAPHIC_ALGORITHM)
     if asked not in (None, CryptographicAlgorithm.AES):
@@ -183,7 +183,7 @@ def _fresh(mode: int) -> bytes:
     return os.urandom(primitives.GCM_NONCE if mode == BlockCipherMode.GCM else primitives.BLOCK)
 
 
-def _nonce(given: bytes | None) -> bytes:
+def required_nonce(given: bytes | None) -> bytes:
     if given is None:
         raise malformed("the initialization vector, counter or nonce is missing")
     return given
@@ -193,63 +193,8 @@ def _additional(payload: Item) -> bytes:
     return read_octets(payload, Tag.AUTHENTICATED_ENCRYPTION_ADDITIONAL_DATA) or b""
 
 
-def _data(payload: Item) -> bytes:
-    return required(read_octets(payload, Tag.DATA), Tag.DATA)
-
-
 async def _key(batch: Batch, managed: ManagedObject) -> bytes:
     return material.key_bytes(await batch.objects.open(batch.caller, managed))
-
-
-_HASHES: Mapping[int, primitives.Hash] = MappingProxyType(
-    {
-        CryptographicAlgorithm.HMAC_SHA1: primitives.Hash.SHA_1,
-        CryptographicAlgorithm.HMAC_SHA256: primitives.Hash.SHA_256,
-        CryptographicAlgorithm.HMAC_SHA384: primitives.Hash.SHA_384,
-        CryptographicAlgorithm.HMAC_SHA512: primitives.Hash.SHA_512,
-    }
-)
-
-
-async def mac(batch: Batch, payload: Item) -> Payload:
-    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
-    require_usable(managed, CryptographicUsageMask.MAC_GENERATE, batch.now)
-    data, algorithm = _mac_data(batch, payload), _hash(managed, payload)
-    made = primitives.hmac_digest(algorithm, await _key(batch, managed), data)
-    return (batch.about(managed.row.object_id), octets(Tag.MAC_DATA, made))
-
-
-async def mac_verify(batch: Batch, payload: Item) -> Payload:
-    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
-    require_usable(managed, CryptographicUsageMask.MAC_VERIFY, batch.now)
-    data, algorithm = _mac_data(batch, payload), _hash(managed, payload)
-    presented = required(read_octets(payload, Tag.MAC_DATA), Tag.MAC_DATA)
-    try:
-        primitives.hmac_verify(algorithm, await _key(batch, managed), data, presented)
-    except CiphertextRefused:
-        validity = ValidityIndicator.INVALID
-    else:
-        validity = ValidityIndicator.VALID
-    return (batch.about(managed.row.object_id), choice(Tag.VALIDITY_INDICATOR, validity))
-
-
-def _hash(managed: ManagedObject, payload: Item) -> primitives.Hash:
-    """Return the hash of the key's algorithm; the request may repeat the algorithm but not change it."""
-    own = _algorithm(managed)
-    given = read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(managed.attributes, named.PARAMETERS)
-    asked = None if given is None else read_choice(given, Tag.CRYPTOGRAPHIC_ALGORITHM)
-    if own is None or own not in _HASHES:
-        raise invalid("a MAC requires an HMAC key")
-    if asked not in (None, own):
-        raise invalid("the key has another algorithm")
-    return _HASHES[own]
-
-
-def _mac_data(batch: Batch, payload: Item) -> bytes:
-    require_whole(payload)
-    data = required(read_octets(payload, Tag.DATA), Tag.DATA)
-    batch.bytes = len(data)
-    return data
 
 
 async def make_signature(batch: Batch, payload: Item) -> Payload:
@@ -285,10 +230,10 @@ async def verify_signature(batch: Batch, payload: Item) -> Payload:
 
 def _signature_request(batch: Batch, managed: ManagedObject, payload: Item) -> tuple[bytes, SignatureScheme]:
     """Return the data or its digest, and the signature's parameters (KMIP 1.4, sections 4.31 and 4.32)."""
-    given = _given_parameters(managed, payload)
+    given = given_parameters(managed, payload)
     digest = read_octets(payload, Tag.DIGESTED_DATA)
     if digest is None:
-        return _mac_data(batch, payload), SignatureScheme(given)
+        return whole_data(batch, payload), SignatureScheme(given)
     require_whole(payload)
     if payload.first(Tag.DATA) is not None:
         raise malformed("the request has both data and digested data")

@@ -24,7 +24,7 @@ MOST_INVOCATIONS = 2**32 // 16 * 15
 
 
 async def count_gcm_invocation(batch: Batch, managed: ManagedObject, given_nonce: bytes | None) -> None:
-    """Count one GCM encryption; raise KmipRefused above the limit, unless the client gives a nonce of 12 bytes.
+    """Count one GCM encryption or GMAC; raise KmipRefused above the limit, unless the client gives a nonce of 12 bytes.
 
     SP 800-38D has no limit for nonces of 12 bytes that are constructed, for example with a counter. Random ones and
     those of another size, which GCM hashes, can collide.

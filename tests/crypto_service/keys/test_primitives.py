@@ -71,6 +71,17 @@ def mac(vector: Vector) -> None:
     assert primitives.hmac_digest(Hash.SHA_256, vector.raw("key"), vector.raw("msg")) == vector.raw("tag")
 
 
+def cmac(vector: Vector) -> None:
+    primitives.aes_cmac_verify(vector.raw("key"), vector.raw("msg"), vector.raw("tag"))
+    assert primitives.aes_cmac(vector.raw("key"), vector.raw("msg")) == vector.raw("tag")
+
+
+def gmac(vector: Vector) -> None:
+    key, nonce, message = vector.raw("key"), vector.raw("iv"), vector.raw("msg")
+    primitives.aes_gmac_verify(key, nonce, message, vector.raw("tag"))
+    assert primitives.aes_gmac(key, nonce, message) == vector.raw("tag")
+
+
 def never(_vector: Vector) -> bool:
     return False
 
@@ -97,6 +108,8 @@ kwp = both(primitives.aes_kwp_wrap, primitives.aes_kwp_unwrap)
         ("aes_wrap", kw, lambda one: "ShortKey" in one.test["flags"], (36, 126, 3)),
         ("aes_kwp", kwp, never, (77, 177, 0)),
         ("hkdf_sha256", hkdf, never, (83, 3, 0)),
+        ("aes_cmac", cmac, never, (63, 248, 0)),
+        ("aes_gmac", gmac, never, (90, 324, 0)),
         ("hmac_sha256", mac, lambda one: one.group["tagSize"] < 256, (33, 108, 33)),
     ],
 )
@@ -135,6 +148,8 @@ def test_ciphers_reject_keys_of_another_size(size: int):
         lambda: primitives.aes_kw_unwrap(key, bytes(40)),
         lambda: primitives.aes_kwp_wrap(key, bytes(32)),
         lambda: primitives.aes_kwp_unwrap(key, bytes(40)),
+        lambda: primitives.aes_cmac(key, b""),
+        lambda: primitives.aes_gmac(key, NONCE, b""),
     ]
     for use in uses:
         with pytest.raises(InvalidRequest):
@@ -185,6 +200,15 @@ def test_macs_have_the_values_of_their_rfc():
     for algorithm, value in expected.items():
         key = bytes([0xAA]) * (80 if algorithm is Hash.SHA_1 else 131)
         assert primitives.hmac_digest(algorithm, key, message).hex() == value
+
+
+def test_macs_of_aes_require_the_complete_mac():
+    for tag in (primitives.aes_cmac(KEY, b"message"), primitives.aes_gmac(KEY, NONCE, b"message")):
+        for wrong in (tag[:-1], tag[:12], tag + b"\0", b"", bytes(16)):
+            with pytest.raises(CiphertextRefused):
+                primitives.aes_cmac_verify(KEY, b"message", wrong)
+            with pytest.raises(CiphertextRefused):
+                primitives.aes_gmac_verify(KEY, NONCE, b"message", wrong)
 
 
 def test_mac_verification_requires_the_complete_mac_and_a_112_bit_key():

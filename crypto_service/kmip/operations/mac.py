@@ -1,0 +1,102 @@
+"""MAC and MAC Verify (KMIP 1.4, sections 4.33 and 4.34) with HMAC keys, and with AES keys: CMAC and GMAC.
+
+The mode of an AES key has no default; the specification has no name for GMAC, so its mode is GCM. It has no field for
+the nonce of GMAC either, so this is the field of Encrypt: a client gives a nonce, or gets one with the MAC.
+"""
+
+import os
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from core.errors.services import CiphertextRefused
+from crypto_service.keys import primitives
+from crypto_service.kmip.batch import Batch, Payload
+from crypto_service.kmip.codec.enums import (
+    BlockCipherMode,
+    CryptographicAlgorithm,
+    CryptographicUsageMask,
+    ValidityIndicator,
+)
+from crypto_service.kmip.codec.errors import invalid
+from crypto_service.kmip.codec.fields import choice, octets, read_choice, read_octets, read_structure, required
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.objects import attributes as named
+from crypto_service.kmip.objects import key_material as material
+from crypto_service.kmip.objects.managed_object import ManagedObject, require_usable
+from crypto_service.kmip.operations.crypto import key_algorithm, required_nonce, whole_data
+from crypto_service.kmip.operations.invocation_limit import count_gcm_invocation
+
+_HASHES: Mapping[int, primitives.Hash] = MappingProxyType(
+    {
+        CryptographicAlgorithm.HMAC_SHA1: primitives.Hash.SHA_1,
+        CryptographicAlgorithm.HMAC_SHA256: primitives.Hash.SHA_256,
+        CryptographicAlgorithm.HMAC_SHA384: primitives.Hash.SHA_384,
+        CryptographicAlgorithm.HMAC_SHA512: primitives.Hash.SHA_512,
+    }
+)
+_MODES = (BlockCipherMode.CMAC, BlockCipherMode.GCM)
+_Method = primitives.Hash | BlockCipherMode
+
+
+async def mac(batch: Batch, payload: Item) -> Payload:
+    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
+    require_usable(managed, CryptographicUsageMask.MAC_GENERATE, batch.now)
+    data, method = whole_data(batch, payload), _method(managed, payload)
+    key = await _key(batch, managed)
+    made_nonce: Payload = ()
+    if isinstance(method, primitives.Hash):
+        made = primitives.hmac_digest(method, key, data)
+    elif method is BlockCipherMode.CMAC:
+        made = primitives.aes_cmac(key, data)
+    else:
+        nonce = read_octets(payload, Tag.IV_COUNTER_NONCE) or None
+        await count_gcm_invocation(batch, managed, nonce)
+        if nonce is None:
+            nonce = os.urandom(primitives.GCM_NONCE)
+            made_nonce = (octets(Tag.IV_COUNTER_NONCE, nonce),)
+        made = primitives.aes_gmac(key, nonce, data)
+    return (batch.about(managed.row.object_id), octets(Tag.MAC_DATA, made), *made_nonce)
+
+
+async def mac_verify(batch: Batch, payload: Item) -> Payload:
+    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
+    require_usable(managed, CryptographicUsageMask.MAC_VERIFY, batch.now)
+    data, method = whole_data(batch, payload), _method(managed, payload)
+    presented = required(read_octets(payload, Tag.MAC_DATA), Tag.MAC_DATA)
+    key = await _key(batch, managed)
+    try:
+        if isinstance(method, primitives.Hash):
+            primitives.hmac_verify(method, key, data, presented)
+        elif method is BlockCipherMode.CMAC:
+            primitives.aes_cmac_verify(key, data, presented)
+        else:
+            nonce = required_nonce(read_octets(payload, Tag.IV_COUNTER_NONCE))
+            primitives.aes_gmac_verify(key, nonce, data, presented)
+    except CiphertextRefused:
+        validity = ValidityIndicator.INVALID
+    else:
+        validity = ValidityIndicator.VALID
+    return (batch.about(managed.row.object_id), choice(Tag.VALIDITY_INDICATOR, validity))
+
+
+def _method(managed: ManagedObject, payload: Item) -> _Method:
+    """Return the hash of an HMAC key or the mode of an AES key; the request cannot change the algorithm."""
+    own = key_algorithm(managed)
+    given = read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(managed.attributes, named.PARAMETERS)
+    asked, mode = None, None
+    if given is not None:
+        asked, mode = read_choice(given, Tag.CRYPTOGRAPHIC_ALGORITHM), read_choice(given, Tag.BLOCK_CIPHER_MODE)
+    if own is None or (own not in _HASHES and own != CryptographicAlgorithm.AES):
+        raise invalid("a MAC requires an HMAC or AES key")
+    if asked not in (None, own):
+        raise invalid("the key has another algorithm")
+    if own in _HASHES:
+        return _HASHES[own]
+    if mode not in _MODES:
+        raise invalid("the block cipher mode of a MAC with an AES key must be CMAC or GCM (GMAC)")
+    return BlockCipherMode(mode)
+
+
+async def _key(batch: Batch, managed: ManagedObject) -> bytes:
+    return material.key_bytes(await batch.objects.open(batch.caller, managed))

@@ -1,0 +1,108 @@
+"""MAC and MAC Verify with an AES key: CMAC and GMAC."""
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.cmac import CMAC
+
+from crypto_service.kmip.codec.enums import (
+    BlockCipherMode,
+    CryptographicAlgorithm,
+    Operation,
+    ResultReason,
+    ValidityIndicator,
+)
+from crypto_service.kmip.codec.fields import choice, octets, structure
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.operations import invocation_limit
+from tests.crypto_service.kmip.scene import VALUE, Client, Scene, attribute
+
+MASK = 0x180  # generate and verify MACs
+DATA = b"the data"
+
+
+def mode(wanted: int, *more: Item, tag: int = Tag.CRYPTOGRAPHIC_PARAMETERS) -> Item:
+    return structure(tag, choice(Tag.BLOCK_CIPHER_MODE, wanted), *more)
+
+
+CMAC_MODE, GMAC_MODE = mode(BlockCipherMode.CMAC), mode(BlockCipherMode.GCM)
+
+
+async def mac(client: Client, key: str, how: Item, *more: Item):
+    return await client.about(Operation.MAC, key, how, octets(Tag.DATA, DATA), *more)
+
+
+async def verified(client: Client, key: str, how: Item, made: bytes, *more: Item, data: bytes = DATA) -> bool:
+    answer = await client.about(
+        Operation.MAC_VERIFY, key, how, octets(Tag.DATA, data), octets(Tag.MAC_DATA, made), *more
+    )
+    return answer.value(Tag.VALIDITY_INDICATOR) == ValidityIndicator.VALID
+
+
+async def test_cmac_interoperates_and_is_complete(scene: Scene):
+    client = scene.client()
+    key = await client.activated(mask=MASK)
+    made = (await mac(client, key, CMAC_MODE)).value(Tag.MAC_DATA)
+    other = CMAC(AES((await client.get(key)).material))
+    other.update(DATA)
+    assert made == other.finalize()
+    assert await verified(client, key, CMAC_MODE, made)
+    assert not await verified(client, key, CMAC_MODE, made, data=DATA + b"!")
+    for wrong in (made[:-1], made[:8], bytes(16), b""):
+        assert not await verified(client, key, CMAC_MODE, wrong)
+
+
+async def test_gmac_interoperates_with_the_nonce_of_the_server_or_the_client(scene: Scene):
+    client = scene.client()
+    key = await client.activated(mask=MASK)
+    other = AESGCM((await client.get(key)).material)
+    answer = await mac(client, key, GMAC_MODE)
+    made, nonce = answer.value(Tag.MAC_DATA), answer.value(Tag.IV_COUNTER_NONCE)
+    assert (len(nonce), made) == (12, other.encrypt(nonce, b"", DATA))
+    given = octets(Tag.IV_COUNTER_NONCE, bytes(12))
+    own = await mac(client, key, GMAC_MODE, given)
+    assert own.payload.first(Tag.IV_COUNTER_NONCE) is None
+    assert own.value(Tag.MAC_DATA) == other.encrypt(bytes(12), b"", DATA)
+    with_nonce = octets(Tag.IV_COUNTER_NONCE, nonce)
+    assert await verified(client, key, GMAC_MODE, made, with_nonce)
+    assert not await verified(client, key, GMAC_MODE, made, given)
+    assert not await verified(client, key, GMAC_MODE, made, with_nonce, data=DATA + b"!")
+    assert not await verified(client, key, GMAC_MODE, made[:12], with_nonce)
+    missing = await client.about(
+        Operation.MAC_VERIFY, key, GMAC_MODE, octets(Tag.DATA, DATA), octets(Tag.MAC_DATA, made)
+    )
+    assert missing.reason is ResultReason.INVALID_MESSAGE
+
+
+async def test_gmac_is_an_invocation_of_gcm(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(invocation_limit, "SAMPLE_BYTES", 0)
+    monkeypatch.setattr(invocation_limit, "MOST_INVOCATIONS", 2)
+    client = scene.client()
+    key = await client.activated(mask=MASK)
+    answers = [(await mac(client, key, GMAC_MODE)).reason for _ in range(3)]
+    assert answers == [None, None, ResultReason.PERMISSION_DENIED]
+    assert (await mac(client, key, CMAC_MODE)).reason is None
+
+
+async def test_mode_of_a_mac_can_be_an_attribute_of_the_key(scene: Scene):
+    client = scene.client()
+    how = mode(BlockCipherMode.CMAC, tag=VALUE)
+    key = await client.activated(attribute("Cryptographic Parameters", how), mask=MASK)
+    made = (await client.about(Operation.MAC, key, octets(Tag.DATA, DATA))).value(Tag.MAC_DATA)
+    assert await verified(client, key, CMAC_MODE, made)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        structure(Tag.CRYPTOGRAPHIC_PARAMETERS),
+        mode(BlockCipherMode.CBC_MAC),
+        mode(BlockCipherMode.CBC),
+        mode(BlockCipherMode.CMAC, choice(Tag.CRYPTOGRAPHIC_ALGORITHM, CryptographicAlgorithm.HMAC_SHA256)),
+    ],
+)
+async def test_other_macs_with_an_aes_key_are_rejected(scene: Scene, how: Item):
+    client = scene.client()
+    key = await client.activated(mask=MASK)
+    assert (await mac(client, key, how)).reason is ResultReason.INVALID_FIELD
