@@ -1,9 +1,9 @@
 """The only module that calls `cryptography` for symmetric keys: AES in every mode, AES key wrap, HKDF, HMAC and CMAC.
 
 It raises only two errors. `InvalidRequest`: a key, nonce or text has an invalid size, which is named without its value.
-`CiphertextRefused`: verification failed; the error does not state which byte was wrong. Associated data has no default,
-and tags and MACs are never truncated. Wycheproof's vectors, including invalid ones, run through exactly these functions
-(tests/crypto_service/keys/test_primitives.py).
+`CiphertextRefused`: verification failed; the error does not state which byte was wrong. Associated data has no default.
+A MAC is never truncated, and a GCM tag only if a KMIP client requests it by its size. Wycheproof's vectors, including
+invalid ones, run through exactly these functions (tests/crypto_service/keys/test_primitives.py).
 """
 
 import hmac
@@ -18,11 +18,14 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from core.errors.services import CiphertextRefused, InvalidRequest
 
 GCM_TAG = 16
-"""Bytes of every tag; SP 800-38D permits fewer, and each bit less doubles the chance of a forgery."""
+"""Bytes of a tag, unless a client requests fewer: each bit less doubles the chance of a forgery."""
+GCM_TAGS = (4, 8, 12, 13, 14, 15, 16)
+"""The sizes of SP 800-38D, section 5.2.1.2; its appendix C limits the use of the first two."""
 GCM_NONCE = 12
-"""Bytes of a nonce generated here, and the minimum of a nonce from a client."""
+"""Bytes of a nonce generated here, unless a client requests more."""
+GCM_NONCES = range(8, 129)
+"""Bytes of a nonce from a client: what OpenSSL supports through `cryptography`."""
 BLOCK = 16
-_GCM_NONCE_MOST = 128
 _AES_KEYS = (16, 24, 32)
 _KW_LEAST = 16
 _KW_UNIT = 8
@@ -42,17 +45,29 @@ class Hash(StrEnum):
     SHA_512 = "sha512"
 
 
-def aes_gcm_encrypt(key: bytes, nonce: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
-    """Return ciphertext and 16-byte tag, concatenated. The caller MUST never reuse a nonce with the same key."""
-    _check_gcm(key, nonce)
-    return AESGCM(key).encrypt(nonce, plaintext, associated_data)
+def aes_gcm_encrypt(
+    key: bytes, nonce: bytes, plaintext: bytes, associated_data: bytes, tag_size: int = GCM_TAG
+) -> bytes:
+    """Return ciphertext and tag, concatenated. The caller MUST never reuse a nonce with the same key."""
+    _check_gcm(key, nonce, tag_size)
+    sealed = AESGCM(key).encrypt(nonce, plaintext, associated_data)
+    return sealed if tag_size == GCM_TAG else sealed[: tag_size - GCM_TAG]
 
 
-def aes_gcm_decrypt(key: bytes, nonce: bytes, ciphertext: bytes, associated_data: bytes) -> bytes:
+def aes_gcm_decrypt(
+    key: bytes, nonce: bytes, ciphertext: bytes, associated_data: bytes, tag_size: int = GCM_TAG
+) -> bytes:
     """Return the plaintext of a concatenated ciphertext and tag; raise CiphertextRefused."""
-    _check_gcm(key, nonce)
+    _check_gcm(key, nonce, tag_size)
     try:
-        return AESGCM(key).decrypt(nonce, ciphertext, associated_data)
+        if tag_size == GCM_TAG:
+            return AESGCM(key).decrypt(nonce, ciphertext, associated_data)
+        if len(ciphertext) < tag_size:
+            raise CiphertextRefused
+        mode = modes.GCM(nonce, ciphertext[-tag_size:], min_tag_length=tag_size)
+        context = Cipher(algorithms.AES(key), mode).decryptor()
+        context.authenticate_additional_data(associated_data)
+        return _run(context, ciphertext[:-tag_size])
     except InvalidTag:  # a text shorter than the tag also ends here
         raise CiphertextRefused from None
 
@@ -193,10 +208,12 @@ def _run(context: CipherContext, text: bytes) -> bytes:
     return context.update(text) + context.finalize()
 
 
-def _check_gcm(key: bytes, nonce: bytes) -> None:
+def _check_gcm(key: bytes, nonce: bytes, tag_size: int) -> None:
     _check_aes_key(key)
-    if not GCM_NONCE <= len(nonce) <= _GCM_NONCE_MOST:
-        raise InvalidRequest("the nonce must have 12 to 128 bytes")
+    if len(nonce) not in GCM_NONCES:
+        raise InvalidRequest("the nonce must have 8 to 128 bytes")
+    if tag_size not in GCM_TAGS:
+        raise InvalidRequest("the tag must have 4, 8 or 12 to 16 bytes")
 
 
 def _check_cbc(key: bytes, iv: bytes) -> None:

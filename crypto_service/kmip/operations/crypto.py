@@ -48,12 +48,17 @@ from crypto_service.kmip.operations.usage_limits import consume_usage
 
 _TAG_IN_FIELD = 4
 """Since 1.4 a tag has a separate field; in older versions it follows the ciphertext."""
+_RANDOM_NONCE_BITS = range(8 * primitives.GCM_NONCE, 8 * primitives.GCM_NONCES.stop, 8)
 
 
 @dataclass(frozen=True, slots=True)
 class _Parameters:
+    """`nonce_size` is that of a nonce from the server."""
+
     mode: int
     padded: bool
+    tag_size: int
+    nonce_size: int
 
 
 async def encrypt(batch: Batch, payload: Item) -> Payload:
@@ -67,16 +72,16 @@ async def encrypt(batch: Batch, payload: Item) -> Payload:
     if parameters.mode != BlockCipherMode.ECB:
         # A missing nonce is generated and returned, whether or not the client requested a random one.
         given = read_octets(payload, Tag.IV_COUNTER_NONCE) or None
-        nonce = _fresh(parameters.mode) if given is None else given
+        nonce = os.urandom(parameters.nonce_size) if given is None else given
     if parameters.mode == BlockCipherMode.GCM:
         await count_gcm_invocation(batch, managed, given)
     await consume_usage(batch, managed, len(data))
     tag: tuple[Item, ...] = ()
     if parameters.mode == BlockCipherMode.GCM:
-        sealed = primitives.aes_gcm_encrypt(key, nonce, data, _additional(payload))
+        sealed = primitives.aes_gcm_encrypt(key, nonce, data, _additional(payload), parameters.tag_size)
         if batch.version >= _TAG_IN_FIELD:
-            tag = (octets(Tag.AUTHENTICATED_ENCRYPTION_TAG, sealed[-primitives.GCM_TAG :]),)
-            sealed = sealed[: -primitives.GCM_TAG]
+            tag = (octets(Tag.AUTHENTICATED_ENCRYPTION_TAG, sealed[-parameters.tag_size :]),)
+            sealed = sealed[: -parameters.tag_size]
     elif parameters.mode == BlockCipherMode.CBC:
         sealed = primitives.aes_cbc_encrypt(key, nonce, data, padded=parameters.padded)
     else:
@@ -100,7 +105,7 @@ async def decrypt(batch: Batch, payload: Item) -> Payload:
             plaintext = primitives.aes_cbc_decrypt(key, nonce, data, padded=parameters.padded)
         else:
             tag = read_octets(payload, Tag.AUTHENTICATED_ENCRYPTION_TAG) or b""
-            plaintext = primitives.aes_gcm_decrypt(key, nonce, data + tag, _additional(payload))
+            plaintext = primitives.aes_gcm_decrypt(key, nonce, data + tag, _additional(payload), parameters.tag_size)
     return (batch.about(managed.row.object_id), octets(Tag.DATA, plaintext))
 
 
@@ -168,19 +173,26 @@ def _parameters(managed: ManagedObject, payload: Item) -> _Parameters:
     padding = read_choice(given, Tag.PADDING_METHOD)
     if padding not in (None, PaddingMethod.NONE, PaddingMethod.PKCS5):
         raise invalid("the padding method must be PKCS5 or none")
-    length = read_number(given, Tag.TAG_LENGTH)
-    if mode == BlockCipherMode.GCM and length not in (None, primitives.GCM_TAG):
-        raise invalid("the tag length must be 16 bytes")
     if key_algorithm(managed) != CryptographicAlgorithm.AES:
         raise invalid("encryption and decryption require an AES or RSA key")
     asked = read_choice(given, Tag.CRYPTOGRAPHIC_ALGORITHM)
     if asked not in (None, CryptographicAlgorithm.AES):
         raise invalid("the key has another algorithm")
-    return _Parameters(mode, padding == PaddingMethod.PKCS5)
+    padded = padding == PaddingMethod.PKCS5
+    if mode != BlockCipherMode.GCM:
+        return _Parameters(mode, padded, 0, primitives.BLOCK)
+    return _Parameters(mode, padded, *_gcm_sizes(given))
 
 
-def _fresh(mode: int) -> bytes:
-    return os.urandom(primitives.GCM_NONCE if mode == BlockCipherMode.GCM else primitives.BLOCK)
+def _gcm_sizes(given: Item) -> tuple[int, int]:
+    """Return the bytes of the tag and of a nonce from the server; KMIP counts bytes of the tag, bits of the nonce."""
+    tag, nonce_bits = read_number(given, Tag.TAG_LENGTH), read_number(given, Tag.IV_LENGTH) or 0
+    if tag is not None and tag not in primitives.GCM_TAGS:
+        raise invalid("the tag length must be 4, 8 or 12 to 16 bytes")
+    # Random nonces have at least 96 bits (SP 800-38D, section 8.2.2). Smaller values are ignored: they are those of
+    # clients that count bytes, or that give the nonce.
+    nonce = nonce_bits // 8 if nonce_bits in _RANDOM_NONCE_BITS else primitives.GCM_NONCE
+    return tag or primitives.GCM_TAG, nonce
 
 
 def required_nonce(given: bytes | None) -> bytes:

@@ -74,6 +74,45 @@ async def test_gcm_interoperates_with_another_implementation(scene: Scene):
 GCM = choice(Tag.BLOCK_CIPHER_MODE, BlockCipherMode.GCM)
 
 
+@pytest.mark.parametrize("minor", [2, 4])
+@pytest.mark.parametrize("tag_size", [4, 8, 12, 13, 14, 15])
+async def test_gcm_tag_is_shorter_only_if_the_client_requests_it(scene: Scene, minor: int, tag_size: int):
+    client = scene.client(minor=minor)
+    object_id = await client.activated()
+    key = (await client.get(object_id)).material
+    short, usual = parameters(mode=GCM, tag=number(Tag.TAG_LENGTH, tag_size)), parameters(mode=GCM)
+    sealed = await client.encrypt(object_id, b"the data", parameters=short)
+    nonce, data = sealed.value(Tag.IV_COUNTER_NONCE), sealed.value(Tag.DATA)
+    tag = sealed.payload.first(Tag.AUTHENTICATED_ENCRYPTION_TAG)
+    whole = data + (b"" if tag is None else tag.value)
+    assert whole == AESGCM(key).encrypt(nonce, b"the data", b"")[: 8 + tag_size]
+    parts = [octets(Tag.DATA, data), octets(Tag.IV_COUNTER_NONCE, nonce), *([] if tag is None else [tag])]
+    assert (await decrypt(client, object_id, short, *parts)).value(Tag.DATA) == b"the data"
+    assert (await decrypt(client, object_id, usual, *parts)).reason is ResultReason.CRYPTOGRAPHIC_FAILURE
+
+
+@pytest.mark.parametrize("size", [8, 11, 16, 60, 128])
+async def test_gcm_accepts_nonces_of_a_client_of_other_sizes(scene: Scene, size: int):
+    client = scene.client()
+    object_id = await client.activated()
+    key, nonce = (await client.get(object_id)).material, bytes(range(size))
+    sealed = await client.encrypt(object_id, b"data", octets(Tag.IV_COUNTER_NONCE, nonce), parameters=gcm())
+    tag = sealed.payload.first(Tag.AUTHENTICATED_ENCRYPTION_TAG)
+    assert sealed.value(Tag.DATA) + tag.value == AESGCM(key).encrypt(nonce, b"data", b"")
+    parts = octets(Tag.DATA, sealed.value(Tag.DATA)), octets(Tag.IV_COUNTER_NONCE, nonce), tag
+    assert (await decrypt(client, object_id, gcm(), *parts)).value(Tag.DATA) == b"data"
+
+
+@pytest.mark.parametrize(
+    ("bits", "size"), [(96, 12), (128, 16), (1024, 128), (12, 12), (64, 12), (100, 12), (1032, 12)]
+)
+async def test_server_nonce_has_the_requested_length_of_96_bits_or_more(scene: Scene, bits: int, size: int):
+    client = scene.client()
+    how = parameters(mode=GCM, length=number(Tag.IV_LENGTH, bits))
+    sealed = await client.encrypt(await client.activated(), b"data", parameters=how)
+    assert len(sealed.value(Tag.IV_COUNTER_NONCE)) == size
+
+
 @pytest.mark.parametrize(("how", "size"), [(cbc(random=False), 16), (parameters(mode=GCM), 12)])
 async def test_missing_iv_is_generated_and_returned(scene: Scene, how: Item, size: int):
     client = scene.client()
@@ -96,7 +135,7 @@ async def test_missing_iv_is_generated_and_returned(scene: Scene, how: Item, siz
     [
         (parameters(), ResultReason.INVALID_FIELD),
         (parameters(mode=choice(Tag.BLOCK_CIPHER_MODE, BlockCipherMode.XTS)), ResultReason.INVALID_FIELD),
-        (parameters(mode=GCM, tag=number(Tag.TAG_LENGTH, 4)), ResultReason.INVALID_FIELD),
+        (parameters(mode=GCM, tag=number(Tag.TAG_LENGTH, 5)), ResultReason.INVALID_FIELD),
         (parameters(mode=GCM, padding=choice(Tag.PADDING_METHOD, 2)), ResultReason.INVALID_FIELD),
         (parameters(mode=GCM, name=choice(Tag.CRYPTOGRAPHIC_ALGORITHM, 2)), ResultReason.INVALID_FIELD),
         (parameters(mode=number(Tag.BLOCK_CIPHER_MODE, 1)), ResultReason.INVALID_MESSAGE),
