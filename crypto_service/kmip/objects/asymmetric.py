@@ -163,7 +163,10 @@ def sign(private_der: bytes, scheme: SignatureScheme, data: bytes) -> bytes:
     key = _load_private(private_der)
     if isinstance(key, rsa.RSAPrivateKey):
         _require_size(key.key_size)
-        return key.sign(data, scheme.signing(key), scheme.input)
+        try:
+            return key.sign(data, scheme.signing(key), scheme.input)
+        except ValueError:
+            raise invalid("the RSA key is too small for the hash and the salt length") from None
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return key.sign(data, ec.ECDSA(scheme.input))
     raise invalid("signatures require an RSA or elliptic curve key")

@@ -8,8 +8,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from crypto_service.kmip.codec.enums import CryptographicAlgorithm, ObjectType, Operation
 from crypto_service.kmip.codec.fields import choice, number, octets, structure
 from crypto_service.kmip.codec.tags import Tag
-from tests.crypto_service.kmip.scene import VALUE, Client, Scene, a_date, attribute
+from tests.crypto_service.kmip.scene import VALUE, Scene, a_date, attribute
 
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 RSA = rsa.generate_private_key(65537, 2048)
 EC = ec.generate_private_key(ec.SECP256R1())
 
@@ -20,31 +21,30 @@ class Pair:
     public: str
 
 
-async def register(client: Client, kind: ObjectType, content: bytes, algorithm: int, now: float) -> str:
+async def register(scene: Scene, kind: ObjectType, content: bytes, key: PrivateKey) -> str:
+    algorithm = CryptographicAlgorithm.RSA if isinstance(key, rsa.RSAPrivateKey) else CryptographicAlgorithm.EC
     private = kind is ObjectType.PRIVATE_KEY
     block = structure(
         Tag.KEY_BLOCK,
         choice(Tag.KEY_FORMAT_TYPE, 4 if private else 5),  # PKCS #8, X.509
         structure(Tag.KEY_VALUE, octets(Tag.KEY_MATERIAL, content)),
         choice(Tag.CRYPTOGRAPHIC_ALGORITHM, algorithm),
-        number(Tag.CRYPTOGRAPHIC_LENGTH, 2048 if algorithm == CryptographicAlgorithm.RSA else 256),
+        number(Tag.CRYPTOGRAPHIC_LENGTH, key.key_size),
     )
     template = structure(
         Tag.TEMPLATE_ATTRIBUTE,
         attribute("Cryptographic Usage Mask", number(VALUE, 0xF)),
-        a_date("Activation Date", now),
+        a_date("Activation Date", scene.clock.now),
     )
     held = structure(Tag.PRIVATE_KEY if private else Tag.PUBLIC_KEY, block)
-    return (await client.ask(Operation.REGISTER, choice(Tag.OBJECT_TYPE, kind), template, held)).object_id
+    return (await scene.client().ask(Operation.REGISTER, choice(Tag.OBJECT_TYPE, kind), template, held)).object_id
 
 
-async def a_pair(scene: Scene, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> Pair:
-    algorithm = CryptographicAlgorithm.RSA if key is RSA else CryptographicAlgorithm.EC
+async def a_pair(scene: Scene, key: PrivateKey) -> Pair:
     der, no_password = serialization.Encoding.DER, serialization.NoEncryption()
     private = key.private_bytes(der, serialization.PrivateFormat.PKCS8, no_password)
     public = key.public_key().public_bytes(der, serialization.PublicFormat.SubjectPublicKeyInfo)
-    client, now = scene.client(), scene.clock.now
     return Pair(
-        await register(client, ObjectType.PRIVATE_KEY, private, algorithm, now),
-        await register(client, ObjectType.PUBLIC_KEY, public, algorithm, now),
+        await register(scene, ObjectType.PRIVATE_KEY, private, key),
+        await register(scene, ObjectType.PUBLIC_KEY, public, key),
     )

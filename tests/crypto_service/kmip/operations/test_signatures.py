@@ -136,3 +136,18 @@ async def test_digest_of_another_size_or_with_the_data_is_rejected(scene: Scene)
     assert short.reason is ResultReason.INVALID_FIELD
     both = await sign(client, pair, ECDSA, octets(Tag.DIGESTED_DATA, DIGEST), octets(Tag.DATA, DATA))
     assert both.reason is ResultReason.INVALID_MESSAGE
+
+
+async def test_signature_that_does_not_fit_into_the_key_is_rejected(scene: Scene):
+    """A salt of the size of SHA-512 does not fit into 1024 bits beside the hash."""
+    small = rsa.generate_private_key(65537, 1024)  # noqa: S505 - older devices still have such keys
+    client, pair = scene.client(), await a_pair(scene, small)
+    how = structure(
+        Tag.CRYPTOGRAPHIC_PARAMETERS,
+        choice(Tag.DIGITAL_SIGNATURE_ALGORITHM, DigitalSignatureAlgorithm.RSASSA_PSS),
+        choice(Tag.HASHING_ALGORITHM, HashingAlgorithm.SHA_512),
+    )
+    refused = await sign(client, pair, how)
+    assert (refused.reason, "too small" in refused.message) == (ResultReason.INVALID_FIELD, True)
+    answer = await verify(client, pair, how, bytes(128))
+    assert answer.value(Tag.VALIDITY_INDICATOR) == ValidityIndicator.INVALID
