@@ -12,6 +12,7 @@ from crypto_service.audit.wal import journal_folder
 from crypto_service.processes.shipper_process import deliver
 from crypto_service.processes.supervisor import Child, Supervisor
 from crypto_service.processes.worker_process import serve
+from crypto_service.server.client_authorities import discard_authorities
 from crypto_service.server.hardening import harden
 from crypto_service.server.tls import SharedTlsIdentity
 from crypto_service.wiring import read_credentials
@@ -24,7 +25,7 @@ _STOP_MARGIN_SECONDS = 5.0
 def run(settings: Settings) -> None:
     """Run the service until it is stopped; raise SettingsInvalid when a secret is missing."""
     credentials = read_credentials(settings)
-    journal_folder(settings.state_dir)
+    discard_authorities(journal_folder(settings.state_dir))
     harden()
     count = settings.crypto_processes or len(os.sched_getaffinity(0))
     serving = partial(serve, settings, credentials, SharedTlsIdentity())

@@ -18,6 +18,7 @@ from crypto_service.keys.reencryption import ObjectReencryption
 from crypto_service.keys.unwrap_audit import UnwrapAudit
 from crypto_service.kmip.objects.store import ObjectStore
 from crypto_service.kmip.server import KmipServer
+from crypto_service.server.client_authorities import ClientAuthorities, authorities_folder
 from crypto_service.server.connection_registry import ConnectionLimits, ConnectionRegistry
 from crypto_service.server.executor import FairExecutor
 from crypto_service.server.limits import TenantLimits
@@ -67,6 +68,7 @@ class Service:
     threads: FairExecutor
     opening: FairExecutor
     connections: ConnectionRegistry
+    authorities: ClientAuthorities
     tls: ServerTls
     https: HttpsServer
     kmip: KmipServer
@@ -108,7 +110,8 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
     tenant_keys = TransitTenantKeys(vault, InlineTenants(vault, credentials.identity_pem, Role.CRYPTO))
     changes = NotifyInvalidations(ChangeFeed(settings.postgres_url, Role.CRYPTO, credentials.database_password))
     threads, opening = FairExecutor(_THREADS), FairExecutor(_UNWRAP_THREADS)
-    journal = WriteAheadLog(journal_folder(settings.state_dir), sync=settings.crypto_audit_sync)
+    folder = journal_folder(settings.state_dir)
+    journal = WriteAheadLog(folder, sync=settings.crypto_audit_sync)
     seconds = settings.crypto_key_cache_seconds
     # Subscribes to changes first, so that later subscribers read callers that are already invalidated.
     callers = ClientCertificateAuthenticator(database, threads, journal, changes, cache_seconds=seconds)
@@ -133,6 +136,8 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
     certificates = DatabaseCertificates(database, threads)
     heartbeats = BufferedHeartbeats(database, threads)
     protections = DatabaseProtectedFields(database, threads)
+    platform = PlatformQueries(database)
+    authorities = ClientAuthorities(platform, threads, changes, authorities_folder(folder))
     objects = ObjectStore(database, parts, seconds, settings.crypto_service_max_objects)
     body_limit = settings.crypto_body_limit
     return Service(
@@ -142,12 +147,13 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
         journal,
         limits,
         keyring,
-        ObjectReencryption(database, PlatformQueries(database), keyring, threads, changes),
+        ObjectReencryption(database, platform, keyring, threads, changes),
         heartbeats,
         threads,
         opening,
         connections,
-        ServerTls(PkiServerCertificates(vault), settings.crypto_names, shared_identity),
+        authorities,
+        ServerTls(PkiServerCertificates(vault), settings.crypto_names, shared_identity, authorities.folder),
         HttpsServer(parts, connections, body_limit, certificates, heartbeats, protections, offer),
         KmipServer(parts, connections, objects, body_limit),
     )

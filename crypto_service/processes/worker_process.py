@@ -73,13 +73,14 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
     """Listen once all dependencies are ready, serve until cancelled, then drain."""
     service.changes.start()
     tls = service.tls
-    identity, _ = await asyncio.gather(tls.obtain(), service.changes.listening())
+    background = [asyncio.create_task(service.authorities.run())]
+    identity, _, _ = await asyncio.gather(tls.obtain(), service.changes.listening(), service.authorities.loaded())
     listeners = [
         _listen(settings, service, service.https.protocol, settings.crypto_https_port, ["http/1.1"]),
         _listen(settings, service, service.kmip.protocol, settings.crypto_kmip_port),
     ]
     loops = (tls.keep(identity), service.resealing.run(), service.heartbeats.run())
-    background = [asyncio.create_task(one) for one in loops]
+    background += [asyncio.create_task(one) for one in loops]
     # Everything built so far lives as long as the process, so the collector need not scan it again.
     gc.collect()
     gc.freeze()

@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import structlog
 from cryptography import x509
@@ -60,11 +61,14 @@ def new_identity(certificates: PkiServerCertificates, names: Sequence[str]) -> S
     return ServerCertificate(certificate, root, not_after, private)
 
 
-def server_context(identity: ServerCertificate, protocols: Sequence[str] = ()) -> ssl.SSLContext:
+def server_context(
+    identity: ServerCertificate, protocols: Sequence[str] = (), authorities: Path | None = None
+) -> ssl.SSLContext:
     """Return a context that admits only clients whose chain ends in our PKI root; `protocols` are ALPN names.
 
-    TLS verifies the chain, its name constraints and the dates. The identity of the client and the revocation of its
-    certificate are checked in the database for every connection, so a resumed session cannot bypass them.
+    An issuer that a client does not send is read from the folder `authorities` (`client_authorities`). TLS verifies the
+    chain, its name constraints and the dates. The identity of the client and the revocation of its certificate are
+    checked in the database for every connection, so a resumed session cannot bypass them.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -72,9 +76,10 @@ def server_context(identity: ServerCertificate, protocols: Sequence[str] = ()) -
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_REQUIRED
-    # Strict: RFC 5280 to the letter. Only the root is trusted; a tenant CA is accepted because the root signed it.
+    # Strict: RFC 5280 to the letter. Only the root is trusted; a tenant CA is accepted because the root signed it, also
+    # one from the folder, because no partial chain is allowed.
     context.verify_flags = ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_TRUSTED_FIRST
-    context.load_verify_locations(cadata=identity.root_pem)
+    context.load_verify_locations(cadata=identity.root_pem, capath=authorities)
     if protocols:
         context.set_alpn_protocols(list(protocols))
     install(context, identity)
@@ -126,8 +131,11 @@ class SharedTlsIdentity:
 class ServerTls:
     """The TLS contexts of both servers and their certificate."""
 
-    def __init__(self, certificates: PkiServerCertificates, names: Sequence[str], shared: SharedTlsIdentity) -> None:
-        self._certificates, self._names, self._shared = certificates, names, shared
+    def __init__(
+        self, certificates: PkiServerCertificates, names: Sequence[str], shared: SharedTlsIdentity, authorities: Path
+    ) -> None:
+        """`authorities` is the folder of the clients' CAs."""
+        self._certificates, self._names, self._shared, self._authorities = certificates, names, shared, authorities
         self._contexts: list[ssl.SSLContext] = []
         self.identity: ServerCertificate | None = None
 
@@ -152,7 +160,7 @@ class ServerTls:
 
     def context(self, identity: ServerCertificate, protocols: Sequence[str] = ()) -> ssl.SSLContext:
         """Return a context whose certificate `keep` will renew."""
-        context = server_context(identity, protocols)
+        context = server_context(identity, protocols, self._authorities)
         self._contexts.append(context)
         return context
 

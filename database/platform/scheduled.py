@@ -56,6 +56,19 @@ class WorkflowServiceRow:
     not_after: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class ClientAuthorityRow:
+    """The certificate of a CA that issues client certificates. `xid` and `serial` are its position.
+
+    The next read of new rows starts at transaction `until`; it may return rows again.
+    """
+
+    until: str
+    xid: str
+    serial: str
+    certificate_pem: str
+
+
 class PlatformQueries:
     """Queries of one process; other roles are rejected. All raise DatabaseUnavailable and DatabaseRefused."""
 
@@ -156,6 +169,15 @@ class PlatformQueries:
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select * from okcm.stale_services(%s, %s, %s)", [*after, limit])
             return [(tenant_id, service) for tenant_id, service in rows]
+
+    def client_authorities(self, after: tuple[str, str], limit: int) -> Sequence[ClientAuthorityRow]:
+        """Return the certificates of the CAs after a position (transaction, serial), in order (crypto)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute(
+                "select until::text, xid::text, serial, certificate_pem from okcm.client_authorities(%s::xid8, %s, %s)",
+                [*after, limit],
+            )
+            return [ClientAuthorityRow(*row) for row in rows]
 
     def due_rotations(self, limit: int) -> Sequence[str]:
         """Return tenants with a key that exceeds its cryptoperiod or an unfinished rotation (worker)."""

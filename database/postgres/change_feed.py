@@ -27,6 +27,10 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 _log = structlog.get_logger(__name__)
 
 
+AUTHORITIES = hashlib.sha256(b"/authorities").hexdigest()
+"""The change that an authority of any tenant is new (SQL function `announce_authority`)."""
+
+
 class ChangeFeed:
     """Notifications of every committed change that the crypto service must not miss.
 
@@ -46,8 +50,9 @@ class ChangeFeed:
     def listen(self, changed: Callable[[str], None], lost: Callable[[], None], stop: threading.Event) -> None:
         """Read in the calling thread until `stop` is set; reconnect automatically.
 
-        `changed` receives `tenant_hash(tenant_id)`, or `object_hash(tenant_id)` if only managed objects changed. `lost`
-        is called whenever changes may have been missed: before the first `changed` and after each reconnection.
+        `changed` receives `tenant_hash(tenant_id)`, `object_hash(tenant_id)` if only managed objects changed, and
+        AUTHORITIES. `lost` is called whenever changes may have been missed: before the first `changed` and after each
+        reconnection.
         """
         pause = _FIRST_PAUSE_SECONDS
         while not stop.is_set():

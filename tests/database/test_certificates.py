@@ -10,6 +10,7 @@ from core.certificates import AuthorityState
 from core.errors.platform import DatabaseRefused
 from database.certificates import AuthorityRow
 from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
 from tests.database.builders import (
     NOW,
     a_leaf,
@@ -31,6 +32,11 @@ template = filled_template(two_tenants())
 @pytest.fixture
 def acme(worker: Database) -> Database:
     return worker
+
+
+@pytest.fixture
+def crypto(field: Field) -> Database:
+    return field.open("crypto")
 
 
 def states(worker: Database) -> dict[str, str]:
@@ -117,3 +123,30 @@ def test_database_rejects_a_second_current_authority(acme: Database, field: Fiel
     roll(acme)
     with field.administrator() as administrator, pytest.raises(psycopg.errors.UniqueViolation):
         administrator.execute("update okcm.certificate_authority set state = 'current' where tenant_id = 'acme'")
+
+
+def test_client_authorities_are_returned_in_pages_until_they_end(acme: Database, crypto: Database) -> None:
+    queries = PlatformQueries(crypto)
+    roll(acme)
+    start = ("0", "")
+    everything = queries.client_authorities(start, 10)
+    assert {row.serial for row in everything} == {FIRST, an_authority_serial("beta"), "bb"}
+    assert {row.certificate_pem for row in everything} == {"certificate"}
+    found, after = [], start
+    while page := queries.client_authorities(after, 1):
+        found += [page[0].serial]
+        after = (page[0].xid, page[0].serial)
+    assert found == [row.serial for row in everything]
+    with acme.tenant_tx("acme") as tx:
+        assert tx.certificates.end(FIRST)
+    assert FIRST not in {row.serial for row in queries.client_authorities(start, 10)}
+
+
+def test_client_authority_that_is_committed_late_is_not_missed(acme: Database, crypto: Database, field: Field) -> None:
+    queries = PlatformQueries(crypto)
+    with field.open("worker").tenant_tx("beta") as late:
+        late.certificates.record_authority(replace(NEXT, serial="dd"))
+        roll(acme)
+        read = queries.client_authorities(("0", ""), 10)
+        assert {"bb", "dd"} & {row.serial for row in read} == {"bb"}
+    assert {"dd", "bb"} <= {row.serial for row in queries.client_authorities((read[0].until, ""), 10)}

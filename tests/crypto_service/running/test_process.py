@@ -3,12 +3,17 @@
 import json
 import os
 import signal
+import ssl
+import time
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from tests.concurrency import wait_until
-from tests.crypto_service.core.world import World
+from tests.contracts.authorities import p256
+from tests.crypto_service.authority import key_pem, pem
+from tests.crypto_service.core.world import Home, World
 from tests.crypto_service.running.process import Client, Service, connect_service
 
 
@@ -33,6 +38,47 @@ def test_service_serves_reports_and_stops_after_shipping_its_audit(service: Serv
     assert released == ["orders/1", "orders/1", "orders/2"]
     assert list(service.journals.glob("*.journal")) == []
     client.close()
+
+
+def test_client_without_its_chain_works_from_provisioning_until_its_ca_is_retired(
+    service: Service, world: World, tmp_path: Path
+):
+    """Several KMIP products send only their leaf; each process finds the CA of a tenant that is new or rotated."""
+    service.start()
+    service.wait_ready()
+
+    def leaf_only(home: Home, generation: int) -> Client:
+        key, file = p256(), tmp_path / f"leaf-{generation}.pem"
+        file.write_text(key_pem(key) + home.issue("orders", generation, key), encoding="ascii")
+        _, root = x509.load_pem_x509_certificates(home.authority.chain_pem.encode())
+        tls = ssl.create_default_context(cadata=pem(root))
+        tls.load_cert_chain(file)
+        return Client(service.https, tls)
+
+    def answers(client: Client) -> set[int]:
+        """Return the status of several connections, which the processes share."""
+        found = set()
+        for _ in range(8):
+            found.add(client.post("/v1/encrypt", {"resource": "r", "plaintext": "aGVsbG8="})[0])
+            client.close()
+        return found
+
+    home = world.tenant()
+    home.connect("orders")
+    old = leaf_only(home, 2)
+    time.sleep(1)
+    assert answers(old) == {200}
+    rolled = home.roll()
+    new = leaf_only(rolled, 3)
+    time.sleep(1)
+    assert answers(new) == answers(old) == {200}
+    rolled.end(home.authority)
+    time.sleep(1)
+    assert (answers(new), answers(old)) == ({200}, {403})
+    os.kill(service.children[0], signal.SIGKILL)
+    wait_until(lambda: "openkcm_crypto_restarts_total 1.0" in service.page("/metrics")[1])
+    wait_until(lambda: "openkcm_crypto_ready 2.0" in service.page("/metrics")[1])
+    assert (answers(new), answers(old)) == ({200}, {403})
 
 
 def test_killed_process_is_restarted_while_the_others_serve(service: Service, world: World, tmp_path: Path):

@@ -158,7 +158,7 @@ async def test_obtain_waits_for_an_unavailable_key_server():
             return authority.server_leaf().pem, authority.root().pem
 
     certificates, shared = Certificates(), SharedTlsIdentity()
-    made = await ServerTls(certificates, NAMES, shared).obtain()
+    made = await ServerTls(certificates, NAMES, shared, Path()).obtain()
     assert made.root_pem == authority.root().pem
     assert certificates.asked == 3
 
@@ -179,7 +179,7 @@ def test_restarted_child_gets_the_certificate_unless_it_expires_soon():
     assert shared.get() is None
 
 
-async def test_certificate_is_renewed_in_contexts_in_use_and_connections_continue(a_client: Make):
+async def test_certificate_is_renewed_in_contexts_in_use_and_connections_continue(a_client: Make, tmp_path: Path):
     class Ours(ServerTls):
         async def obtain(self) -> ServerCertificate:
             return server_identity()
@@ -187,7 +187,7 @@ async def test_certificate_is_renewed_in_contexts_in_use_and_connections_continu
     def shown(connection: ssl.SSLObject) -> bytes | None:
         return connection.getpeercert(binary_form=True)
 
-    ours = Ours(cast("Any", None), NAMES, SharedTlsIdentity())
+    ours = Ours(cast("Any", None), NAMES, SharedTlsIdentity(), tmp_path)
     context, client = ours.context(server_identity()), a_client()
     served, before = shake(context, client)
     soon = datetime.now(UTC) + timedelta(hours=7, minutes=59)

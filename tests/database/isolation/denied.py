@@ -75,7 +75,7 @@ PLATFORM_QUESTIONS = (
             *("provisioning_times(10)", "unstarted_events(10)", "unsigned_streams(10)"),
             *("due_notifications('email', 10)", "undelivered_notifications('1 day', 10)"),
             *("due_authorities(10)", "outlived_authorities(10)", "stale_revocation_lists('12 hours', 10)"),
-            *("expiring(10)", "unknown_serials('{{aa}}')"),
+            *("expiring(10)", "unknown_serials('{{aa}}')", "client_authorities('0', '', 10)"),
             *("tenants_with_expired_rows('outbox', 30, 10)", "archivable_streams(now(), 10)"),
             "monitored_root_keys('eu-west-1', 0, 1, '1 minute', '3', '{{}}', '', 10)",
             *("untaken_credentials(10)", "due_examinations('', 10)", "troubled_examinations('1 hour', 10)"),

@@ -135,7 +135,10 @@ GRANTS = {
             refused, bytes)
         """,
         "delete": "agent backfill managed_object",
-        "execute": "audit_append audit_append_all audit_keys cache_changes ctx_ok stale_services trim_cache_changes",
+        "execute": """
+            audit_append audit_append_all audit_keys cache_changes client_authorities ctx_ok stale_services
+            trim_cache_changes
+        """,
     },
     "dashboard": {
         "select": _PEOPLE["select"] + " backfill dashboard_session protection_use report usage_day",

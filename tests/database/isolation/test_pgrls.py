@@ -76,7 +76,7 @@ ALLOWED = {
     "SEC009": r"okcm\.audit_event_\d\d",  # no policy means no access, on purpose
     # These triggers only raise or read, record a hash of the row's own tenant, or have the rights of the writer.
     "SEC013": (
-        r"okcm\.(audit_\w+|\w+\.(announce_(change|deletion|rewrap|update)|mark_for_monitoring)"
+        r"okcm\.(audit_\w+|\w+\.(announce_(change|deletion|rewrap|update|authority)|mark_for_monitoring)"
         r"|service_certificate\.request_used|managed_object\.refuse_ended_version\w*"
         r"|approval(_vote)?\.signed_on|join_token\.audited|protection\.risen"
         r"|protected_field\.(versioned|said|audited(_deletion)?)|report\.made_once)"
@@ -84,7 +84,7 @@ ALLOWED = {
     # Each verifies the context first, runs under FORCE, and is attacked in breaking.py. Those of cache_change, which
     # has no row of a tenant, need no context.
     "SEC014": (
-        r"okcm\.(ctx_ok|announce_change|cache_changes|trim_cache_changes|audit_append_all|audit_append_command|audit_save_signed_head|unstarted_events|unknown_serials"
+        r"okcm\.(ctx_ok|announce_change|announce_authority|client_authorities|cache_changes|trim_cache_changes|audit_append_all|audit_append_command|audit_save_signed_head|unstarted_events|unknown_serials"
         r"|audit_keys|record_audit_key|unsigned_streams|due_notifications|undelivered_notifications"
         r"|erase_tenant|monitored_root_keys|untaken_credentials"
         r"|audit_join_token|audit_protection|pending_enrolments|due_authorities|outlived_authorities|stale_revocation_lists|expiring"
