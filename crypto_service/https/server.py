@@ -16,6 +16,7 @@ from core.correlation import correlation_id
 from core.errors.requests import TooManyRequests
 from core.errors.services import ClientNotAuthorized
 from core.errors.tenants import TenantNotOperational
+from core.tenants.lifecycle import State
 from crypto_service.correlation import new_correlation_id
 from crypto_service.https import schemas as api
 from crypto_service.https.discovery import describe, openapi
@@ -172,7 +173,10 @@ class _HttpsConnection(Connection):
         last = not message.keep_alive
         answer: bytes | Problem
         try:
-            answer = await self._answer_within_limits(message, await self._current_caller(message))
+            caller = await self._current_caller(message)
+            answer = await self._answer_within_limits(message, caller)
+            if caller.tenant_state is not State.LOCKED:
+                self.require_unbarred()
         except Exception as refused:  # noqa: BLE001 - an unlisted error becomes a reference to the log
             answer = from_error(refused)
             last = last or isinstance(refused, ClientNotAuthorized)

@@ -4,7 +4,6 @@ import asyncio
 
 from core.errors.requests import TooManyRequests
 from core.errors.services import ClientNotAuthorized
-from core.errors.tenants import TenantNotOperational
 from crypto_service.interfaces import Dependencies
 from crypto_service.kmip.codec import framing, ttlv
 from crypto_service.kmip.codec.enums import ResultReason
@@ -37,7 +36,10 @@ class KmipServer:
 
 
 class KmipConnection(Connection):
+    """A connection of a KMIP client. It survives a lock, because Ceph's gateway does not replace a closed one."""
+
     ANSWERS_REFUSAL = True
+    SURVIVES_LOCK = True
 
     def __init__(
         self, parts: Dependencies, connections: ConnectionRegistry, dispatcher: Dispatcher, limit: int
@@ -104,12 +106,13 @@ class KmipConnection(Connection):
         try:
             request = await self._read(message)
             caller = await self.current()
+            response = await self._dispatcher.answer(caller, request, caller.address, len(message))
+            self.require_unbarred()
         except ttlv.TtlvError as refused:
             return framing.refuse(message, framing.ErrorReply(ResultReason.INVALID_MESSAGE, str(refused))), False
         except OpenKcmError as refused:
             answer = framing.refuse(message, framing.ErrorReply(*reason_and_message(refused)))
-            return answer, not isinstance(refused, ClientNotAuthorized | TenantNotOperational)
-        response = await self._dispatcher.answer(caller, request, caller.address, len(message))
+            return answer, not isinstance(refused, ClientNotAuthorized)
         return framing.reply(request, response), True
 
     def _answered(self, answer: tuple[bytes, bool]) -> None:

@@ -43,6 +43,9 @@ class Connection(asyncio.Protocol):
     ANSWERS_REFUSAL: ClassVar[bool] = False
     """Whether `refused` sends a response; the connection then waits for data from the client before it closes."""
 
+    SURVIVES_LOCK: ClassVar[bool] = False
+    """Whether the connection answers errors while its tenant is locked, instead of ending after pending responses."""
+
     caller: ClientIdentity
     """The client; set, and `identified` true, before `received` is first called."""
 
@@ -59,6 +62,7 @@ class Connection(asyncio.Protocol):
         self._turns, self._tenant_id = parts.turns, ""
         self._early = bytearray()
         self._refusal: OpenKcmError | None = None
+        self._barred: TenantNotOperational | None = None
         self._running = self._waits = False
         self._queue: deque[Step] = deque()
         self._reading, self._writable, self._drained_by = True, True, 0.0
@@ -110,9 +114,22 @@ class Connection(asyncio.Protocol):
         return (size <= SMALL_BYTES and not self.held) or self.connections.hold(self, size)
 
     async def current(self) -> ClientIdentity:
-        """Return the caller as it is now; raise ClientNotAuthorized, TenantNotOperational, DatabaseUnavailable."""
+        """Return the caller as it is now.
+
+        Raises: ClientNotAuthorized, TenantNotOperational, DatabaseUnavailable, AuditUnavailable; TooManyRequests for
+        the requests of a locked tenant above its rate, because each rejection is recorded.
+        """
+        if self._barred is not None:
+            self.parts.limits.enter(self.caller.tenant_id)
+            self.parts.limits.leave(self.caller.tenant_id)
         self.caller = caller = await self.parts.callers.refresh(self.caller)
+        self._barred = None
         return caller
+
+    def require_unbarred(self) -> None:
+        """Raise TenantNotOperational if the tenant was locked since `current`: a pending result is not sent."""
+        if self._barred is not None:
+            raise self._barred.with_traceback(None)
 
     def close(self) -> None:
         """Close the connection after sent data is flushed; queued work that has not begun is dropped."""
@@ -235,12 +252,17 @@ class Connection(asyncio.Protocol):
         self.close()
 
     def recheck(self, outcome: ClientNotAuthorized | TenantNotOperational | ClientIdentity) -> None:
-        """Apply the new state of the caller: a rejection closes this connection."""
+        """Apply the new state of the caller: a rejection closes this connection, unless it survives a lock."""
         if isinstance(outcome, ClientIdentity):
             self.caller = replace(outcome, address=self.caller.address)  # the result may be from another connection
-        else:
-            self.connections.refused += 1
+            return
+        self.connections.refused += 1
+        if isinstance(outcome, ClientNotAuthorized):
             self.close()
+            return
+        self._barred = outcome
+        if not self.SURVIVES_LOCK:
+            self.retire()
 
     # Work, in order.
 

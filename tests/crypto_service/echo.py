@@ -21,6 +21,7 @@ from crypto_service.interfaces import ClientIdentity, Dependencies
 from crypto_service.server.connection import Connection
 from crypto_service.server.connection_registry import ConnectionLimits, ConnectionRegistry
 from crypto_service.server.executor import FairExecutor
+from crypto_service.server.limits import TenantLimits
 from crypto_service.server.listener import TlsListener, listen
 from crypto_service.server.tls import server_context
 from openkcm.errors import OpenKcmError
@@ -136,11 +137,13 @@ def client_context(tenant: str) -> ssl.SSLContext:
 
 
 @contextlib.asynccontextmanager
-async def place(bounds: ConnectionLimits | None = None, server_class: type[Echo] = Echo) -> AsyncIterator[Place]:
+async def place(
+    bounds: ConnectionLimits | None = None, server_class: type[Echo] = Echo, rate: int = 1_000_000
+) -> AsyncIterator[Place]:
     callers, changes = FakeCallers(), Changes()
     nothing = cast("Any", None)
     threads = FairExecutor(2)
-    parts = Dependencies(callers, nothing, nothing, nothing, threads, changes)
+    parts = Dependencies(callers, nothing, nothing, TenantLimits(rate, 100), threads, changes)
     connections = ConnectionRegistry(parts, bounds or ConnectionLimits(check_seconds=0.02))
     made: list[Echo] = []
     Echo.go = asyncio.Event()

@@ -38,12 +38,19 @@ class MemoryCore:
         """The errors that the next requests for a key raise, one each; None means success."""
         self.gate: asyncio.Event | None = None
         """If set, requests for a key wait for it, as they wait for Vault on a cache miss."""
+        self.journal_gate: asyncio.Event | None = None
+        """If set, a write of audit entries waits for it."""
         self._forget: list[Callable[[str | None], None]] = []
 
     def hold(self) -> asyncio.Event:
         """Block requests for a key until the event is set."""
         self.gate = asyncio.Event()
         return self.gate
+
+    def hold_journal(self) -> asyncio.Event:
+        """Block the end of writes until the event is set."""
+        self.journal_gate = asyncio.Event()
+        return self.journal_gate
 
     def admit(self, leaf: Leaf, tenant_id: str, service: str) -> ClientIdentity:
         caller = ClientIdentity(tenant_id, service, ids.l2_key(tenant_id), "eu-west-1", leaf.serial, State.ACTIVE)
@@ -108,6 +115,8 @@ class MemoryCore:
 
     async def write(self, entries: Sequence[AuditEntry]) -> None:
         self.entries += entries
+        if self.journal_gate is not None:
+            await self.journal_gate.wait()
 
     async def run(self, tenant_id: str, work: Callable[[], Result]) -> Result:  # noqa: ARG002 - the protocol's
         return await asyncio.to_thread(work)

@@ -7,6 +7,7 @@ import pytest
 
 from core.errors import platform as errors
 from core.tenants.lifecycle import State
+from tests.concurrency import wait_until
 from tests.crypto_service.authority import root, tenant_authority
 from tests.crypto_service.https.stage import BODY_LIMIT, SERVICE, TENANT, Stage
 from tests.crypto_service.https.wire import CHUNKED, Reply, Wire, encrypt_body, get, post
@@ -206,6 +207,40 @@ def test_locked_tenant_can_fetch_only_its_certificate_on_an_open_connection(wire
         assert (answered.status, answered.json["code"]) == (403, "tenant_not_operational")
     assert (refused.status, refused.json["code"]) == (403, "tenant_not_operational")
     assert stage.on_loop(lambda: stage.core.asked) == []
+
+
+def test_lock_answers_pending_requests_with_an_error_and_ends_connections(wire: Wire, stage: Stage):
+    """A client that holds an idle connection is notified by its end; nothing that was decrypted before is sent."""
+    with Wire(stage.dial()) as idle:
+        idle.send(get("/healthz"))
+        assert idle.reply().status == 200
+        gate = stage.on_loop(stage.core.hold)
+        wire.send(post("/v1/encrypt", encrypt_body()) + post("/v1/encrypt", encrypt_body()))
+        wait_until(lambda: len(stage.on_loop(lambda: list(stage.core.asked))) == 1)
+        stage.on_loop(lambda: stage.core.move(TENANT, State.LOCKED))
+        stage.on_loop(lambda: stage.connections.forget(None))
+        assert idle.closed()
+        stage.on_loop(gate.set)
+        for _ in range(2):
+            refused = wire.reply()
+            assert (refused.status, refused.json["code"]) == (403, "tenant_not_operational")
+        assert wire.closed()
+        assert len(stage.on_loop(lambda: list(stage.core.asked))) == 1
+
+
+def test_result_that_waits_for_its_audit_entry_is_not_sent_after_a_lock(wire: Wire, stage: Stage):
+    wire.send(get("/healthz"))
+    assert wire.reply().status == 200
+    gate = stage.on_loop(stage.core.hold_journal)
+    wire.send(post("/v1/encrypt", encrypt_body()))
+    wait_until(lambda: len(stage.on_loop(lambda: list(stage.core.entries))) == 1)
+    stage.on_loop(lambda: stage.core.move(TENANT, State.LOCKED))
+    stage.on_loop(lambda: stage.connections.forget(None))
+    wait_until(lambda: stage.on_loop(lambda: stage.connections.refused) == 1)
+    stage.on_loop(gate.set)
+    refused = wire.reply()
+    assert (refused.status, refused.json["code"]) == (403, "tenant_not_operational")
+    assert wire.closed()
 
 
 def test_too_many_requests_get_retry_after(tmp_path: Path):

@@ -10,14 +10,15 @@ import pytest
 from core.errors.platform import DatabaseUnavailable
 from core.errors.services import ClientNotAuthorized
 from core.errors.tenants import TenantNotOperational
-from crypto_service.interfaces import ClientIdentity
+from crypto_service.interfaces import ClientIdentity, Dependencies
 from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import Operation, ResultReason, ResultStatus
 from crypto_service.kmip.codec.fields import choice, moment, number, octets, structure
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.server import KmipConnection
-from crypto_service.server.connection_registry import ConnectionLimits
+from crypto_service.server.connection_registry import ConnectionLimits, ConnectionRegistry
+from database.postgres.change_feed import tenant_hash
 from tests.concurrency import wait_until_async
 from tests.crypto_service.echo import ACME, BETA, Place, is_closed, on_uvloop, place
 from tests.crypto_service.kmip.messages import a_get, batch_item, encoded, message, version
@@ -58,9 +59,15 @@ def _echo(item: Item) -> Item:
 
 
 @contextlib.asynccontextmanager
-async def kmip_server(bounds: ConnectionLimits = BOUNDS) -> AsyncIterator[tuple[Place, EchoDispatcher]]:
+async def kmip_server(
+    bounds: ConnectionLimits = BOUNDS, rate: int = 1_000_000
+) -> AsyncIterator[tuple[Place, EchoDispatcher]]:
     dispatcher = EchoDispatcher()
-    async with place(bounds, lambda parts, connections: KmipConnection(parts, connections, dispatcher, LIMIT)) as here:
+
+    def protocol(parts: Dependencies, connections: ConnectionRegistry) -> KmipConnection:
+        return KmipConnection(parts, connections, dispatcher, LIMIT)
+
+    async with place(bounds, protocol, rate) as here:
         yield here, dispatcher
 
 
@@ -191,6 +198,79 @@ async def test_rejection_is_a_kmip_response_and_outage_keeps_the_connection():
         assert refusal(await ask(streams, encoded()))[0] == ResultReason.PERMISSION_DENIED
         assert await is_closed(streams[0])
         assert [caller.tenant_id for caller in dispatcher.callers] == [ACME, ACME]
+
+
+def lock(here: Place, *tenants: str) -> None:
+    for tenant in tenants:
+        here.callers.refusals[tenant] = TenantNotOperational("locked")
+        here.changes.tell(tenant_hash(tenant))
+
+
+LOCKED = (ResultReason.PERMISSION_DENIED, "the tenant is locked, which does not allow this operation")
+
+
+@on_uvloop
+async def test_kept_connection_gets_errors_while_its_tenant_is_locked_and_answers_after_the_unlock():
+    async with kmip_server() as (here, dispatcher):
+        busy, idle, other = await here.connect(), await here.connect(), await here.connect(BETA)
+        for streams in (busy, idle, other):
+            await ask(streams, encoded())
+        lock(here, ACME)
+        for _ in range(5):
+            assert refusal(await ask(busy, encoded())) == LOCKED
+            await asyncio.sleep(0.01)
+        assert asked_id(await ask(other, encoded(a_get("of beta")))) == "of beta"
+        new = await here.connect()
+        assert refusal(await ask(new, encoded())) == LOCKED
+        assert await is_closed(new[0])
+        del here.callers.refusals[ACME]
+        here.changes.tell(tenant_hash(ACME))
+        assert asked_id(await ask(busy, encoded(a_get("after")))) == "after"
+        assert asked_id(await ask(idle, encoded(a_get("after")))) == "after"
+        assert [caller.tenant_id for caller in dispatcher.callers] == [ACME, ACME, BETA, BETA, ACME, ACME]
+
+
+@on_uvloop
+async def test_response_that_is_pending_when_the_tenant_is_locked_is_not_sent():
+    async with kmip_server() as (here, dispatcher):
+        streams = await here.connect()
+        await ask(streams, encoded())
+        dispatcher.go.clear()
+        streams[1].write(encoded(a_get("secret")) + encoded(a_get("next")))
+        await wait_until_async(lambda: len(dispatcher.callers) == 2)
+        lock(here, ACME)
+        await wait_until_async(lambda: here.connections.refused == 1)
+        dispatcher.go.set()
+        assert [refusal(await receive(streams)) for _ in range(2)] == [LOCKED, LOCKED]
+        assert len(dispatcher.callers) == 2
+
+
+@on_uvloop
+async def test_revoked_or_disconnected_client_of_a_locked_tenant_loses_its_connection_at_once():
+    async with kmip_server() as (here, _):
+        idle, busy = await here.connect(), await here.connect()
+        await ask(idle, encoded())
+        await ask(busy, encoded())
+        lock(here, ACME)
+        assert refusal(await ask(busy, encoded())) == LOCKED
+        here.callers.refusals[ACME] = ClientNotAuthorized()
+        here.changes.tell(tenant_hash(ACME))
+        assert await is_closed(idle[0])
+        assert await is_closed(busy[0])
+
+
+@on_uvloop
+async def test_requests_of_a_locked_tenant_are_limited_to_its_rate():
+    async with kmip_server(rate=10) as (here, _):
+        streams = await here.connect()
+        await ask(streams, encoded())
+        lock(here, ACME)
+        await wait_until_async(lambda: here.connections.refused == 1)
+        asked = here.callers.asked
+        streams[1].write(encoded() * 100)
+        reasons = [refusal(await receive(streams))[0] for _ in range(100)]
+        assert 10 <= reasons.count(ResultReason.PERMISSION_DENIED) == here.callers.asked - asked < 30
+        assert set(reasons) == {ResultReason.PERMISSION_DENIED, ResultReason.GENERAL_FAILURE}
 
 
 @on_uvloop
