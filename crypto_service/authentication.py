@@ -9,6 +9,10 @@
 5. The state of the tenant admits services. A caller that only a lock rejects may still fetch its next certificate
    (`locked`), as a caller of a locked tenant, for which no key is unwrapped.
 
+6. A kept connection survives the end of its certificate while its service has a newer one for the same key, until that
+   one's end: the handshake has proved the possession of that key, and a client that renews its certificate file may
+   never open a second connection. All other steps hold for both certificates.
+
 A result is cached for at most the cache time and read again after a change of the tenant; until then `refresh` reads
 only memory. A result in use is read again after half of its time, so at least the other half remains when the
 database fails. The expiry of the certificate itself is checked each time.
@@ -94,11 +98,15 @@ class _Tenant:
 
 @dataclass(slots=True)
 class _CacheEntry:
-    """The result for a certificate whose issuer is verified, and the number of changes at which it was read."""
+    """The result for a certificate whose issuer is verified, and the number of changes at which it was read.
+
+    A new connection is admitted until `not_after`, an admitted one until `kept_until`; seconds since the epoch.
+    """
 
     leaf: _Leaf
     found: ClientIdentity | _Rejection
     not_after: float
+    kept_until: float
     until: float
     tenant: _Tenant
     read_at: int
@@ -139,15 +147,18 @@ class ClientCertificateAuthenticator:
         return await self._admit(_presented(certificate_der), address)
 
     async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
-        """Return the caller as it is now; raise as `identify`. Costs no I/O while nothing changed."""
+        """Return the caller of an admitted connection as it is now; raise as `identify`.
+
+        Costs no I/O while nothing changed.
+        """
         entry = self._entries.get((caller.tenant_id, caller.serial))
         if entry is None:  # evicted: the client may present its certificate again
             raise ClientNotAuthorized
         found = entry.found
         # Nearly always the same object, and a comparison by field costs as much as the rest of this method.
-        if (found is caller or found == caller) and self._is_fresh(entry) and self._clock() < entry.not_after:
+        if (found is caller or found == caller) and self._is_fresh(entry) and self._clock() < entry.kept_until:
             return caller
-        return await self._admit(entry.leaf, caller.address)
+        return await self._admit(entry.leaf, caller.address, kept=True)
 
     async def locked(self, certificate_der: bytes) -> ClientIdentity:
         """Return the caller that `identify` has just rejected, and recorded, only because its tenant is locked.
@@ -169,11 +180,11 @@ class ClientCertificateAuthenticator:
         elif tenant in self._tenants:
             self._tenants[tenant].changes += 1
 
-    async def _admit(self, leaf: _Leaf, address: str) -> ClientIdentity:
+    async def _admit(self, leaf: _Leaf, address: str, *, kept: bool = False) -> ClientIdentity:
         entry = await self._fresh_entry(leaf)
         found = entry.found
         if isinstance(found, ClientIdentity):
-            if self._clock() < entry.not_after:
+            if self._clock() < (entry.kept_until if kept else entry.not_after):
                 return found if found.address == address else replace(found, address=address)
             found = _Rejection(found.service, ClientNotAuthorized, "expired")
         error = found.error()
@@ -239,31 +250,41 @@ class ClientCertificateAuthenticator:
         # Both are set before the read, so that a change or an expiry during the read invalidates the result.
         read_at, until = tenant.changes, self._monotonic() + self._cache_seconds
         renew_at = until - self._cache_seconds / 2
-        found, not_after = await self._blocking.run(leaf.tenant_id, partial(self._read, leaf))
+        found, not_after, kept_until = await self._blocking.run(leaf.tenant_id, partial(self._read, leaf))
         if isinstance(found, _Rejection):
             until = min(until, self._monotonic() + _REJECTION_SECONDS)
         before = self._entries.get(leaf.key)
         if before is not None and before.found == found:
             found = before.found  # the same object, which `refresh` recognises without a comparison
-        entry = _CacheEntry(leaf, found, not_after, until, tenant, read_at, renew_at)
+        entry = _CacheEntry(leaf, found, not_after, kept_until, until, tenant, read_at, renew_at)
         self._entries[leaf.key] = entry
         self._entries.move_to_end(leaf.key)
         if len(self._entries) > _MAX_CERTIFICATES:
             self._entries.popitem(last=False)
         return entry
 
-    def _read(self, leaf: _Leaf) -> tuple[ClientIdentity | _Rejection, float]:
-        """Read the rows and verify the issuer, in a thread; raise ClientNotAuthorized if that fails."""
+    def _read(self, leaf: _Leaf) -> tuple[ClientIdentity | _Rejection, float, float]:
+        """Read the rows and verify the issuer, in a thread; raise ClientNotAuthorized if that fails.
+
+        Return the result and the ends of a new and of a kept connection.
+        """
+        newer_row: ClientIdentityRow | None = None
         with self._database.tenant_tx(leaf.tenant_id) as tx:
             row = tx.services.caller(leaf.serial)
+            newest = None if row is None else tx.services.leaf(row.service)
+            if newest is not None and newest.serial != leaf.serial:
+                newer_row = tx.services.caller(newest.serial)
             trusted = [] if row is not None else [one for one in tx.certificates.authorities() if one.state in BELIEVED]
         if row is not None:
             _prove(leaf, row)
-            ends = min(row.not_after, leaf.certificate.not_valid_after_utc)
-            return _evaluate(leaf, row), ends.timestamp()
+            ends = kept = _end(leaf, row)
+            if newest is not None and newer_row is not None:
+                kept = max(ends, _end_of_renewed(leaf, newest.certificate_pem, newer_row))
+            return _evaluate(leaf, row), ends, kept
         if not any(_is_signed_by(leaf, authority.certificate_pem) for authority in trusted):
             _reject_issuer(leaf, "another issuer")
-        return _Rejection("", ClientNotAuthorized, "not recorded"), leaf.certificate.not_valid_after_utc.timestamp()
+        ends = leaf.certificate.not_valid_after_utc.timestamp()
+        return _Rejection("", ClientNotAuthorized, "not recorded"), ends, ends
 
 
 @lru_cache(maxsize=_MAX_CERTIFICATES)
@@ -295,6 +316,21 @@ def _prove(leaf: _Leaf, row: ClientIdentityRow) -> None:
         _reject_issuer(leaf, "the route names another authority")
     if not _is_signed_by(leaf, row.authority_pem):
         _reject_issuer(leaf, "another issuer")
+
+
+def _end(leaf: _Leaf, row: ClientIdentityRow) -> float:
+    return min(row.not_after, leaf.certificate.not_valid_after_utc).timestamp()
+
+
+def _end_of_renewed(leaf: _Leaf, newer_pem: str, newer_row: ClientIdentityRow) -> float:
+    """Return the end of the service's newest certificate that is not revoked; 0 if it does not extend `leaf`."""
+    try:
+        newer = _presented(x509.load_pem_x509_certificate(newer_pem.encode()).public_bytes(serialization.Encoding.DER))
+        _prove(newer, newer_row)
+    except (ClientNotAuthorized, ValueError):
+        return 0.0
+    same = newer.tenant_id == leaf.tenant_id and newer.certificate.public_key() == leaf.certificate.public_key()
+    return _end(newer, newer_row) if same else 0.0
 
 
 def _is_signed_by(leaf: _Leaf, authority_pem: str) -> bool:

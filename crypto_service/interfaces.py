@@ -95,7 +95,11 @@ class ClientAuthenticator(Protocol):
         ...
 
     async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
-        """Return the caller as it is now; raise as `identify`. Costs no I/O while nothing changed."""
+        """Return the caller of an admitted connection as it is now; raise as `identify`.
+
+        It remains admitted after the end of its certificate while its service has a newer one for the same key. Costs
+        no I/O while nothing changed.
+        """
         ...
 
     async def locked(self, certificate_der: bytes) -> ClientIdentity:
