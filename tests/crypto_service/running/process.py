@@ -18,10 +18,15 @@ from cryptography import x509
 
 from config import secrets
 from config.secrets import Role, ensure_secret
+from crypto_service.kmip.codec import ttlv
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
 from tests.contracts.authorities import p256
 from tests.crypto_service.authority import key_pem, pem
 from tests.crypto_service.core.world import Home, World
 from tests.crypto_service.https.wire import Wire, post
+from tests.crypto_service.kmip.messages import batch_item, message
+from tests.crypto_service.kmip.scene import Answered
 from tests.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -124,6 +129,29 @@ class Client:
         if self.wire is not None:
             self.wire.socket.close()
             self.wire = None
+
+
+class KmipClient:
+    """One connection of a service to the KMIP port."""
+
+    def __init__(self, port: int, tls: ssl.SSLContext) -> None:
+        plain = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self._socket = tls.wrap_socket(plain, server_hostname="localhost")
+        self._file = self._socket.makefile("rb")
+
+    def ask(self, operation: int, *payload: Item) -> Answered:
+        """Return the answer; raise OSError when the connection ends first."""
+        self._socket.sendall(ttlv.encode(message(batch_item(operation, *payload))))
+        head = self._file.read(8)
+        data = head + self._file.read(int.from_bytes(head[4:], "big"))
+        if len(data) < 8:
+            raise ConnectionResetError
+        [item] = ttlv.decode(data).all(Tag.BATCH_ITEM)
+        return Answered(item)
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
 
 
 def connect_service(home: Home, name: str, folder: Path) -> ssl.SSLContext:

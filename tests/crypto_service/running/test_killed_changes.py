@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 import ssl
 import threading
 import time
@@ -14,41 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import Operation
 from crypto_service.kmip.codec.fields import text
 from crypto_service.kmip.codec.tags import Tag
-from crypto_service.kmip.codec.ttlv import Item
 from tests.concurrency import wait_until
 from tests.crypto_service.core.world import World
-from tests.crypto_service.kmip.messages import batch_item, message
-from tests.crypto_service.kmip.scene import Answered, creation
-from tests.crypto_service.running.process import Service, connect_service
+from tests.crypto_service.kmip.scene import creation
+from tests.crypto_service.running.process import KmipClient, Service, connect_service
 
 KILLS = 8
-
-
-class KmipClient:
-    """One connection of a service to the KMIP port."""
-
-    def __init__(self, port: int, tls: ssl.SSLContext) -> None:
-        plain = socket.create_connection(("127.0.0.1", port), timeout=10)
-        self._socket = tls.wrap_socket(plain, server_hostname="localhost")
-        self._file = self._socket.makefile("rb")
-
-    def ask(self, operation: int, *payload: Item) -> Answered:
-        """Return the answer; raise OSError when the connection ends first."""
-        self._socket.sendall(ttlv.encode(message(batch_item(operation, *payload))))
-        head = self._file.read(8)
-        data = head + self._file.read(int.from_bytes(head[4:], "big"))
-        if len(data) < 8:
-            raise ConnectionResetError
-        [item] = ttlv.decode(data).all(Tag.BATCH_ITEM)
-        return Answered(item)
-
-    def close(self) -> None:
-        self._file.close()
-        self._socket.close()
 
 
 def change_objects(service: Service, tls: ssl.SSLContext, stop: threading.Event, answered: Counter[str]) -> None:
