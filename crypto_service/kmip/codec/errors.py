@@ -97,6 +97,11 @@ def wrong(tag: int) -> KmipRefused:
     return malformed(f"{_name(tag)} has the wrong type")
 
 
+def unknown_field(tag: int) -> KmipRefused:
+    """Return the rejection of a field that could restrict a request, if it were known: ignoring it does too much."""
+    return invalid(f"{_name(tag)} is not supported in this operation")
+
+
 def _name(tag: int) -> str:
     try:
         return Tag(tag).name.replace("_", " ").lower()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from core.errors.services import ObjectNotFound
 from crypto_service.kmip.batch import Batch, Payload
 from crypto_service.kmip.codec.enums import CryptographicUsageMask, KeyFormatType, LinkType, ObjectType, SecretDataType
-from crypto_service.kmip.codec.errors import invalid, missing, unsupported
+from crypto_service.kmip.codec.errors import invalid, missing, unknown_field, unsupported
 from crypto_service.kmip.codec.fields import (
     choice,
     flag,
@@ -74,10 +74,16 @@ async def _add(batch: Batch, draft: NewObject) -> Item:
 
 
 async def given_attributes(batch: Batch, payload: Item, tag: int) -> Attributes:
-    """Return the attributes of a new object from a request, including those of the templates that it names."""
+    """Return the attributes of a new object from a request, including those of the templates that it names.
+
+    Raises: KmipRefused for another field, which could restrict the object's use.
+    """
     template = read_structure(payload, tag)
     if template is None:
         return ()
+    for item in template.children():
+        if item.tag not in (Tag.ATTRIBUTE, Tag.NAME):
+            raise unknown_field(item.tag)
     own = named.for_new_object(template.all(Tag.ATTRIBUTE), batch.version)
     return await with_templates(batch, template, own)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from crypto_service.kmip.batch import Batch, Payload
 from crypto_service.kmip.codec.enums import ObjectGroupMember, StorageStatusMask
-from crypto_service.kmip.codec.errors import invalid
+from crypto_service.kmip.codec.errors import invalid, unknown_field
 from crypto_service.kmip.codec.fields import number, read_choice, read_number, read_text, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType
@@ -53,10 +53,20 @@ async def _found(batch: Batch, payload: Item, criteria: Criteria, limit: int, of
 
 
 def _criteria(payload: Item, version: int) -> Criteria:
+    """Return the attributes that a match must have.
+
+    FortiOS sends them inside a template attribute, where the specification has them directly in the payload.
+    """
+    given = list(payload.all(Tag.ATTRIBUTE))
+    for template in payload.all(Tag.TEMPLATE_ATTRIBUTE):
+        for item in template.children():
+            if item.tag != Tag.ATTRIBUTE:
+                raise unknown_field(item.tag)
+            given.append(item)
+    if len(given) > _MOST_CRITERIA:
+        raise invalid("the request has too many attributes")
     criteria: Criteria = {}
-    for count, item in enumerate(payload.all(Tag.ATTRIBUTE)):
-        if count == _MOST_CRITERIA:
-            raise invalid("the request has too many attributes")
+    for item in given:
         name, _, value = named.parse(item, version)
         criteria.setdefault(name, []).append(value)
     return criteria

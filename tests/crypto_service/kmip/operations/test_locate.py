@@ -1,0 +1,84 @@
+"""Locate by the criteria that products send, and rejection of fields that would otherwise be ignored."""
+
+import pytest
+
+from crypto_service.kmip.codec.enums import BatchErrorContinuationOption, Operation, ResultReason, State
+from crypto_service.kmip.codec.fields import choice, flag, number, octets, structure, text
+from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.operation_table import FIELDS, OPERATIONS
+from tests.crypto_service.kmip.scene import Scene, a_name, creation, custom
+
+
+def in_template(*attributes: Item) -> Item:
+    return structure(Tag.TEMPLATE_ATTRIBUTE, *attributes)
+
+
+async def test_fortios_locates_each_key_by_a_name_inside_a_template_attribute(scene: Scene):
+    client = scene.client(minor=0)
+    names = ["vpn-ENC-AES-16-a", "vpn-ENC-AES-16-b", "vpn-AUTH-SHA1-20-a"]
+    made = [await client.create(a_name(name)) for name in names]
+    password = structure(Tag.CREDENTIAL_VALUE, text(Tag.USERNAME, "gate"), text(Tag.PASSWORD, "secret"))
+    credential = structure(Tag.CREDENTIAL, choice(Tag.CREDENTIAL_TYPE, 1), password)
+    header = (
+        number(Tag.MAXIMUM_RESPONSE_SIZE, 65_536),
+        structure(Tag.AUTHENTICATION, credential),
+        choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.CONTINUE),
+        flag(Tag.BATCH_ORDER_OPTION, value=True),
+    )
+    items = [
+        structure(
+            Tag.BATCH_ITEM,
+            choice(Tag.OPERATION, Operation.LOCATE),
+            octets(Tag.UNIQUE_BATCH_ITEM_ID, bytes([place])),
+            structure(Tag.REQUEST_PAYLOAD, number(Tag.MAXIMUM_ITEMS, 1), in_template(a_name(name))),
+        )
+        for place, name in enumerate([*names, "vpn-AUTH-SHA1-20-b"])
+    ]
+    answers = await client.batch(*items, header=header)
+    assert [answer.item.first(Tag.UNIQUE_BATCH_ITEM_ID).value for answer in answers] == [b"\0", b"\1", b"\2", b"\3"]
+    assert [answer.ids for answer in answers] == [[made[0]], [made[1]], [made[2]], []]
+
+
+async def test_criteria_inside_and_outside_a_template_attribute_all_apply(scene: Scene):
+    client = scene.client()
+    one = await client.create(custom("x-place", "rack 7"), custom("x-row", "1"))
+    await client.create(custom("x-place", "rack 7"), custom("x-row", "2"))
+    both = custom("x-place", "rack 7"), in_template(custom("x-row", "1"))
+    assert (await client.ask(Operation.LOCATE, *both)).ids == [one]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        structure(0x420125, a_name("absent")),  # the Attributes of KMIP 2.0
+        structure(Tag.NAME, text(Tag.NAME_VALUE, "absent")),
+        structure(Tag.COMMON_TEMPLATE_ATTRIBUTE, a_name("absent")),
+        in_template(structure(Tag.NAME, text(Tag.NAME_VALUE, "absent"))),
+    ],
+)
+async def test_locate_with_an_unknown_field_is_rejected_and_returns_no_key(scene: Scene, field: Item):
+    client = scene.client()
+    await client.create(a_name("mine"))
+    answer = await client.ask(Operation.LOCATE, field)
+    assert answer.reason is ResultReason.INVALID_FIELD
+    assert "is not supported in this operation" in answer.message
+
+
+async def test_every_operation_rejects_a_field_that_it_does_not_have(scene: Scene):
+    client = scene.client()
+    object_id = await client.activated(a_name("mine"))
+    assert set(FIELDS) == set(OPERATIONS)
+    for operation in OPERATIONS:
+        answer = await client.about(operation, object_id, structure(0x54FFFF))
+        assert answer.reason is ResultReason.INVALID_FIELD, operation
+    assert await client.state(object_id) == State.ACTIVE
+    assert (await client.ask(Operation.LOCATE)).ids == [object_id]
+
+
+async def test_new_object_with_an_unknown_restriction_is_not_created(scene: Scene):
+    client = scene.client()
+    operation, kind, template = creation()
+    restricted = in_template(*template.children(), flag(Tag.SENSITIVE, value=True))
+    assert (await client.ask(operation, kind, restricted)).reason is ResultReason.INVALID_FIELD
+    assert (await client.ask(Operation.LOCATE)).ids == []
