@@ -57,10 +57,14 @@ def require_active(state: int) -> None:
 
 
 def after_revocation(state: int, code: int) -> int:
-    """Return the state after a revocation; raise KeyNotUsable where none is defined."""
+    """Return the state after a revocation; raise KeyNotUsable where none is defined.
+
+    A pre-active key is deactivated, too, as the Revoke operation (KMIP 1.4, section 4.20) says for every object,
+    although the state diagram has no such transition: backup products revoke keys that they never activated.
+    """
     if code in COMPROMISES and state in (State.PRE_ACTIVE, State.ACTIVE, State.DEACTIVATED, State.COMPROMISED):
         return State.COMPROMISED
-    if code not in COMPROMISES and state in (State.ACTIVE, State.DEACTIVATED):
+    if code not in COMPROMISES and state in (State.PRE_ACTIVE, State.ACTIVE, State.DEACTIVATED):
         return State.DEACTIVATED
     raise KeyNotUsable(name_of(state))
 

@@ -207,6 +207,22 @@ async def test_destroyed_key_keeps_its_attributes_but_no_material(scene: Scene):
         assert kept.fetchone() == (None,)
 
 
+@pytest.mark.parametrize(
+    ("code", "revoked", "destroyed"),
+    [(6, State.DEACTIVATED, State.DESTROYED), (2, State.COMPROMISED, State.DESTROYED_COMPROMISED)],
+)
+async def test_pre_active_key_can_be_revoked_and_destroyed(scene: Scene, code: int, revoked: State, destroyed: State):
+    client = scene.client()
+    object_id = await client.create()
+    assert (await client.revoke(object_id, code)).reason is None
+    attributes = (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes
+    assert attributes["State"] == revoked
+    assert attributes.get("Deactivation Date") == (scene.clock.now if revoked is State.DEACTIVATED else None)
+    assert (await client.about(Operation.ACTIVATE, object_id)).reason is ResultReason.PERMISSION_DENIED
+    await client.about(Operation.DESTROY, object_id)
+    assert await client.state(object_id) == destroyed
+
+
 async def test_archived_object_is_unusable_until_it_is_recovered(scene: Scene):
     client = scene.client()
     object_id = await client.activated(a_name("old"))
