@@ -159,14 +159,17 @@ def rule_of(name: str, version: int) -> Rule:
     raise invalid("the attribute does not exist in the protocol version of the request")
 
 
-def parse(item: Item, version: int) -> tuple[str, int | None, Item]:
-    """Return name, optional index and validated value of a client's Attribute structure."""
+def parse(item: Item, version: int, *, partial: bool = False) -> tuple[str, int | None, Item]:
+    """Return name, optional index and validated value of a client's Attribute structure.
+
+    A structure may be `partial` in a search, which compares only the given fields (KMIP 1.4, section 4.9).
+    """
     name = required(read_text(item, Tag.ATTRIBUTE_NAME), Tag.ATTRIBUTE_NAME)
     index = read_number(item, Tag.ATTRIBUTE_INDEX)
     value = item.first(Tag.ATTRIBUTE_VALUE)
     if value is None:
         raise missing(Tag.ATTRIBUTE_VALUE)
-    _check(name, value, rule_of(name, version))
+    _check(name, value, rule_of(name, version), partial=partial)
     return name, index, value
 
 
@@ -250,14 +253,14 @@ def decode(stored: bytes) -> Attributes:
     return tuple(one(item) for item in ttlv.decode(stored).children())
 
 
-def _check(name: str, value: Item, rule: Rule) -> None:
+def _check(name: str, value: Item, rule: Rule, *, partial: bool) -> None:
     if name not in RULES:
         return
     if value.type is not rule.type:
         raise invalid(f"the attribute {name} has the wrong type")
     for tag, kind in _FORMS.get(name, ()):
         part = value.first(tag)
-        if part is None or part.type is not kind:
+        if not partial if part is None else part.type is not kind:
             raise invalid(f"the attribute {name} has the wrong form")
     for part in (value, *value.children()):
         # A name is stored as PostgreSQL text, which rejects NUL; no other text needs it either.

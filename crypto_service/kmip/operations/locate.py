@@ -67,7 +67,7 @@ def _criteria(payload: Item, version: int) -> Criteria:
         raise invalid("the request has too many attributes")
     criteria: Criteria = {}
     for item in given:
-        name, _, value = named.parse(item, version)
+        name, _, value = named.parse(item, version, partial=True)
         criteria.setdefault(name, []).append(value)
     return criteria
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from crypto_service.kmip.codec.enums import BatchErrorContinuationOption, Operation, ResultReason, State
+from crypto_service.kmip.codec.enums import BatchErrorContinuationOption, LinkType, Operation, ResultReason, State
 from crypto_service.kmip.codec.fields import choice, flag, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.operation_table import FIELDS, OPERATIONS
-from tests.crypto_service.kmip.scene import Scene, a_name, creation, custom
+from tests.crypto_service.kmip.scene import VALUE, Scene, a_name, attribute, creation, custom
 
 
 def in_template(*attributes: Item) -> Item:
@@ -82,3 +82,36 @@ async def test_new_object_with_an_unknown_restriction_is_not_created(scene: Scen
     restricted = in_template(*template.children(), flag(Tag.SENSITIVE, value=True))
     assert (await client.ask(operation, kind, restricted)).reason is ResultReason.INVALID_FIELD
     assert (await client.ask(Operation.LOCATE)).ids == []
+
+
+async def test_locate_by_a_part_of_a_structure(scene: Scene):
+    client = scene.client()
+    old = await client.create(a_name("mine"))
+    new = (await client.about(Operation.REKEY, old)).object_id
+    application = structure(VALUE, text(Tag.APPLICATION_NAMESPACE, "tape"), text(Tag.APPLICATION_DATA, "volume 7"))
+    await client.about(Operation.ADD_ATTRIBUTE, old, attribute("Application Specific Information", application))
+    replaced, replacement = choice(Tag.LINK_TYPE, LinkType.REPLACED_OBJECT_LINK), choice(Tag.LINK_TYPE, 0x106)
+    to_old, to_new = text(Tag.LINKED_OBJECT_IDENTIFIER, old), text(Tag.LINKED_OBJECT_IDENTIFIER, new)
+    expected: list[tuple[str, tuple[Item, ...], list[str]]] = [
+        ("Link", (replaced,), [new]),
+        ("Link", (to_new,), [old]),
+        ("Link", (replaced, to_old), [new]),
+        ("Link", (replacement, to_old), []),
+        ("Link", (), [old, new]),
+        ("Name", (text(Tag.NAME_VALUE, "mine"),), [new]),
+        ("Name", (choice(Tag.NAME_TYPE, 1),), [new]),
+        ("Name", (choice(Tag.NAME_TYPE, 2),), []),
+        ("Application Specific Information", (text(Tag.APPLICATION_DATA, "volume 7"),), [old]),
+    ]
+    for name, parts, ids in expected:
+        assert (await client.ask(Operation.LOCATE, attribute(name, structure(VALUE, *parts)))).ids == ids, (name, parts)
+    wrong = attribute("Link", structure(VALUE, number(Tag.LINK_TYPE, 0x106)))
+    assert (await client.ask(Operation.LOCATE, wrong)).reason is ResultReason.INVALID_FIELD
+
+
+@pytest.mark.parametrize("operation", [Operation.ADD_ATTRIBUTE, Operation.MODIFY_ATTRIBUTE])
+async def test_part_of_a_structure_is_no_attribute(scene: Scene, operation: Operation):
+    client = scene.client()
+    object_id = await client.create(a_name("mine"))
+    part = attribute("Name", structure(VALUE, text(Tag.NAME_VALUE, "other")))
+    assert (await client.about(operation, object_id, part)).reason is ResultReason.INVALID_FIELD
