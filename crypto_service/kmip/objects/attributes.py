@@ -25,6 +25,7 @@ PROCESS_START_DATE, PROTECT_STOP_DATE, DESTROY_DATE = "Process Start Date", "Pro
 COMPROMISE_DATE, COMPROMISE_OCCURRENCE_DATE = "Compromise Date", "Compromise Occurrence Date"
 ARCHIVE_DATE, LAST_CHANGE_DATE, ORIGINAL_CREATION_DATE = "Archive Date", "Last Change Date", "Original Creation Date"
 REVOCATION_REASON, SENSITIVE, EXTRACTABLE = "Revocation Reason", "Sensitive", "Extractable"
+ALWAYS_SENSITIVE, NEVER_EXTRACTABLE = "Always Sensitive", "Never Extractable"
 CERTIFICATE_TYPE, CERTIFICATE_LENGTH = "Certificate Type", "Certificate Length"
 CUSTOM_PREFIX = "x-"
 GCM_INVOCATIONS = "y-GCM Invocations"
@@ -125,9 +126,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Comment": _free(_T.TEXT_STRING, 4),
         # These two can only become stricter (`managed_object.check_change`), so a restriction is permanent.
         SENSITIVE: Rule(_T.BOOLEAN, 4, create=True, change=True),
-        "Always Sensitive": Rule(_T.BOOLEAN, 4),
+        ALWAYS_SENSITIVE: Rule(_T.BOOLEAN, 4),
         EXTRACTABLE: Rule(_T.BOOLEAN, 4, create=True, change=True),
-        "Never Extractable": Rule(_T.BOOLEAN, 4),
+        NEVER_EXTRACTABLE: Rule(_T.BOOLEAN, 4),
         GCM_INVOCATIONS: Rule(_T.LONG_INTEGER),
     }
 )
@@ -209,6 +210,12 @@ def first(attributes: Attributes, name: str) -> Item | None:
         if attribute.name == name:
             return attribute.value
     return None
+
+
+def is_set(attributes: Attributes, name: str, *, default: bool) -> bool:
+    """Return a Boolean attribute, or `default` where it is missing."""
+    value = first(attributes, name)
+    return default if value is None else value.value is True
 
 
 def integer(attributes: Attributes, name: str) -> int | None:

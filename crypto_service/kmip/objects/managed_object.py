@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from core.errors.services import ObjectNotFound
 from crypto_service.kmip.codec.enums import CryptographicUsageMask, ObjectType, ResultReason, State
 from crypto_service.kmip.codec.errors import denied, invalid
-from crypto_service.kmip.codec.fields import choice, interval, moment, read_choice, read_long, text
+from crypto_service.kmip.codec.fields import choice, flag, interval, moment, read_choice, read_long, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
@@ -77,14 +77,14 @@ class ManagedObject:
 
 def from_row(row: ObjectRow) -> ManagedObject:
     """Return the object of a row."""
-    return _read(row, named.decode(row.attributes))
+    return _read(row, _with_exposure(named.decode(row.attributes), new=False))
 
 
 def new(row: ObjectRow, attributes: Attributes, now: int) -> ManagedObject:
     """Return a new object for a row; fills in the attributes and names of the row."""
     for name in (named.INITIAL_DATE, named.LAST_CHANGE_DATE):
         attributes = named.with_single(attributes, name, moment(Tag.ATTRIBUTE_VALUE, now))
-    return _stored(row, attributes)
+    return _stored(row, _with_exposure(attributes, new=True))
 
 
 def with_changes(
@@ -119,6 +119,29 @@ def check_change(managed: ManagedObject, name: str, value: Item | None, now: int
 def is_stateless(object_type: int) -> bool:
     """Return whether objects of this type have no state."""
     return object_type in (ObjectType.TEMPLATE, ObjectType.OPAQUE_OBJECT)
+
+
+def _with_exposure(attributes: Attributes, *, new: bool) -> Attributes:
+    """Return the attributes with the four that every object has (KMIP 1.4, sections 3.48 to 3.51), adding missing ones.
+
+    A restriction of a `new` object applies from its creation. Clients can add restrictions but not remove them, so
+    Always Sensitive and Never Extractable are never changed. For an object that was stored before the server had these
+    attributes the beginning of a restriction is unknown, so both are false.
+    """
+    if named.first(attributes, named.NEVER_EXTRACTABLE) is not None and not new:
+        return attributes
+    sensitive = named.is_set(attributes, named.SENSITIVE, default=False)
+    extractable = named.is_set(attributes, named.EXTRACTABLE, default=True)
+    values = (
+        (named.SENSITIVE, sensitive),
+        (named.ALWAYS_SENSITIVE, sensitive and new),
+        (named.EXTRACTABLE, extractable),
+        (named.NEVER_EXTRACTABLE, not extractable and new),
+    )
+    for name, value in values:
+        if named.first(attributes, name) is None:
+            attributes = named.with_single(attributes, name, flag(Tag.ATTRIBUTE_VALUE, value=value))
+    return attributes
 
 
 def _stored(row: ObjectRow, attributes: Attributes) -> ManagedObject:

@@ -192,6 +192,13 @@ def _draft(  # noqa: PLR0913, PLR0917 - all properties of one half of a pair
 
 
 _BITS = range(112, 4097, 8)
+_RESTRICTIONS = (
+    (named.SENSITIVE, True),
+    (named.ALWAYS_SENSITIVE, False),
+    (named.EXTRACTABLE, False),
+    (named.NEVER_EXTRACTABLE, False),
+)
+"""Attributes, and the values that a derived key takes from its base key."""
 
 
 async def derive_key(batch: Batch, payload: Item) -> Payload:
@@ -219,11 +226,10 @@ async def derive_key(batch: Batch, payload: Item) -> Payload:
     )
     given = named.with_instance(given, named.LINK, link)
     given = named.with_single(given, named.ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, batch.now))
-    # A derived key must not be easier to extract than its base key.
-    for name in (named.SENSITIVE, named.EXTRACTABLE):
-        value = named.first(base.attributes, name)
-        if value is not None:
-            given = named.with_single(given, name, value)
+    # A derived key must not be easier to extract than its base key, from which it can be derived again.
+    for name, restricted in _RESTRICTIONS:
+        if named.is_set(base.attributes, name, default=not restricted) is restricted:
+            given = named.with_single(given, name, flag(Tag.ATTRIBUTE_VALUE, value=restricted))
     return (await _add(batch, NewObject(kind, complete(given, kind, held), held)),)
 
 

@@ -26,6 +26,8 @@ _OWN = (
     named.FRESH,
     named.LINK,
     named.GCM_INVOCATIONS,
+    named.ALWAYS_SENSITIVE,
+    named.NEVER_EXTRACTABLE,
 )
 _LATER = (named.PROCESS_START_DATE, named.PROTECT_STOP_DATE, named.DEACTIVATION_DATE)
 

@@ -84,7 +84,8 @@ async def test_attributes_newer_than_the_client_are_hidden(scene: Scene, minor: 
     seen = (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes
     listed = (await client.about(Operation.GET_ATTRIBUTE_LIST, object_id)).payload.all(Tag.ATTRIBUTE_NAME)
     everything = (await newest.about(Operation.GET_ATTRIBUTES, object_id)).attributes
-    assert set(everything) - set(seen) == newer | {"Description"}
+    always_14 = {"Description", "Sensitive", "Always Sensitive", "Extractable", "Never Extractable"}
+    assert set(everything) - set(seen) == newer | always_14
     assert {item.value for item in listed} == set(seen)
     by_name = await client.about(Operation.GET_ATTRIBUTES, object_id, text(Tag.ATTRIBUTE_NAME, "Description"))
     assert by_name.attributes == {}
