@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from core.correlation import correlation_id
 from core.errors.tenants import TenantNotOperational
+from core.services import CryptoOperation
 from crypto_service.correlation import from_request_id, new_correlation_id
 from crypto_service.interfaces import AuditEntry, ClientIdentity, Dependencies
 from crypto_service.kmip.batch import Batch, Payload
@@ -47,10 +48,13 @@ _BYTES_PER_UNIT = 4_096
 """Bytes of a message whose decoding takes about as long as a small operation, the unit of the tenant's rate."""
 _MAX_SUBJECT = 512
 _HEADERS = 256
-"""Headers cached, both read and written: for as many kinds of client, or for some seconds."""
+"""Request headers cached: for as many kinds of client."""
 _SMALL = 256
 """Bytes of a header that may be cached."""
 _NO_PAYLOAD = structure(Tag.REQUEST_PAYLOAD)
+_UNCHANGING = frozenset({None, CryptoOperation.LOCATE, CryptoOperation.ATTRIBUTES, CryptoOperation.DECRYPT})
+"""Audited operations that change nothing. Others may change an object, its usage limits or the attribute Fresh."""
+_UNDONE = choice(Tag.RESULT_STATUS, ResultStatus.OPERATION_UNDONE)
 _SUCCESS = choice(Tag.RESULT_STATUS, ResultStatus.SUCCESS)
 _FAILED = choice(Tag.RESULT_STATUS, ResultStatus.OPERATION_FAILED)
 _INTERNAL = "internal"
@@ -58,10 +62,21 @@ _INTERNAL = "internal"
 
 
 class _Header(NamedTuple):
-    version: int
+    """`protocol` is the version of request and response, `option` the batch error continuation option."""
+
+    protocol: tuple[int, int]
     size: int
-    continues: bool
+    option: int | None
     client_correlation: str | None
+
+
+class _Stamp(NamedTuple):
+    """The values of a response header; `server_correlation` is the correlation id of audit and log."""
+
+    protocol: tuple[int, int]
+    now: int
+    client_correlation: str | None = None
+    server_correlation: str = ""
 
 
 class _Outcome(NamedTuple):
@@ -86,23 +101,25 @@ class Dispatcher:
         try:
             header, items = _read(request)
         except KmipRefused as refused:
-            return _message(_version_to_answer(request), now, None, [_failure((), refused)])
+            return _message(_Stamp(_version_to_answer(request), now), [_failure((), refused)])
+        value = header.client_correlation
+        correlation = (value and from_request_id(value.encode())) or new_correlation_id()
+        stamp = _Stamp(header.protocol, now, value, correlation)
         try:
             self._parts.limits.enter(caller.tenant_id, len(items) + size // _BYTES_PER_UNIT)
         except OpenKcmError as refused:
-            rejections = [_failure(_repeated(item), refused) for item in items]
-            return _message(header.version, now, header.client_correlation, rejections)
+            return _message(stamp, [_failure(_repeated(item), refused) for item in items])
+        version = header.protocol[1] if _is_supported(header.protocol) else MINORS[0]
+        batch = Batch(caller, version, self._parts, self._objects, now)
         try:
-            answers = await self._answers(
-                Batch(caller, header.version, self._parts, self._objects, now), header, items, address
-            )
+            answers = await self._answers(batch, header, items, correlation, address)
         finally:
             self._parts.limits.leave(caller.tenant_id)
-        return _message(header.version, now, header.client_correlation, answers)
+        return _message(stamp, answers)
 
-    async def _answers(self, batch: Batch, header: _Header, items: Sequence[Item], address: str) -> Sequence[Item]:
-        value = header.client_correlation
-        correlation = (value and from_request_id(value.encode())) or new_correlation_id()
+    async def _answers(
+        self, batch: Batch, header: _Header, items: Sequence[Item], correlation: str, address: str
+    ) -> Sequence[Item]:
         token = correlation_id.set(correlation)
         outcomes: list[_Outcome] = []
         try:
@@ -112,7 +129,7 @@ class Dispatcher:
                 if len(items) > 1:
                     self._parts.turns.use(batch.caller.tenant_id, time.perf_counter() - began)
                     await self._parts.turns.pause(batch.caller.tenant_id)
-                if outcomes[-1].failed and not header.continues:
+                if outcomes[-1].failed and header.option != BatchErrorContinuationOption.CONTINUE:
                     break
             entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]
             if entries:
@@ -121,6 +138,9 @@ class Dispatcher:
             return [_failure(_repeated(item), unwritten) for item in items[: len(outcomes)]]
         finally:
             correlation_id.reset(token)
+        if outcomes[-1].failed and header.option == BatchErrorContinuationOption.UNDO:
+            undone = [structure(Tag.BATCH_ITEM, *_repeated(item), _UNDONE) for item in items[: len(outcomes) - 1]]
+            return [*undone, outcomes[-1].item]
         return [outcome.item for outcome in outcomes]
 
 
@@ -197,7 +217,28 @@ def _read(request: Item) -> tuple[_Header, Sequence[Item]]:
         raise malformed("the batch count does not match the number of batch items")
     if header.size > MAX_ITEMS:
         raise malformed("the batch has too many items")
+    if not _is_supported(header.protocol) and not all(map(_discovers_versions, items)):
+        raise malformed("the protocol version is not supported")
+    # Nothing before the last item changes anything, so there is nothing to undo when an item fails.
+    if header.option == BatchErrorContinuationOption.UNDO and any(map(_may_change, items[:-1])):
+        raise unsupported("a batch with the option Undo can change objects only in its last item")
     return header, items
+
+
+def _is_supported(protocol: tuple[int, int]) -> bool:
+    return protocol[0] == MAJOR and protocol[1] in MINORS
+
+
+def _discovers_versions(item: Item) -> bool:
+    """Return whether an item asks for the common versions, in a header of any version (KMIP 1.4, section 4.26)."""
+    operation = item.first(Tag.OPERATION)
+    return operation is not None and operation.value == Operation.DISCOVER_VERSIONS
+
+
+def _may_change(item: Item) -> bool:
+    operation = item.first(Tag.OPERATION)
+    supported = OPERATIONS.get(operation.value) if operation is not None and isinstance(operation.value, int) else None
+    return supported is not None and supported.audited not in _UNCHANGING
 
 
 def _is_small(item: Item) -> bool:
@@ -215,29 +256,24 @@ def _weight(item: Item) -> int:
 @lru_cache(maxsize=_HEADERS)
 def _read_header(header: Item) -> _Header:
     """Return the values of a header; raise KmipRefused. Cached, because the headers of a client are mostly equal."""
-    major, minor = read_version(required(read_structure(header, Tag.PROTOCOL_VERSION), Tag.PROTOCOL_VERSION))
-    if major != MAJOR or minor not in MINORS:
-        raise malformed("the protocol version is not supported")
+    protocol = read_version(required(read_structure(header, Tag.PROTOCOL_VERSION), Tag.PROTOCOL_VERSION))
     count = required(read_number(header, Tag.BATCH_COUNT), Tag.BATCH_COUNT)
     if read_flag(header, Tag.ASYNCHRONOUS_INDICATOR):
         raise unsupported("asynchronous operation is not supported")
     option = read_choice(header, Tag.BATCH_ERROR_CONTINUATION_OPTION)
-    if option == BatchErrorContinuationOption.UNDO and count > 1:
-        raise unsupported("the batch option Undo is not supported")
-    continues = option == BatchErrorContinuationOption.CONTINUE
-    correlation = read_text(header, Tag.CLIENT_CORRELATION_VALUE) if minor >= 4 else None
-    return _Header(minor, count, continues, correlation)
+    correlation = read_text(header, Tag.CLIENT_CORRELATION_VALUE) if protocol >= (1, 4) else None
+    return _Header(protocol, count, option, correlation)
 
 
-def _version_to_answer(request: Item) -> int:
+def _version_to_answer(request: Item) -> tuple[int, int]:
     """Return the version of a rejected request, or the newest one if its version is not supported."""
     header = request.first(Tag.REQUEST_HEADER)
     version = None if header is None else header.first(Tag.PROTOCOL_VERSION)
     try:
-        major, minor = (0, 0) if version is None else read_version(version)
+        protocol = (0, 0) if version is None else read_version(version)
     except KmipRefused:
-        return MINORS[0]
-    return minor if major == MAJOR and minor in MINORS else MINORS[0]
+        protocol = (0, 0)
+    return protocol if _is_supported(protocol) else (MAJOR, MINORS[0])
 
 
 def _repeated(item: Item) -> Payload:
@@ -256,23 +292,16 @@ def _failure(kept: Payload, error: Exception) -> Item:
     )
 
 
-def _message(version: int, now: int, client_correlation: str | None, answers: Sequence[Item]) -> Item:
-    cached = client_correlation is None or len(client_correlation) <= _SMALL
-    header = (_response_header if cached else _response_header.__wrapped__)(
-        version, now, client_correlation, len(answers)
-    )
-    return structure(Tag.RESPONSE_MESSAGE, header, *answers)
+def _message(stamp: _Stamp, answers: Sequence[Item]) -> Item:
+    fields = [_pre_encoded_version(*stamp.protocol), moment(Tag.TIME_STAMP, stamp.now)]
+    if stamp.client_correlation is not None:
+        # Both or none: PyKMIP before 0.11 does not read a header of 1.4 with a value that it did not ask for.
+        fields.append(text(Tag.CLIENT_CORRELATION_VALUE, stamp.client_correlation))
+        fields.append(text(Tag.SERVER_CORRELATION_VALUE, stamp.server_correlation))
+    fields.append(number(Tag.BATCH_COUNT, len(answers)))
+    return structure(Tag.RESPONSE_MESSAGE, structure(Tag.RESPONSE_HEADER, *fields), *answers)
 
 
-@lru_cache(maxsize=_HEADERS)
-def _response_header(version: int, now: int, client_correlation: str | None, count: int) -> Item:
-    """Return the header of a response; cached, because headers within one second are mostly equal."""
-    correlation = () if client_correlation is None else (text(Tag.CLIENT_CORRELATION_VALUE, client_correlation),)
-    header = structure(
-        Tag.RESPONSE_HEADER,
-        version_item(version),
-        moment(Tag.TIME_STAMP, now),
-        *correlation,
-        number(Tag.BATCH_COUNT, count),
-    )
-    return ttlv.pre_encode(header)
+@lru_cache(maxsize=2 * len(MINORS))
+def _pre_encoded_version(major: int, minor: int) -> Item:
+    return ttlv.pre_encode(version_item(minor, major))

@@ -109,7 +109,7 @@ class ProbeSession:
 
     def _destroy(self, *object_ids: str) -> None:
         for object_id in object_ids:
-            self.kmip.about(Operation.REVOKE, object_id)  # fails for a key that was never active, without effect
+            self.kmip.about(Operation.REVOKE, object_id)  # fails for a destroyed key, without effect
             worked(self.kmip.about(Operation.DESTROY, object_id))
 
     def kept_key(self) -> str:

@@ -81,14 +81,14 @@ def refuse(beginning: bytes, refusal: ErrorReply) -> bytes:
 
 
 def reply(request: Item, response: Item) -> bytes:
-    """Encode `response` within the maximum size that the client stated (KMIP 1.4, section 6.3).
+    """Encode `response` within the maximum size in bytes that the client stated (KMIP 1.4, section 6.3); 0 is no limit.
 
     The largest results are replaced first: the few bytes of a Create result still reach the client.
     """
     data = ttlv.encode(response)
     header = request.first(Tag.REQUEST_HEADER)
     maximum = header.first(Tag.MAXIMUM_RESPONSE_SIZE) if header else None
-    if maximum is None or not isinstance(maximum.value, int) or len(data) <= maximum.value:
+    if maximum is None or not isinstance(maximum.value, int) or not maximum.value or len(data) <= maximum.value:
         return data
     parts = list(response.children())
     batch = [

@@ -21,7 +21,7 @@ async def add_attribute(batch: Batch, payload: Item) -> Payload:
         raise invalid("the server chooses the index of a new attribute")
 
     def edit(managed: ManagedObject) -> ManagedObject:
-        _changeable(batch, managed, name, value)
+        _changeable(batch, managed, name, value, adds=True)
         return with_changes(managed, named.with_instance(managed.attributes, name, value), batch.now)
 
     managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit, batch.change_event)
@@ -70,11 +70,15 @@ def _given(batch: Batch, payload: Item) -> tuple[str, int | None, Item]:
     return name, index, whole_limits(value) if name == named.USAGE_LIMITS else value
 
 
-def _changeable(batch: Batch, managed: ManagedObject, name: str, value: Item) -> None:
+def _changeable(batch: Batch, managed: ManagedObject, name: str, value: Item, *, adds: bool = False) -> None:
+    """Raise KmipRefused unless a client may change the attribute, or add it.
+
+    An attribute that may be set at creation may also be added later if the object does not have it; `with_instance`
+    rejects a second one as an attribute that already exists.
+    """
     rule = named.rule_of(name, batch.version)
     absent = named.first(managed.attributes, name) is None
-    # An attribute that may be set at creation may also be set later if the object does not have it.
-    if not rule.change and not (rule.create and absent):
+    if not rule.change and not (rule.create and (absent or adds)):
         raise denied(f"a client cannot change the attribute {name}")
     check_change(managed, name, value, batch.now)
 

@@ -62,9 +62,9 @@ MINORS = (4, 3, 2, 1, 0)
 """The supported versions, newest first."""
 
 
-def version_item(minor: int) -> Item:
+def version_item(minor: int, major: int = MAJOR) -> Item:
     return structure(
-        Tag.PROTOCOL_VERSION, number(Tag.PROTOCOL_VERSION_MAJOR, MAJOR), number(Tag.PROTOCOL_VERSION_MINOR, minor)
+        Tag.PROTOCOL_VERSION, number(Tag.PROTOCOL_VERSION_MAJOR, major), number(Tag.PROTOCOL_VERSION_MINOR, minor)
     )
 
 

@@ -85,6 +85,11 @@ def test_response_within_the_maximum_size_is_unchanged():
     assert framing.reply(at_most(len(whole)), response) == whole
 
 
+def test_maximum_size_of_zero_is_no_limit():
+    response = a_response(8, 800)
+    assert framing.reply(at_most(0), response) == ttlv.encode(response)
+
+
 def test_largest_results_are_replaced_until_the_response_fits():
     response = ttlv.decode(framing.reply(at_most(700), a_response(8, 800, 80)))
     small, large, medium = response.all(Tag.BATCH_ITEM)

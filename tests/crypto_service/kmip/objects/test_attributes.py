@@ -40,7 +40,9 @@ async def test_client_cannot_set_server_attributes(scene: Scene, operation):
     before = (await client.about(Operation.GET_ATTRIBUTES, object_id)).item
     for item in SERVERS:
         answer = await client.about(operation, object_id, item)
-        assert answer.reason is ResultReason.PERMISSION_DENIED, item.children()[0].value
+        name = item.children()[0].value
+        settable = name in named.RULES and named.RULES[name].create and operation == Operation.ADD_ATTRIBUTE
+        assert answer.reason is (ResultReason.ILLEGAL_OPERATION if settable else ResultReason.PERMISSION_DENIED), name
     assert (await client.about(Operation.GET_ATTRIBUTES, object_id)).item == before
 
 
@@ -126,6 +128,18 @@ async def test_custom_attributes_have_any_type_and_newer_attributes_are_rejected
         assert (await client.about(Operation.ADD_ATTRIBUTE, object_id, item)).reason is None
     item = attribute("Description", text(VALUE, "of 1.4"))
     assert (await old.about(Operation.ADD_ATTRIBUTE, object_id, item)).reason is ResultReason.INVALID_FIELD
+
+
+async def test_operation_policy_name_is_added_once(scene: Scene):
+    client = scene.client(minor=2)
+    object_id = await client.create()
+    policy, other = (attribute("Operation Policy Name", text(VALUE, name)) for name in ("default", "other"))
+    assert (await client.about(Operation.ADD_ATTRIBUTE, object_id, policy)).reason is None
+    for again in (policy, other):
+        assert (await client.about(Operation.ADD_ATTRIBUTE, object_id, again)).reason is ResultReason.ILLEGAL_OPERATION
+    modified = await client.about(Operation.MODIFY_ATTRIBUTE, object_id, other)
+    assert modified.reason is ResultReason.PERMISSION_DENIED
+    assert (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes["Operation Policy Name"] == "default"
 
 
 def test_certificate_of_an_unknown_version_gets_no_attributes() -> None:
