@@ -41,6 +41,8 @@ class CryptoOperation(StrEnum):
     ATTRIBUTES = "attributes"
     CHANGE_ATTRIBUTES = "change-attributes"
     MAC = "mac"
+    RANDOM = "random"
+    """Random bytes for a client, which are no key of the service."""
     CONNECT = "connect"
     """A new connection, which is counted only if it is rejected."""
     OPEN = "open"

@@ -52,7 +52,15 @@ _HEADERS = 256
 _SMALL = 256
 """Bytes of a header that may be cached."""
 _NO_PAYLOAD = structure(Tag.REQUEST_PAYLOAD)
-_UNCHANGING = frozenset({None, CryptoOperation.LOCATE, CryptoOperation.ATTRIBUTES, CryptoOperation.DECRYPT})
+_UNCHANGING = frozenset(
+    {
+        None,
+        CryptoOperation.LOCATE,
+        CryptoOperation.ATTRIBUTES,
+        CryptoOperation.DECRYPT,
+        CryptoOperation.RANDOM,
+    }
+)
 """Audited operations that change nothing. Others may change an object, its usage limits or the attribute Fresh."""
 _UNDONE = choice(Tag.RESULT_STATUS, ResultStatus.OPERATION_UNDONE)
 _SUCCESS = choice(Tag.RESULT_STATUS, ResultStatus.SUCCESS)

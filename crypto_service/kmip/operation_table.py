@@ -12,7 +12,7 @@ from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.objects.key_material import TAGS
 from crypto_service.kmip.operations import attributes as change_attributes
 from crypto_service.kmip.operations import attributes as read_attributes
-from crypto_service.kmip.operations import create, crypto, lifecycle, locate, mac, rekey
+from crypto_service.kmip.operations import create, crypto, lifecycle, locate, mac, rekey, rng
 from crypto_service.kmip.operations import usage_limits as usage
 from crypto_service.kmip.operations.create import create_key_pair, derive_key
 from crypto_service.kmip.operations.get import get
@@ -59,6 +59,8 @@ _SUPPORTED: dict[int, SupportedOperation] = {
     Operation.SIGNATURE_VERIFY: SupportedOperation(crypto.verify_signature, _C.MAC, DECRYPTS, 2),
     Operation.MAC: SupportedOperation(mac.mac, _C.MAC, ENCRYPTS, 2),
     Operation.MAC_VERIFY: SupportedOperation(mac.mac_verify, _C.MAC, DECRYPTS, 2),
+    Operation.RNG_RETRIEVE: SupportedOperation(rng.rng_retrieve, _C.RANDOM, ENCRYPTS, 2),
+    Operation.RNG_SEED: SupportedOperation(rng.rng_seed, _C.RANDOM, ENCRYPTS, 2),
 }
 _SUPPORTED[Operation.QUERY] = SupportedOperation(
     query([(Operation.QUERY, 0), *((number, supported.since) for number, supported in _SUPPORTED.items())]),
@@ -124,6 +126,8 @@ _FIELDS: dict[int, Sequence[int]] = {
     Operation.SIGNATURE_VERIFY: (*_SIGNATURE, Tag.SIGNATURE_DATA),
     Operation.MAC: _USE,
     Operation.MAC_VERIFY: (*_USE, Tag.MAC_DATA),
+    Operation.RNG_RETRIEVE: (Tag.DATA_LENGTH,),
+    Operation.RNG_SEED: (Tag.DATA,),
 }
 FIELDS: Mapping[int, frozenset[int]] = MappingProxyType({key: frozenset(tags) for key, tags in _FIELDS.items()})
 """The fields of each operation's request payload in KMIP 1.4; a request with any other is rejected."""

@@ -216,6 +216,7 @@ OPERATIONS = MappingProxyType(
         CryptoOperation.ATTRIBUTES: "Read attributes",
         CryptoOperation.CHANGE_ATTRIBUTES: "Change attributes",
         CryptoOperation.MAC: "MAC or signature",
+        CryptoOperation.RANDOM: "Random bytes",
         CryptoOperation.CONNECT: "Connect",
         CryptoOperation.OPEN: "Unwrap service key",
     }
@@ -225,7 +226,7 @@ DEFINITION = (
     "A key request is a request that needs a key: encrypt, decrypt, re-wrap, data keys, KMIP Get, MAC and "
     "signature, and the creation, registration and re-keying of KMIP keys. Each item of a batch counts, and so do "
     "denied requests. Locating keys, reading or changing their attributes, activating, revoking and destroying "
-    "them count as other requests."
+    "them, and random bytes, count as other requests."
 )
 
 

@@ -1,6 +1,6 @@
 """Enumerations and bit masks of KMIP 1.0 to 1.4 (KMIP 1.4, sections 9.1.3.2, 9.1.3.3), named as in the specification.
 
-Enumerations that are not used here are omitted (split keys, random numbers, validations, key roles).
+Enumerations that are not used here are omitted (split keys, validations, key roles).
 """
 
 from enum import IntEnum, IntFlag
@@ -127,6 +127,52 @@ class QueryFunction(IntEnum):
     QUERY_PROFILES = 0xA
     QUERY_CAPABILITIES = 0xB
     QUERY_CLIENT_REGISTRATION_METHODS = 0xC
+
+
+class ProfileName(IntEnum):
+    """Only the profiles that Query returns."""
+
+    TAPE_LIBRARY_SERVER_KMIP_V1_3 = 0x5C
+    SYMMETRIC_KEY_LIFECYCLE_SERVER_KMIP_V1_3 = 0x5E
+    RNG_CRYPTOGRAPHIC_SERVER_KMIP_V1_3 = 0x66
+    OPAQUE_MANAGED_OBJECT_STORE_SERVER_KMIP_V1_3 = 0x6C
+    STORAGE_ARRAY_WITH_SELF_ENCRYPTING_DRIVE_SERVER_KMIP_V1_3 = 0x72
+    TAPE_LIBRARY_SERVER_KMIP_V1_4 = 0x80
+    SYMMETRIC_KEY_LIFECYCLE_SERVER_KMIP_V1_4 = 0x82
+    RNG_CRYPTOGRAPHIC_SERVER_KMIP_V1_4 = 0x8A
+    OPAQUE_MANAGED_OBJECT_STORE_SERVER_KMIP_V1_4 = 0x90
+    STORAGE_ARRAY_WITH_SELF_ENCRYPTING_DRIVE_SERVER_KMIP_V1_4 = 0x96
+
+
+class UnwrapMode(IntEnum):
+    UNSPECIFIED = 1
+    PROCESSED = 2
+    NOT_PROCESSED = 3
+
+
+class DestroyAction(IntEnum):
+    UNSPECIFIED = 1
+    KEY_MATERIAL_DELETED = 2
+    KEY_MATERIAL_SHREDDED = 3
+    META_DATA_DELETED = 4
+    META_DATA_SHREDDED = 5
+    DELETED = 6
+    SHREDDED = 7
+
+
+class RngAlgorithm(IntEnum):
+    UNSPECIFIED = 1
+    FIPS186_2 = 2
+    DRBG = 3
+    NRBG = 4
+    ANSI_X9_31 = 5
+    ANSI_X9_62 = 6
+
+
+class RngMode(IntEnum):
+    UNSPECIFIED = 1
+    SHARED_INSTANTIATION = 2
+    NON_SHARED_INSTANTIATION = 3
 
 
 class NameType(IntEnum):

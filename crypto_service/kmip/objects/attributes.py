@@ -10,9 +10,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from crypto_service.kmip.codec import ttlv
-from crypto_service.kmip.codec.enums import ResultReason
+from crypto_service.kmip.codec.enums import ResultReason, RngAlgorithm
 from crypto_service.kmip.codec.errors import KmipRefused, denied, invalid, missing
-from crypto_service.kmip.codec.fields import number, read_number, read_text, required, structure, text
+from crypto_service.kmip.codec.fields import choice, moment, number, read_number, read_text, required, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType
 
@@ -26,6 +26,7 @@ COMPROMISE_DATE, COMPROMISE_OCCURRENCE_DATE = "Compromise Date", "Compromise Occ
 ARCHIVE_DATE, LAST_CHANGE_DATE, ORIGINAL_CREATION_DATE = "Archive Date", "Last Change Date", "Original Creation Date"
 REVOCATION_REASON, SENSITIVE, EXTRACTABLE = "Revocation Reason", "Sensitive", "Extractable"
 ALWAYS_SENSITIVE, NEVER_EXTRACTABLE = "Always Sensitive", "Never Extractable"
+RANDOM_NUMBER_GENERATOR = "Random Number Generator"
 CERTIFICATE_TYPE, CERTIFICATE_LENGTH = "Certificate Type", "Certificate Length"
 CUSTOM_PREFIX = "x-"
 GCM_INVOCATIONS = "y-GCM Invocations"
@@ -120,7 +121,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Key Value Present": Rule(_T.BOOLEAN, 2),
         "Key Value Location": _free(_T.STRUCTURE, 2, many=True),
         ORIGINAL_CREATION_DATE: _once(_T.DATE_TIME, 2),
-        "Random Number Generator": Rule(_T.STRUCTURE, 3),
+        RANDOM_NUMBER_GENERATOR: _once(_T.STRUCTURE, 3),
         "PKCS#12 Friendly Name": _free(_T.TEXT_STRING, 4),
         "Description": _free(_T.TEXT_STRING, 4),
         "Comment": _free(_T.TEXT_STRING, 4),
@@ -143,6 +144,7 @@ _FORMS: Mapping[str, tuple[tuple[int, ItemType], ...]] = MappingProxyType(
             (Tag.ALTERNATIVE_NAME_VALUE, _T.TEXT_STRING),
             (Tag.ALTERNATIVE_NAME_TYPE, _T.ENUMERATION),
         ),
+        RANDOM_NUMBER_GENERATOR: ((Tag.RNG_ALGORITHM, _T.ENUMERATION),),
         USAGE_LIMITS: ((Tag.USAGE_LIMITS_TOTAL, _T.LONG_INTEGER), (Tag.USAGE_LIMITS_UNIT, _T.ENUMERATION)),
     }
 )
@@ -216,6 +218,22 @@ def is_set(attributes: Attributes, name: str, *, default: bool) -> bool:
     """Return a Boolean attribute, or `default` where it is missing."""
     value = first(attributes, name)
     return default if value is None else value.value is True
+
+
+def random_number_generator(tag: int) -> Item:
+    """Return the description of the operating system's generator, which is none of the algorithms of KMIP."""
+    return structure(tag, choice(Tag.RNG_ALGORITHM, RngAlgorithm.UNSPECIFIED))
+
+
+def created_here(attributes: Attributes, now: int) -> Attributes:
+    """Return the attributes of a key that the server creates, with those of its creation; `now` in seconds.
+
+    Raises: KmipRefused when the client names a generator, which it can only do for a key that it registers.
+    """
+    if first(attributes, RANDOM_NUMBER_GENERATOR) is not None:
+        raise denied("a client cannot choose the random number generator of a new key")
+    attributes = with_single(attributes, ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, now))
+    return with_single(attributes, RANDOM_NUMBER_GENERATOR, random_number_generator(Tag.ATTRIBUTE_VALUE))
 
 
 def integer(attributes: Attributes, name: str) -> int | None:

@@ -50,7 +50,7 @@ async def create(batch: Batch, payload: Item) -> Payload:
         raise missing(Tag.CRYPTOGRAPHIC_ALGORITHM if algorithm is None else Tag.CRYPTOGRAPHIC_USAGE_MASK)
     made, bits = material.new_symmetric_key(algorithm, length)
     given = named.with_single(given, named.LENGTH, number(Tag.ATTRIBUTE_VALUE, bits))
-    given = named.with_single(given, named.ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, batch.now))
+    given = named.created_here(given, batch.now)
     return (choice(Tag.OBJECT_TYPE, kind), await _add(batch, NewObject(kind, complete(given, kind, made), made)))
 
 
@@ -185,7 +185,7 @@ def _draft(  # noqa: PLR0913, PLR0917 - all properties of one half of a pair
 ) -> NewObject:
     length = required(key_facts(made).length, Tag.CRYPTOGRAPHIC_LENGTH)
     given = named.with_single(given, named.LENGTH, number(Tag.ATTRIBUTE_VALUE, length))
-    given = named.with_single(given, named.ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, batch.now))
+    given = named.created_here(given, batch.now)
     linked = structure(Tag.ATTRIBUTE_VALUE, choice(Tag.LINK_TYPE, link[0]), text(Tag.LINKED_OBJECT_IDENTIFIER, link[1]))
     given = named.with_instance(given, named.LINK, linked)
     return NewObject(kind, complete(given, kind, made), made, object_id)

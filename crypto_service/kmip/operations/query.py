@@ -4,14 +4,16 @@ Query returns the capabilities of this server, which do not depend on the caller
 versions in the client's order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from crypto_service.kmip.batch import Batch, Handler, Payload
-from crypto_service.kmip.codec.enums import ObjectType, QueryFunction
+from crypto_service.kmip.codec.enums import DestroyAction, ObjectType, ProfileName, QueryFunction, RngMode, UnwrapMode
 from crypto_service.kmip.codec.errors import missing, wrong
 from crypto_service.kmip.codec.fields import choice, flag, number, read_number, required, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType
+from crypto_service.kmip.objects.attributes import random_number_generator
 
 VENDOR = "OpenKCM"
 _TYPES = (
@@ -23,6 +25,29 @@ _TYPES = (
     ObjectType.TEMPLATE,
     ObjectType.OPAQUE_OBJECT,
 )
+
+
+_P = ProfileName
+_PROFILES: Mapping[int, Sequence[ProfileName]] = MappingProxyType(
+    {
+        3: (
+            _P.TAPE_LIBRARY_SERVER_KMIP_V1_3,
+            _P.SYMMETRIC_KEY_LIFECYCLE_SERVER_KMIP_V1_3,
+            _P.RNG_CRYPTOGRAPHIC_SERVER_KMIP_V1_3,
+            _P.OPAQUE_MANAGED_OBJECT_STORE_SERVER_KMIP_V1_3,
+            _P.STORAGE_ARRAY_WITH_SELF_ENCRYPTING_DRIVE_SERVER_KMIP_V1_3,
+        ),
+        4: (
+            _P.TAPE_LIBRARY_SERVER_KMIP_V1_4,
+            _P.SYMMETRIC_KEY_LIFECYCLE_SERVER_KMIP_V1_4,
+            _P.RNG_CRYPTOGRAPHIC_SERVER_KMIP_V1_4,
+            _P.OPAQUE_MANAGED_OBJECT_STORE_SERVER_KMIP_V1_4,
+            _P.STORAGE_ARRAY_WITH_SELF_ENCRYPTING_DRIVE_SERVER_KMIP_V1_4,
+        ),
+    }
+)
+"""Minor version → profiles of that version. Not those that include TLS cipher suites with RSA key exchange (Baseline),
+or Get of a compromised key (Symmetric Key Foundry)."""
 
 
 def query(operations: Sequence[tuple[int, int]]) -> Handler:
@@ -44,6 +69,11 @@ def query(operations: Sequence[tuple[int, int]]) -> Handler:
             found += [text(Tag.VENDOR_IDENTIFICATION, VENDOR), structure(Tag.SERVER_INFORMATION)]
         if QueryFunction.QUERY_CAPABILITIES in asked and batch.version >= 3:
             found.append(_capabilities(batch.version))
+        if QueryFunction.QUERY_RNGS in asked and batch.version >= 3:
+            found.append(random_number_generator(Tag.RNG_PARAMETERS))
+        if QueryFunction.QUERY_PROFILES in asked:
+            names = _PROFILES.get(batch.version, ())
+            found += [structure(Tag.PROFILE_INFORMATION, choice(Tag.PROFILE_NAME, name)) for name in names]
         return tuple(found)
 
     return answer
@@ -54,6 +84,11 @@ def _capabilities(version: int) -> Item:
     own.append(flag(Tag.ATTESTATION_CAPABILITY, value=False))
     if version >= 4:
         own += [flag(Tag.BATCH_UNDO_CAPABILITY, value=False), flag(Tag.BATCH_CONTINUE_CAPABILITY, value=True)]
+    own += [
+        choice(Tag.UNWRAP_MODE, UnwrapMode.NOT_PROCESSED),
+        choice(Tag.DESTROY_ACTION, DestroyAction.KEY_MATERIAL_DELETED),
+        choice(Tag.RNG_MODE, RngMode.SHARED_INSTANTIATION),
+    ]
     return structure(Tag.CAPABILITY_INFORMATION, *own)
 
 

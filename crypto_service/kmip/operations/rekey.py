@@ -28,6 +28,7 @@ _OWN = (
     named.GCM_INVOCATIONS,
     named.ALWAYS_SENSITIVE,
     named.NEVER_EXTRACTABLE,
+    named.RANDOM_NUMBER_GENERATOR,
 )
 _LATER = (named.PROCESS_START_DATE, named.PROTECT_STOP_DATE, named.DEACTIVATION_DATE)
 
@@ -72,7 +73,7 @@ def _succession(old: ManagedObject, given: Attributes, made: Item, offset: int |
             attributes = named.without(attributes, name)
     for attribute in given:
         attributes = named.with_instance(attributes, attribute.name, attribute.value)
-    attributes = named.with_single(attributes, named.ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, now))
+    attributes = named.created_here(attributes, now)
     attributes = _with_link(attributes, LinkType.REPLACED_OBJECT_LINK, old.row.object_id)
     return complete(attributes, ObjectType.SYMMETRIC_KEY, made)
 

@@ -129,5 +129,5 @@ def test_a_duration_has_three_significant_digits(microseconds: float | None, wor
 
 def test_every_operation_has_a_name_and_key_requests_are_those_that_need_a_key():
     assert set(OPERATIONS) == set(CryptoOperation)
-    others = {"activate", "revoke", "destroy", "locate", "attributes", "change-attributes", "connect", "open"}
+    others = {"activate", "revoke", "destroy", "locate", "attributes", "change-attributes", "random", "connect", "open"}
     assert {one.value for one in set(CryptoOperation) - KEY_REQUESTS} == others

@@ -148,7 +148,7 @@ BY_NAME: Mapping[Operation, Callable[[str], Iterable[Item]]] = MappingProxyType(
 )
 """The operations that name another object (a template) by its name."""
 
-ABOUT_NOTHING = frozenset({_O.QUERY, _O.DISCOVER_VERSIONS})
+ABOUT_NOTHING = frozenset({_O.QUERY, _O.DISCOVER_VERSIONS, _O.RNG_RETRIEVE, _O.RNG_SEED})
 SEARCHES = frozenset({_O.LOCATE})
 
 
