@@ -270,7 +270,8 @@ def test_edb_tde_wraps_its_data_key_in_the_service(service):
             assert edb.about(Operation.DECRYPT, key_id, parameters, *parts).first(Tag.DATA) == octets(Tag.DATA, KEY)
 
 
-def test_fortigate_and_veeam_locate_many_by_exact_names_in_one_batch(service):
+@pytest.mark.parametrize("in_template", [True, False], ids=["fortigate", "veeam"])
+def test_fortigate_and_veeam_locate_many_by_exact_names_in_one_batch(service, in_template):
     stem = a_new_name()
     names = [stem, f"{stem}-2", f"{stem}-20"]
     with kmip_client(service, 4) as client:
@@ -280,7 +281,10 @@ def test_fortigate_and_veeam_locate_many_by_exact_names_in_one_batch(service):
                 Tag.BATCH_ITEM,
                 choice(Tag.OPERATION, Operation.LOCATE),
                 octets(Tag.UNIQUE_BATCH_ITEM_ID, bytes([place])),
-                structure(Tag.REQUEST_PAYLOAD, a_name(name)),
+                structure(
+                    Tag.REQUEST_PAYLOAD,
+                    structure(Tag.TEMPLATE_ATTRIBUTE, a_name(name)) if in_template else a_name(name),
+                ),
             )
             for place, name in enumerate([*names, f"{stem}-none", stem[:-1]])
         ]

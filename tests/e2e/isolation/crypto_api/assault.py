@@ -20,7 +20,9 @@ from tests.e2e.wires import HttpsWire, KmipWire, post
 
 _SIZES = (1, 1, 4, 32)
 """Numbers of attempts in one KMIP message; the choice is random."""
-_CHANGING_FIELDS = frozenset({Tag.TIME_STAMP, Tag.CLIENT_CORRELATION_VALUE, Tag.UNIQUE_BATCH_ITEM_ID})
+_CHANGING_FIELDS = frozenset(
+    {Tag.TIME_STAMP, Tag.CLIENT_CORRELATION_VALUE, Tag.SERVER_CORRELATION_VALUE, Tag.UNIQUE_BATCH_ITEM_ID}
+)
 _CHANGING_HEADERS = frozenset({"date", "x-request-id"})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from crypto_service.keys.ciphertext import from_text, to_text
 from crypto_service.kmip.codec.enums import Operation, QueryFunction
-from crypto_service.kmip.codec.fields import choice, number, structure, text
+from crypto_service.kmip.codec.fields import choice, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from tests.crypto_service.kmip.messages import batch_item, encoded, message
@@ -181,6 +181,8 @@ def requests_of(service_objects: ServiceObjects) -> Iterator[tuple[str, bytes]]:
         batch_item(Operation.LOCATE),
         batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, QueryFunction.QUERY_OPERATIONS)),
         batch_item(Operation.DISCOVER_VERSIONS),
+        batch_item(Operation.RNG_RETRIEVE, number(Tag.DATA_LENGTH, 32)),
+        batch_item(Operation.RNG_SEED, octets(Tag.DATA, bytes(32))),
     ]
     yield from (("kmip", encoded(message(item))) for item in items)
     for path, body in WITH_CIPHERTEXT.items():
