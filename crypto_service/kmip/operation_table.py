@@ -124,8 +124,9 @@ _FIELDS: dict[int, Sequence[int]] = {
     Operation.DECRYPT: (*_CIPHER, Tag.AUTHENTICATED_ENCRYPTION_TAG),
     Operation.SIGN: _SIGNATURE,
     Operation.SIGNATURE_VERIFY: (*_SIGNATURE, Tag.SIGNATURE_DATA),
-    Operation.MAC: _USE,
-    Operation.MAC_VERIFY: (*_USE, Tag.MAC_DATA),
+    # The nonce of GMAC, for which the specification has no field.
+    Operation.MAC: (*_USE, Tag.IV_COUNTER_NONCE),
+    Operation.MAC_VERIFY: (*_USE, Tag.IV_COUNTER_NONCE, Tag.MAC_DATA),
     Operation.RNG_RETRIEVE: (Tag.DATA_LENGTH,),
     Operation.RNG_SEED: (Tag.DATA,),
 }

@@ -27,7 +27,7 @@ from crypto_service.kmip.dispatch import Dispatcher
 from crypto_service.kmip.objects.store import ObjectStore
 from crypto_service.kmip.server import KmipConnection
 from crypto_service.server.connection_registry import ConnectionRegistry
-from database.services.managed_objects import ObjectRow
+from database.services.managed_objects import ObjectFilter, ObjectRow
 from openkcm.contract.audit_events import AuditEvent
 
 LIMIT = 1 << 20
@@ -66,8 +66,17 @@ class MemoryObjects:
     def named(self, service: str, name: str) -> Sequence[ObjectRow]:  # noqa: ARG002 - the same
         return [row for row in self.rows.values() if name in row.names]
 
-    def of_service(self, service: str) -> Sequence[ObjectRow]:  # noqa: ARG002 - the same
-        return list(self.rows.values())
+    def not_indexed(self, service: str) -> Sequence[ObjectRow]:  # noqa: ARG002 - the same
+        return []
+
+    def search(self, wanted: ObjectFilter, limit: int, offset: int) -> tuple[int, Sequence[str]]:
+        found = [row.object_id for row in self.matching(wanted)]
+        return len(found), found[offset : offset + limit]
+
+    def matching(self, wanted: ObjectFilter) -> Sequence[ObjectRow]:
+        """Return the objects with the wanted terms; other conditions are not decided here."""
+        rows = [row for row in self.rows.values() if row.material is not None]
+        return [row for row in rows if row.search is None or set(wanted.terms) <= set(row.search.terms)]
 
     def count(self, service: str) -> int:  # noqa: ARG002 - the same
         return len(self.rows)

@@ -21,6 +21,7 @@ from crypto_service.kmip.codec.fields import choice, number, octets, structure, 
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects.algorithms import Method
+from crypto_service.server import turns
 from crypto_service.server.limits import TenantLimits
 from tests.crypto_service.kmip.messages import batch_item
 from tests.crypto_service.kmip.scene import VALUE, Client, Scene, a_date, a_name, attribute
@@ -165,22 +166,30 @@ async def test_refused_signature_consumes_no_usage(scene: Scene, monkeypatch: py
     assert answer.message == TooManyRequests().message
 
 
-async def test_other_requests_get_a_turn_between_the_items_of_a_batch(scene: Scene):
-    client, turns = scene.client(), 0
+async def test_other_requests_get_a_turn_when_the_items_of_a_batch_have_used_their_time(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(turns, "SLICE_SECONDS", 0.0)
+    client, given = scene.client(), 0
 
     async def others() -> None:
-        nonlocal turns
+        nonlocal given
         while True:
-            turns += 1
+            given += 1
             await asyncio.sleep(0)
 
     beside = asyncio.create_task(others())
     query: Item = batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, QueryFunction.QUERY_OPERATIONS))
     await asyncio.sleep(0)
-    before = turns
-    await client.batch(*[query] * 64)
+    before = given
+    waiting = asyncio.create_task(client.batch(*[query] * 64))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    monkeypatch.undo()
+    assert len(await waiting) == 64
     beside.cancel()
-    assert turns - before >= 63
+    assert given - before >= 3
 
 
 async def test_locate_is_charged_for_each_object_whose_attributes_it_decodes(scene: Scene, charged: list[int]):
