@@ -292,6 +292,7 @@ class Stage:
         )
         key = ServiceKeyRow("orders", 1, l2_key(tenant_id), "platform", "root", WRAPPED[tenant_id])
         services = SimpleNamespace(
+            leaf=lambda _service: None,
             caller=lambda serial: row if serial == one.serial else None,
             key_and_root=lambda _service, version: (key, None) if version in {None, 1} else None,
         )

@@ -264,7 +264,9 @@ class Serving:
     @contextmanager
     def tenant_tx(self, _tenant_id: str) -> Iterator[Any]:
         _before("read")
-        yield SimpleNamespace(services=SimpleNamespace(caller=self._row, key_and_root=self._key_and_root))
+        yield SimpleNamespace(
+            services=SimpleNamespace(caller=self._row, key_and_root=self._key_and_root, leaf=lambda _service: None)
+        )
 
     def _row(self, _serial: str) -> ClientIdentityRow:
         one, state = IDENTITIES[MINE], self.tenant.life.lock_state.state
