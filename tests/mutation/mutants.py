@@ -82,7 +82,18 @@ CRYPTO = (
     _breach(
         "managed objects are found without their service",
         "a service reads and changes the objects of another service",
-        _crypto(("database.services.managed_objects", 'where service = %s"', "where service || %s <> ''\"")),
+        _crypto(
+            (
+                "database.services.managed_objects",
+                "where service = %(service)s and l2_key",
+                "where service || %(service)s <> '' and l2_key",
+            ),
+            (
+                "database.services.managed_objects",
+                'where service = %s"  # noqa: S608 - a constant',
+                "where service || %s <> ''\"  # noqa: S608 - a constant",
+            ),
+        ),
         "kmip-locate-other-service",
     ),
     _breach(

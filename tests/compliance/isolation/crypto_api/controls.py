@@ -229,12 +229,12 @@ def _accept_unrecorded_certificates(patch: pytest.MonkeyPatch) -> None:
     read = ClientCertificateAuthenticator._read
 
     def admitting(self, leaf) -> Any:
-        found, ends = read(self, leaf)
+        found, *ends = read(self, leaf)
         if getattr(found, "why", "") == "not recorded":
             found = ClientIdentity(
                 leaf.tenant_id, "orders", ids.l2_key(leaf.tenant_id), "eu-west-1", leaf.serial, State.ACTIVE
             )
-        return found, ends
+        return found, *ends
 
     patch.setattr(ClientCertificateAuthenticator, "_read", admitting)
 
