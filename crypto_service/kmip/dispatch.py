@@ -21,7 +21,7 @@ from crypto_service.interfaces import AuditEntry, ClientIdentity, Dependencies
 from crypto_service.kmip.batch import Batch, Payload
 from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import BatchErrorContinuationOption, Operation, ResultReason, ResultStatus
-from crypto_service.kmip.codec.errors import KmipRefused, malformed, reason_and_message, unknown_field, unsupported
+from crypto_service.kmip.codec.errors import KmipRefused, malformed, reason_and_message, unsupported
 from crypto_service.kmip.codec.fields import (
     choice,
     moment,
@@ -38,7 +38,7 @@ from crypto_service.kmip.codec.fields import (
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects.store import ObjectStore
-from crypto_service.kmip.operation_table import FIELDS, OPERATIONS, SupportedOperation
+from crypto_service.kmip.operation_table import OPERATIONS, SupportedOperation
 from crypto_service.kmip.operations.query import MAJOR, MINORS, read_version, version_item
 from openkcm.errors import OpenKcmError
 
@@ -161,7 +161,7 @@ async def _process(batch: Batch, item: Item, correlation: str, address: str, tim
         supported = _find_operation(batch, item)
         batch.operation = supported.audited
         _require_state(batch, supported)
-        payload = await supported.handler(batch, _request_payload(item))
+        payload = await supported.handler(batch, read_structure(item, Tag.REQUEST_PAYLOAD) or _NO_PAYLOAD)
     except Exception as refused:  # noqa: BLE001 - translated only here; the batch may continue
         answer, failed = _failure(kept, refused), True
         code = refused.code if isinstance(refused, OpenKcmError) else _INTERNAL
@@ -195,16 +195,6 @@ def _find_operation(batch: Batch, item: Item) -> SupportedOperation:
     if supported is None or (supported.since > batch.version and operation != Operation.DISCOVER_VERSIONS):
         raise KmipRefused(ResultReason.OPERATION_NOT_SUPPORTED, "the operation is not supported")
     return supported
-
-
-def _request_payload(item: Item) -> Item:
-    """Return the payload of a supported operation; raise KmipRefused for a field that the operation does not have."""
-    payload = read_structure(item, Tag.REQUEST_PAYLOAD) or _NO_PAYLOAD
-    fields = FIELDS[required(read_choice(item, Tag.OPERATION), Tag.OPERATION)]
-    for field in payload.children():
-        if field.tag not in fields:
-            raise unknown_field(field.tag)
-    return payload
 
 
 def _require_state(batch: Batch, supported: SupportedOperation) -> None:

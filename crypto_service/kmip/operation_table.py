@@ -1,6 +1,6 @@
 """The supported operations: handler, permitted tenant states, audit operation, and fields of the request."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -8,8 +8,6 @@ from core.services import CryptoOperation
 from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
 from crypto_service.kmip.batch import Handler
 from crypto_service.kmip.codec.enums import Operation
-from crypto_service.kmip.codec.tags import Tag
-from crypto_service.kmip.objects.key_material import TAGS
 from crypto_service.kmip.operations import attributes as change_attributes
 from crypto_service.kmip.operations import attributes as read_attributes
 from crypto_service.kmip.operations import create, crypto, lifecycle, locate, mac, rekey, rng
@@ -68,67 +66,3 @@ _SUPPORTED[Operation.QUERY] = SupportedOperation(
     DECRYPTS,
 )
 OPERATIONS: Mapping[int, SupportedOperation] = MappingProxyType(_SUPPORTED)
-
-_ONE_OBJECT = (Tag.UNIQUE_IDENTIFIER,)
-_PARTS = (Tag.CORRELATION_VALUE, Tag.INIT_INDICATOR, Tag.FINAL_INDICATOR)
-_USE = (*_ONE_OBJECT, Tag.CRYPTOGRAPHIC_PARAMETERS, Tag.DATA, *_PARTS)
-_CIPHER = (*_USE, Tag.IV_COUNTER_NONCE, Tag.AUTHENTICATED_ENCRYPTION_ADDITIONAL_DATA)
-_SIGNATURE = (*_USE, Tag.DIGESTED_DATA)
-_FIELDS: dict[int, Sequence[int]] = {
-    Operation.DISCOVER_VERSIONS: (Tag.PROTOCOL_VERSION,),
-    Operation.QUERY: (Tag.QUERY_FUNCTION,),
-    Operation.CREATE: (Tag.OBJECT_TYPE, Tag.TEMPLATE_ATTRIBUTE),
-    Operation.CREATE_KEY_PAIR: (
-        Tag.COMMON_TEMPLATE_ATTRIBUTE,
-        Tag.PRIVATE_KEY_TEMPLATE_ATTRIBUTE,
-        Tag.PUBLIC_KEY_TEMPLATE_ATTRIBUTE,
-    ),
-    Operation.REGISTER: (Tag.OBJECT_TYPE, Tag.TEMPLATE_ATTRIBUTE, *TAGS.values()),
-    Operation.REKEY: (*_ONE_OBJECT, Tag.OFFSET, Tag.TEMPLATE_ATTRIBUTE),
-    Operation.DERIVE_KEY: (
-        *_ONE_OBJECT,
-        Tag.OBJECT_TYPE,
-        Tag.DERIVATION_METHOD,
-        Tag.DERIVATION_PARAMETERS,
-        Tag.TEMPLATE_ATTRIBUTE,
-    ),
-    Operation.LOCATE: (
-        Tag.MAXIMUM_ITEMS,
-        Tag.OFFSET_ITEMS,
-        Tag.STORAGE_STATUS_MASK,
-        Tag.OBJECT_GROUP_MEMBER,
-        Tag.ATTRIBUTE,
-        Tag.TEMPLATE_ATTRIBUTE,
-    ),
-    Operation.CHECK: (*_ONE_OBJECT, Tag.USAGE_LIMITS_COUNT, Tag.CRYPTOGRAPHIC_USAGE_MASK, Tag.LEASE_TIME),
-    Operation.GET: (
-        *_ONE_OBJECT,
-        Tag.KEY_FORMAT_TYPE,
-        Tag.KEY_WRAP_TYPE,
-        Tag.KEY_COMPRESSION_TYPE,
-        Tag.KEY_WRAPPING_SPECIFICATION,
-    ),
-    Operation.GET_ATTRIBUTES: (*_ONE_OBJECT, Tag.ATTRIBUTE_NAME),
-    Operation.GET_ATTRIBUTE_LIST: _ONE_OBJECT,
-    Operation.ADD_ATTRIBUTE: (*_ONE_OBJECT, Tag.ATTRIBUTE),
-    Operation.MODIFY_ATTRIBUTE: (*_ONE_OBJECT, Tag.ATTRIBUTE),
-    Operation.DELETE_ATTRIBUTE: (*_ONE_OBJECT, Tag.ATTRIBUTE_NAME, Tag.ATTRIBUTE_INDEX),
-    Operation.OBTAIN_LEASE: _ONE_OBJECT,
-    Operation.GET_USAGE_ALLOCATION: (*_ONE_OBJECT, Tag.USAGE_LIMITS_COUNT),
-    Operation.ACTIVATE: _ONE_OBJECT,
-    Operation.REVOKE: (*_ONE_OBJECT, Tag.REVOCATION_REASON, Tag.COMPROMISE_OCCURRENCE_DATE),
-    Operation.DESTROY: _ONE_OBJECT,
-    Operation.ARCHIVE: _ONE_OBJECT,
-    Operation.RECOVER: _ONE_OBJECT,
-    Operation.ENCRYPT: _CIPHER,
-    Operation.DECRYPT: (*_CIPHER, Tag.AUTHENTICATED_ENCRYPTION_TAG),
-    Operation.SIGN: _SIGNATURE,
-    Operation.SIGNATURE_VERIFY: (*_SIGNATURE, Tag.SIGNATURE_DATA),
-    # The nonce of GMAC, for which the specification has no field.
-    Operation.MAC: (*_USE, Tag.IV_COUNTER_NONCE),
-    Operation.MAC_VERIFY: (*_USE, Tag.IV_COUNTER_NONCE, Tag.MAC_DATA),
-    Operation.RNG_RETRIEVE: (Tag.DATA_LENGTH,),
-    Operation.RNG_SEED: (Tag.DATA,),
-}
-FIELDS: Mapping[int, frozenset[int]] = MappingProxyType({key: frozenset(tags) for key, tags in _FIELDS.items()})
-"""The fields of each operation's request payload in KMIP 1.4; a request with any other is rejected."""

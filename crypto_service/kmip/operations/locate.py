@@ -16,6 +16,18 @@ from crypto_service.kmip.objects.search import object_filter
 _MOST_ITEMS = 1000
 """The maximum number of ids in one response; a client of 1.3 or newer reads the rest by offset."""
 _MOST_CRITERIA = 64
+_FIELDS = frozenset(
+    {
+        Tag.MAXIMUM_ITEMS,
+        Tag.OFFSET_ITEMS,
+        Tag.STORAGE_STATUS_MASK,
+        Tag.OBJECT_GROUP_MEMBER,
+        Tag.ATTRIBUTE,
+        Tag.TEMPLATE_ATTRIBUTE,
+    }
+)
+"""Any other field is rejected here, although other operations ignore such fields: it could restrict the search, and
+the client would use the wrong key."""
 Criteria = dict[str, list[Item]]
 
 
@@ -57,6 +69,9 @@ def _criteria(payload: Item, version: int) -> Criteria:
 
     FortiOS sends them inside a template attribute, where the specification has them directly in the payload.
     """
+    for field in payload.children():
+        if field.tag not in _FIELDS:
+            raise unknown_field(field.tag)
     given = list(payload.all(Tag.ATTRIBUTE))
     for template in payload.all(Tag.TEMPLATE_ATTRIBUTE):
         for item in template.children():
