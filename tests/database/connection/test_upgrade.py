@@ -1,7 +1,7 @@
 """A database of an earlier release gets the later migrations and keeps every row."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -10,6 +10,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from database.schema import setup
 from database.schema.migrate import Migration, read_migrations
+from database.services.managed_objects import ManagedObjects, ObjectRow
 from openkcm.contract.audit_events import verify_chain
 from tests.database.builders import (
     a_connected_service,
@@ -29,6 +30,17 @@ NEXT = Migration(
 """A migration of the release under test, so that an upgrade always has one."""
 
 
+def add_as_released(objects: ManagedObjects, rows: Sequence[ObjectRow]) -> None:
+    """Store objects with the columns of that release."""
+    for row in rows:
+        values = [row.object_id, row.service, row.l2_key, row.object_type, row.state, list(row.names), row.attributes]
+        objects.connection.execute(
+            "insert into okcm.managed_object (tenant_id, object_id, service, l2_key, object_type, state, names,"
+            " attributes, key_version, material, revision) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            [objects.tenant_id, *values, row.key_version, row.material, row.revision],
+        )
+
+
 @pytest.fixture
 def released(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Field]:
     """A database of that release, with rows in every table."""
@@ -37,6 +49,7 @@ def released(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Field]
     with monkeypatch.context() as patched:
         patched.setattr(setup, "read_migrations", lambda: read_migrations()[:RELEASED])
         prepare(server, name)
+    monkeypatch.setattr(ManagedObjects, "add", add_as_released)
     monkeypatch.setattr(setup, "read_migrations", lambda: (*read_migrations(), NEXT))
     field = Field(server, name, f"postgresql://{parts['host']}:{parts['port']}/{name}")
     try:
