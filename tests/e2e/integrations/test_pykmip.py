@@ -205,8 +205,9 @@ def test_attributes_are_listed_changed_and_deleted_except_those_of_the_server(cl
     before, after = a_name(), a_name()
     uid = client.create(AES, 256, name=before)
     listed = client.get_attribute_list(uid)
-    # PyKMIP expects the digest of 1.1 also in 1.0.
-    _, found = client.get_attributes(uid, [name for name in listed if name not in {"Digest", "Link"}])
+    # PyKMIP expects the digest of 1.1 also in 1.0, and has no type for the generator of 1.3.
+    unreadable = {"Digest", "Link", "Random Number Generator"}
+    _, found = client.get_attributes(uid, [name for name in listed if name not in unreadable])
     names = {one.attribute_name.value for one in found}
     assert {"Unique Identifier", "Object Type", "Name", "State", "Initial Date"} <= names <= set(listed)
     assert ("Fresh" in listed) is (client.kmip_version >= enums.KMIPVersion.KMIP_1_1)
