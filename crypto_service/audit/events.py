@@ -22,8 +22,8 @@ from openkcm.contract.audit_events import AuditEvent, AuditName
 _COUNTED_REFUSALS = frozenset({TooManyRequests.code})
 """Rejections that are counted like uses from the first on: a client that is too fast causes many."""
 SEPARATE_REJECTIONS = 100
-"""Rejections of one service, operation and code in a second that become separate events, each with its subject; further
-ones are counted. Otherwise a client that is rejected at full rate would fill the stream for as long as it is kept."""
+"""Rejections of one service, operation, code and second in a batch that become separate events, each with its subject;
+further ones are counted. Otherwise a client that is rejected at full rate would fill the stream for good."""
 
 _NEVER = datetime.fromtimestamp(0, UTC)
 

@@ -213,10 +213,10 @@ class AuditShipper:
             batch = self.once()
         except OpenKcmError as failed:
             self.totals.failing_since = self.totals.failing_since or time.time()
-            log.warning("audit waits for the database", code=failed.code, bytes=waiting_bytes(self._folder).total())
+            log.warning("audit waits for the database", code=failed.code, bytes=waiting_bytes(self._folder))
             return False
         self.totals.failing_since = 0.0
-        self.totals.waiting_bytes = waiting_bytes(self._folder).total()
+        self.totals.waiting_bytes = waiting_bytes(self._folder)
         return batch is not None and batch.full
 
     @contextmanager

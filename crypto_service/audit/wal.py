@@ -19,7 +19,7 @@ import secrets
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,15 +61,18 @@ def lane_of(name: str) -> str:
     return name.removesuffix(SUFFIX).partition("@")[2]
 
 
-def waiting_bytes(folder: Path) -> Counter[str]:
-    """Return the size of the log files that are not shipped, or not deleted yet, by lane."""
-    waiting: Counter[str] = Counter()
+def waiting_files(folder: Path) -> dict[str, int]:
+    """Return the sizes of the log files that are not shipped, or not deleted yet; raise OSError."""
+    sizes: dict[str, int] = {}
     for name in log_files(folder):
-        try:
-            waiting[lane_of(name)] += (folder / name).stat().st_size
-        except FileNotFoundError:  # shipped and deleted meanwhile
-            continue
-    return waiting
+        with suppress(FileNotFoundError):  # shipped and deleted meanwhile
+            sizes[name] = (folder / name).stat().st_size
+    return sizes
+
+
+def waiting_bytes(folder: Path) -> int:
+    """Return the size of all log files that are not shipped, or not deleted yet."""
+    return sum(waiting_files(folder).values())
 
 
 class WalSegment:
@@ -175,7 +178,7 @@ class _Lane:
             self.file.close()
             self.file = None
 
-    def forget_deleted(self, names: frozenset[str]) -> None:
+    def forget_deleted(self, names: Container[str]) -> None:
         """Forget the files that are shipped; `names` are those that exist."""
         for file in [file for file in self._files if file.name not in names and file is not self.file]:
             self._files.remove(file)
@@ -240,9 +243,14 @@ class WriteAheadLog:
         """Read what waits, and close files older than a minute; called by a timer, so that an idle process does it too.
 
         A file is not closed while an earlier one of its lane waits: otherwise files would accumulate with each minute
-        for which the database is down.
+        for which the database is down. A folder that cannot be read, for example without a free descriptor, must not
+        end the process: a write then reports it.
         """
-        self._read_waiting()
+        try:
+            self._read_waiting()
+        except OSError as failed:
+            log.warning("journal folder not read", reason=os.strerror(failed.errno or 0))
+            return
         for name, lane in list(self._lanes.items()):
             if lane.file is not None and lane.files == 1 and lane.file.size and lane.file.age > _ROTATED_SECONDS:
                 lane.close()
@@ -289,10 +297,12 @@ class WriteAheadLog:
         raise AuditBacklogExceeded if lane else AuditUnavailable
 
     def _read_waiting(self) -> None:
-        names = frozenset(log_files(self._folder))
+        sizes = waiting_files(self._folder)
         for lane in self._lanes.values():
-            lane.forget_deleted(names)
-        self._waiting = waiting_bytes(self._folder)
+            lane.forget_deleted(sizes)
+        self._waiting = Counter()
+        for name, size in sizes.items():
+            self._waiting[lane_of(name)] += size
         self._total = self._waiting.total()
         self._logged.clear()
 

@@ -26,7 +26,7 @@ from crypto_service.https.parser import HttpReader, Message, Routes
 from crypto_service.https.problems import CONTENT_TYPE, Problem, from_error, no_such_path
 from crypto_service.https.routes import CERTIFICATE, CRL, JSON, HandlerContext, routes
 from crypto_service.interfaces import ClientIdentity, Dependencies
-from crypto_service.server.connection import Connection
+from crypto_service.server.connection import Connection, hold_position
 from crypto_service.server.connection_registry import ConnectionRegistry
 from openkcm.contract.client_files import Offer
 from openkcm.errors import OpenKcmError
@@ -112,13 +112,13 @@ class _HttpsConnection(Connection):
             self._lingering = True
             refusal = from_error(TooManyRequests("the tenant's connections hold too many bytes of requests"))
             answer = _render(refusal, new_correlation_id(), last=True)
-            self.run(_already(_Reply(answer, last=True, unread=True)), self._sent)
+            self.run(hold_position(), lambda _: self._sent(_Reply(answer, last=True, unread=True)))
             return
         if reader.within:
             self.awaiting(self._message_seconds)
             if reader.expected:
                 reader.expected = False
-                self.run(_hold_position(), lambda _: self.send(_CONTINUE))
+                self.run(hold_position(), lambda _: self.send(_CONTINUE))
         else:
             self.awaiting(None)
 
@@ -205,14 +205,6 @@ class _HttpsConnection(Connection):
         finally:
             if holds:
                 limits.leave(tenant_id)
-
-
-async def _already(reply: _Reply) -> _Reply:
-    return reply
-
-
-async def _hold_position() -> None:
-    """Hold a position in the queue, so that responses keep their order."""
 
 
 def _render(

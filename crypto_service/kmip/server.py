@@ -11,7 +11,7 @@ from crypto_service.kmip.codec.errors import reason_and_message
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.dispatch import Dispatcher
 from crypto_service.kmip.objects.store import ObjectStore
-from crypto_service.server.connection import Connection
+from crypto_service.server.connection import Connection, hold_position
 from crypto_service.server.connection_registry import ConnectionRegistry
 from openkcm.errors import OpenKcmError
 
@@ -85,7 +85,7 @@ class KmipConnection(Connection):
         refusal = TooManyRequests("the tenant's connections hold too many bytes of messages")
         answer = framing.refuse(bytes(self._unread), framing.ErrorReply(*reason_and_message(refusal)))
         self._unread.clear()
-        self.run(_already(answer), self._send_last)
+        self.run(hold_position(), lambda _: self._send_last(answer))
 
     def _send_last(self, answer: bytes) -> None:
         self.send(answer)
@@ -125,7 +125,3 @@ class KmipConnection(Connection):
             self._process_next()
         else:
             self.close()
-
-
-async def _already(answer: bytes) -> bytes:
-    return answer

@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
     def retire(self) -> None:
         """Close now, or as soon as pending responses are sent."""
         if self.busy:
-            self.run(_hold_position(), lambda _: self.close())
+            self.run(hold_position(), lambda _: self.close())
         else:
             self.close()
 
@@ -359,5 +359,5 @@ class Connection(asyncio.Protocol):
         self.close()
 
 
-async def _hold_position() -> None:
-    """Hold a position in the queue."""
+async def hold_position() -> None:
+    """Hold a position in the queue, so that responses keep their order."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from crypto_service.kmip.codec.ttlv import Item
 from tests.benchmarks import report
 from tests.benchmarks.harness import closed_loop, kmip_messages
 from tests.benchmarks.harness.attacker import Attack, attacking
-from tests.benchmarks.harness.open_loop import Answered, asking
+from tests.benchmarks.harness.open_loop import Answered, Listener, asking
 from tests.benchmarks.harness.processes import family_of, read_resident
 from tests.benchmarks.harness.service_fixture import connect, connected_stack, https_request, listeners
 from tests.benchmarks.harness.stack import Stack
@@ -118,13 +119,9 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     return result, _plot([one for answers in calm for one in answers], during)
 
 
-def _asked(stack: Stack, folder: Path) -> Sequence[Any]:
-    https, kmip = listeners(stack, folder, encrypts=True)
-    return [_only(https, 0), _only(kmip, 0)]  # encrypt, Get
-
-
-def _only(listener: Any, place: int) -> Any:
-    return type(listener)(**{**vars(listener), "requests": (listener.requests[place],)})
+def _asked(stack: Stack, folder: Path) -> Sequence[Listener]:
+    """Return both listeners with their first request: encrypt, and Get."""
+    return [replace(one, requests=one.requests[:1]) for one in listeners(stack, folder, encrypts=True)]
 
 
 _Attacking = Callable[[], Any]

@@ -1,12 +1,14 @@
 """The write-ahead log on a real disk: valid records, incomplete records, and a full disk."""
 
 import asyncio
+import errno
 import fcntl
 import os
 import stat
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,7 @@ from crypto_service.audit.wal import (
     journal_folder,
     lane_of,
     waiting_bytes,
+    waiting_files,
     whole_part,
 )
 from crypto_service.interfaces import AuditEntry
@@ -155,7 +158,7 @@ asyncio.run(main())
 
 async def test_write_fails_without_folder_and_when_too_many_bytes_wait(folder: Path):
     (folder / "0-old.journal").write_bytes(b"x" * 1000)
-    assert waiting_bytes(folder) == {"": 1000}
+    assert waiting_bytes(folder) == 1000
     for journal in (WriteAheadLog(folder / "gone"), WriteAheadLog(folder, limit=1000)):
         with pytest.raises(AuditUnavailable):
             await journal.write([ENTRY])
@@ -193,7 +196,7 @@ async def test_tenant_with_many_waiting_records_gets_its_own_files(folder: Path)
     assert shared.stat().st_size > SHARED_BYTES
     assert own.read_bytes().count(OTHER.tenant_id.encode()) == 0
     assert shared.read_bytes().count(OTHER.tenant_id.encode()) == 4
-    assert waiting_bytes(folder).total() == sum(path.stat().st_size for path in files(folder))
+    assert waiting_bytes(folder) == sum(path.stat().st_size for path in files(folder))
 
 
 async def test_tenant_whose_records_wait_without_end_is_rejected_alone(folder: Path):
@@ -228,8 +231,25 @@ async def test_each_tenant_that_writes_without_end_gets_the_same_room(folder: Pa
                 await journal.write([replace(entry, tenant_id=tenant_id) for entry in MEGABYTE])
             journal.maintain()
     await journal.write([OTHER])
-    waiting = waiting_bytes(folder)
+    waiting = Counter[str]()
+    for name, size in waiting_files(folder).items():
+        waiting[lane_of(name)] += size
     assert all(8 < waiting[tenant_id] / 1024 / 1024 < 14 for tenant_id in tenants)
+
+
+async def test_unreadable_folder_does_not_end_the_process(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without a free descriptor a folder cannot be read; an open file can still be written."""
+    journal = WriteAheadLog(folder)
+    await journal.write([ENTRY])
+
+    def exhausted(_folder: Path) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(wal.os, "scandir", exhausted)
+        journal.maintain()
+        await journal.write([ENTRY])
+    assert len(lines(folder)) == 2
 
 
 async def test_shipped_tenant_returns_to_the_shared_files(folder: Path):
