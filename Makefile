@@ -92,7 +92,7 @@ screenshots: setup-test ## take screenshots of every page of the dashboard into 
 	@$(BIN)/python -m scripts.screenshots
 
 chaos: setup-test ## kill every process during every operation, extend the model search, break every isolation control (long)
-	@$(BIN)/pytest tests/chaos tests/model tests/mutation --long -n $(JOBS)
+	@$(BIN)/pytest tests/chaos tests/model tests/mutation --long -o faulthandler_timeout=7200 -n $(JOBS)
 
 setup-runtime:
 	@scripts/setup.sh runtime

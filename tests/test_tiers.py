@@ -3,6 +3,7 @@
 import re
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -92,3 +93,28 @@ def test_skipped_test_fails() -> None:
     fail_skipped(report)
     assert report.failed
     assert "no server" in str(report.longrepr)
+
+
+@pytest.mark.integration
+def test_hanging_test_fails_with_its_stack_and_the_others_run(tmp_path: Path) -> None:
+    (tmp_path / "test_hanging.py").write_text(
+        "import threading\n\ndef test_hangs():\n    threading.Event().wait()\n\ndef test_other():\n    pass\n",
+        encoding="ascii",
+    )
+    options = ["--rootdir", tmp_path, "-p", "no:randomly", "-n", "1", "-o", "faulthandler_timeout=1"]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", *options, tmp_path],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 1, run.stderr
+    assert re.search(r"FAILED \S*test_hanging.py::test_hangs", run.stdout)
+    assert "1 failed, 1 passed" in run.stdout
+    assert "in test_hangs" in run.stderr
+
+
+def test_every_test_has_a_deadline(pytestconfig: pytest.Config) -> None:
+    assert 0 < float(pytestconfig.getini("faulthandler_timeout")) <= 600
