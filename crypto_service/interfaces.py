@@ -71,7 +71,7 @@ class AuditEntry:
 
 
 class BlockingExecutor(Protocol):
-    """Threads for blocking work: database, Vault, root keys."""
+    """Threads for work that waits (database, Vault, root keys), or for work that computes."""
 
     async def run(self, tenant_id: str, work: Callable[[], Result]) -> Result:
         """Run `work` in a thread. Threads per tenant are limited, so a slow server delays only its own tenants."""
@@ -196,5 +196,7 @@ class Dependencies:
     journal: AuditWriter
     limits: Limits
     blocking: BlockingExecutor
+    computing: BlockingExecutor
+    """For work without waits that takes a millisecond or more."""
     changes: Invalidations
     turns: Turns = field(default_factory=Turns)

@@ -22,6 +22,7 @@ from crypto_service.server.client_authorities import ClientAuthorities, authorit
 from crypto_service.server.connection_registry import ConnectionLimits, ConnectionRegistry
 from crypto_service.server.executor import FairExecutor
 from crypto_service.server.limits import TenantLimits
+from crypto_service.server.realtime_scheduling import keep_normal_priority
 from crypto_service.server.tls import ServerTls, SharedTlsIdentity
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
@@ -41,6 +42,9 @@ _DATABASE_CONNECTIONS = 8
 _THREADS = 32
 _UNWRAP_THREADS = 32
 """Dedicated to unwrapping service keys: a Vault that hangs must not block database reads of callers and objects."""
+_COMPUTING_THREADS = 2
+_COMPUTING_PER_TENANT = 1
+"""Computations of more tenants at once would only compete for the processors that the event loop needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class Service:
     heartbeats: BufferedHeartbeats
     threads: FairExecutor
     opening: FairExecutor
+    computing: FairExecutor
     connections: ConnectionRegistry
     authorities: ClientAuthorities
     tls: ServerTls
@@ -110,6 +115,7 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
     tenant_keys = TransitTenantKeys(vault, InlineTenants(vault, credentials.identity_pem, Role.CRYPTO))
     changes = NotifyInvalidations(ChangeFeed(settings.postgres_url, Role.CRYPTO, credentials.database_password))
     threads, opening = FairExecutor(_THREADS), FairExecutor(_UNWRAP_THREADS)
+    computing = FairExecutor(_COMPUTING_THREADS, _COMPUTING_PER_TENANT, prepare=keep_normal_priority)
     folder = journal_folder(settings.state_dir)
     journal = WriteAheadLog(folder, sync=settings.crypto_audit_sync)
     seconds = settings.crypto_key_cache_seconds
@@ -129,7 +135,8 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
         database, tenant_keys, held, opening, changes, cache_seconds=seconds, opened=unwrap_audit.opened
     )
     limits = TenantLimits(settings.crypto_tenant_rate, settings.crypto_tenant_max_in_flight)
-    parts = Dependencies(callers, CryptoOperations(callers, keyring, journal), journal, limits, threads, changes)
+    operations = CryptoOperations(callers, keyring, journal)
+    parts = Dependencies(callers, operations, journal, limits, threads, computing, changes)
     connections = ConnectionRegistry(parts, ConnectionLimits.of_process())
     host = settings.crypto_name
     offer = Offer(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
@@ -151,6 +158,7 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
         heartbeats,
         threads,
         opening,
+        computing,
         connections,
         authorities,
         ServerTls(PkiServerCertificates(vault), settings.crypto_names, shared_identity, authorities.folder),

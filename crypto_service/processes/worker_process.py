@@ -62,6 +62,7 @@ async def _serve_until_stopped(
     await service.changes.stop()
     service.threads.close()
     service.opening.close()
+    service.computing.close()
     service.keyring.close()
     service.journal.close()
     await asyncio.to_thread(service.database.close)

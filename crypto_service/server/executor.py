@@ -1,4 +1,4 @@
-"""A fair thread pool for blocking work: the slow key server of one tenant must not delay another tenant.
+"""A fair thread pool: neither the slow key server nor the long computation of one tenant must delay another tenant.
 
 The number of threads per tenant is limited; its other calls wait in a dedicated queue, and a full queue rejects the
 call. Free threads serve the waiting tenants in turn, one call each. A limit remains: enough tenants whose servers all
@@ -29,11 +29,14 @@ class _Queue:
 class FairExecutor:
     """`interfaces.BlockingExecutor`. MUST be used from one loop; call `close` at its end."""
 
-    def __init__(self, threads: int = 64, per_tenant: int = 4, queue: int = 64) -> None:
+    def __init__(
+        self, threads: int = 64, per_tenant: int = 4, queue: int = 64, prepare: Callable[[], None] | None = None
+    ) -> None:
+        """Call `prepare` in each thread before its first work."""
         self._free = threads
         self._per_tenant = per_tenant
         self._max_waiting = queue
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="blocking")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="blocking", initializer=prepare)
         self._queues: dict[str, _Queue] = {}
         self._waiting_tenants: deque[str] = deque()
         """The tenants with waiting calls, once each; the next to be served is first."""
@@ -56,7 +59,7 @@ class FairExecutor:
 
     async def _wait_turn(self, tenant_id: str, queue: _Queue) -> None:
         if len(queue.waiting) >= self._max_waiting:
-            raise TooManyRequests("too many calls of the tenant wait for its key server")
+            raise TooManyRequests("too many requests of the tenant wait for a server or for a computation")
         turn = asyncio.get_running_loop().create_future()
         queue.waiting.append(turn)
         if len(queue.waiting) == 1:

@@ -6,13 +6,15 @@ SCHED_RR) it does not wait.
 
 Other processes are not starved. The kernel signals a thread that is busy for `_BUSY_MICROSECONDS` without a pause
 (RLIMIT_RTTIME), and the process then runs with normal priority for `_NORMAL_SECONDS`. A thread that pauses more often
-keeps its priority; the kernel reserves 5 % for all other threads, which is enough to execute a manual lock.
+keeps its priority; the kernel reserves 5 % for all other threads, which is enough to execute a manual lock. Threads
+that compute have normal priority: otherwise one tenant's long computation would end the priority for all tenants.
 """
 
 import asyncio
 import os
 import resource
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,12 +25,20 @@ _LOWEST = 1
 _BUSY_MICROSECONDS = 20_000
 _NORMAL_SECONDS = 1.0
 
+_normal_threads: set[int] = set()
+
 log = structlog.get_logger()
+
+
+def keep_normal_priority() -> None:
+    """Exclude the calling thread from real-time scheduling; it must exist until its process ends."""
+    _normal_threads.add(threading.get_native_id())
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 @contextmanager
 def realtime_priority(loop: asyncio.AbstractEventLoop) -> Iterator[bool]:
-    """Use real-time scheduling for all threads of this process while the block runs on `loop`.
+    """Use real-time scheduling for the threads of this process while the block runs on `loop`.
 
     Yield whether it is permitted: to root, with CAP_SYS_NICE, or with a limit of RLIMIT_RTPRIO of 1.
     """
@@ -66,6 +76,7 @@ def realtime_priority(loop: asyncio.AbstractEventLoop) -> Iterator[bool]:
 
 
 def _schedule(policy: int, priority: int) -> None:
-    for thread in Path("/proc/self/task").iterdir():
+    threads = {int(thread.name) for thread in Path("/proc/self/task").iterdir()} - _normal_threads
+    for thread in threads:
         with suppress(ProcessLookupError):  # the thread has just ended
-            os.sched_setscheduler(int(thread.name), policy, os.sched_param(priority))
+            os.sched_setscheduler(thread, policy, os.sched_param(priority))

@@ -143,7 +143,7 @@ async def place(
     callers, changes = FakeCallers(), Changes()
     nothing = cast("Any", None)
     threads = FairExecutor(2)
-    parts = Dependencies(callers, nothing, nothing, TenantLimits(rate, 100), threads, changes)
+    parts = Dependencies(callers, nothing, nothing, TenantLimits(rate, 100), threads, threads, changes)
     connections = ConnectionRegistry(parts, bounds or ConnectionLimits(check_seconds=0.02))
     made: list[Echo] = []
     Echo.go = asyncio.Event()

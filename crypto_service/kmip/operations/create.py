@@ -160,7 +160,7 @@ async def create_key_pair(batch: Batch, payload: Item) -> Payload:
     if algorithm is None:
         raise missing(Tag.CRYPTOGRAPHIC_ALGORITHM)
     batch.charge(key_pair_cost(algorithm, bits))
-    pair = await batch.parts.blocking.run(batch.caller.tenant_id, lambda: new_key_pair(algorithm, bits))
+    pair = await batch.parts.computing.run(batch.caller.tenant_id, lambda: new_key_pair(algorithm, bits))
     private_id, public_id = new_object_id(), new_object_id()
     drafts = (
         _draft(batch, private, ObjectType.PRIVATE_KEY, pair.private, private_id, (LinkType.PUBLIC_KEY_LINK, public_id)),
@@ -215,7 +215,7 @@ async def derive_key(batch: Batch, payload: Item) -> Payload:
     bits, size = _size(kind, given)
     key = material.key_bytes(await batch.objects.open(batch.caller, base))
     batch.charge(derivation_cost(method, parameters, size))
-    made = await batch.parts.blocking.run(
+    made = await batch.parts.computing.run(
         batch.caller.tenant_id, lambda: derive_key_bytes(method, key, parameters, size)
     )
     held = _key_object(kind, made, named.integer(given, named.ALGORITHM), bits)

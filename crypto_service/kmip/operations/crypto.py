@@ -116,7 +116,7 @@ async def _encrypt_with_rsa(batch: Batch, managed: ManagedObject, payload: Item)
     key = await _key(batch, managed)
     batch.charge(PUBLIC_KEY_COST)
     await consume_usage(batch, managed, len(data))
-    sealed = await batch.parts.blocking.run(batch.caller.tenant_id, lambda: asymmetric.encrypt(key, scheme, data))
+    sealed = await batch.parts.computing.run(batch.caller.tenant_id, lambda: asymmetric.encrypt(key, scheme, data))
     return (batch.about(managed.row.object_id), octets(Tag.DATA, sealed))
 
 
@@ -126,7 +126,7 @@ async def _decrypt_with_rsa(batch: Batch, managed: ManagedObject, payload: Item)
         raise invalid("decryption with RSA requires a private key")
     key = await _key(batch, managed)
     batch.charge(private_key_cost(key))
-    plaintext = await batch.parts.blocking.run(batch.caller.tenant_id, lambda: asymmetric.decrypt(key, scheme, data))
+    plaintext = await batch.parts.computing.run(batch.caller.tenant_id, lambda: asymmetric.decrypt(key, scheme, data))
     return (batch.about(managed.row.object_id), octets(Tag.DATA, plaintext))
 
 
@@ -220,7 +220,7 @@ async def make_signature(batch: Batch, payload: Item) -> Payload:
     batch.charge(private_key_cost(key))
     await consume_usage(batch, managed, len(data))
     # RSA takes a millisecond or more, which would block the event loop.
-    made = await batch.parts.blocking.run(batch.caller.tenant_id, lambda: asymmetric.sign(key, scheme, data))
+    made = await batch.parts.computing.run(batch.caller.tenant_id, lambda: asymmetric.sign(key, scheme, data))
     return (batch.about(managed.row.object_id), octets(Tag.SIGNATURE_DATA, made))
 
 
@@ -233,7 +233,7 @@ async def verify_signature(batch: Batch, payload: Item) -> Payload:
     signature = required(read_octets(payload, Tag.SIGNATURE_DATA), Tag.SIGNATURE_DATA)
     key = material.key_bytes(await batch.objects.open(batch.caller, managed))
     batch.charge(PUBLIC_KEY_COST)
-    valid = await batch.parts.blocking.run(
+    valid = await batch.parts.computing.run(
         batch.caller.tenant_id, lambda: asymmetric.is_valid_signature(key, scheme, data, signature)
     )
     validity = ValidityIndicator.VALID if valid else ValidityIndicator.INVALID

@@ -171,7 +171,7 @@ class Stand:
         structlog.configure(processors=[self._log])
         self._given = given = _Given()
         self.database = MemoryObjects()
-        parts = Dependencies(given, CryptoOperations(given, given, given), given, given, given, given)
+        parts = Dependencies(given, CryptoOperations(given, given, given), given, given, given, given, given)
         self._store = ObjectStore(cast("Any", self.database), parts, 60.0, 10_000)
         self._parts, self._connections = parts, ConnectionRegistry(parts)
         self._dispatcher = Dispatcher(parts, self._store)

@@ -66,7 +66,7 @@ class Stage:
 
     def _open(self) -> None:
         core = self.core
-        parts = Dependencies(core, CryptoOperations(core, core, core), core, self._limits, core, core)
+        parts = Dependencies(core, CryptoOperations(core, core, core), core, self._limits, core, core, core)
         self.connections = ConnectionRegistry(parts, self._bounds)
         self._server = HttpsServer(
             parts,

@@ -125,7 +125,7 @@ def a_process(stand: Any, keys: Any, crypto: Database, changes: Changes) -> Proc
     """Return a process for a test setup that has callers, a journal, threads and a clock."""
     operations = CryptoOperations(stand.callers, keys, stand.journal)
     limits = TenantLimits(1_000_000, 100)
-    parts = Dependencies(stand.callers, operations, stand.journal, limits, stand.threads, changes)
+    parts = Dependencies(stand.callers, operations, stand.journal, limits, stand.threads, stand.threads, changes)
     objects = ObjectStore(crypto, parts, 60.0, MOST_OBJECTS, stand.clock)
     return Process(parts, objects, Dispatcher(parts, objects), changes)
 

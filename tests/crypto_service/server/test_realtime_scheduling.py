@@ -11,11 +11,11 @@ import pytest
 pytestmark = pytest.mark.integration
 
 PROGRAM = """
-import asyncio, json, os, resource, sys, threading, time
+import asyncio, hashlib, json, os, resource, sys, threading, time
 import uvloop
-import pytest
 
-from crypto_service.server.realtime_scheduling import realtime_priority
+from crypto_service.server.executor import FairExecutor
+from crypto_service.server.realtime_scheduling import keep_normal_priority, realtime_priority
 
 def of_all():
     return sorted({os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")})
@@ -35,6 +35,11 @@ async def main():
             busy(0.001)
             await asyncio.sleep(0.001)
         seen["busy now and then"] = of_all()
+        computing = FairExecutor(1, prepare=keep_normal_priority)
+        await computing.run("acme", lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000))
+        await asyncio.sleep(0.1)
+        seen["computing in a thread"] = of_all()
+        computing.close()
         # Two turns of the loop: it handles signals when it polls for events.
         for _ in range(2):
             busy(0.2)
@@ -83,6 +88,7 @@ def test_priority_is_realtime_except_under_continuous_load():
     assert policies_seen == {
         "at rest": first,
         "busy now and then": first,
+        "computing in a thread": sorted({FAIR, *first}),
         "without rest": [FAIR],
         "at rest again": first,
         "without rest again": [FAIR],
