@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from devstack.servers import process
@@ -53,10 +54,23 @@ def _is_ready(stack: Stack, component: str, before: int) -> bool:
     return found["state"] == "ready" and found["pid"] != before
 
 
-def all_read_changes(stack: Stack) -> bool:
-    """Return whether every serving process of the crypto service, that is, all but the shipper, reads changes."""
-    reading = "application_name = 'openkcm-crypto-feed' and query like '%cache_changes%'"
+def all_read_changes(stack: Stack, since: datetime | None = None) -> bool:
+    """Return whether every serving process of the crypto service, that is, all but the shipper, reads changes.
+
+    With `since`, whether each has completed a read that began after that time of the database.
+    """
+    reading = "application_name = 'openkcm-crypto-feed' and query like '%%cache_changes%%'"
+    done = "(%s::timestamptz is null or (query_start > %s and state = 'idle'))"
     with stack.owner() as owner:
-        found = owner.execute(f"select count(*) from pg_stat_activity where {reading}").fetchone()
+        query = f"select count(*) from pg_stat_activity where {reading} and {done}"
+        found = owner.execute(query, [since, since]).fetchone()
     assert found is not None
     return int(found[0]) == len(children_of(stack.pids()["crypto"])) - 1
+
+
+def wait_until_changes_are_read(stack: Stack) -> None:
+    """Wait until no change that is committed now can still clear a cache of the crypto service."""
+    with stack.owner() as owner:
+        row = owner.execute("select clock_timestamp()").fetchone()
+    assert row is not None
+    wait_until(lambda: all_read_changes(stack, row[0]), lambda: "the crypto service does not read changes")

@@ -12,7 +12,7 @@ import pytest
 from tests.concurrency import wait_until
 from tests.e2e.clients import OK, Program, data_key, start_program
 from tests.e2e.connected import hold_lock
-from tests.e2e.outages import children_of, down, hanging
+from tests.e2e.outages import children_of, down, hanging, wait_until_changes_are_read
 from tests.e2e.stack import Stack
 from tests.e2e.tenants import new_tenant
 
@@ -44,6 +44,7 @@ def clear_caches(stack: Stack, tenant_id: str, programs: dict[str, Program]) -> 
             if program.service.tenant_id == tenant_id:
                 wait_until(program.refuses_all, lambda: "the lock has no effect")
                 program.hang_up()
+    wait_until_changes_are_read(stack)
 
 
 def crypto_processes(stack: Stack) -> list[int]:
