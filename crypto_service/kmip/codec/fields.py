@@ -28,6 +28,10 @@ def long(tag: int, value: int) -> Item:
     return Item(tag, ItemType.LONG_INTEGER, value)
 
 
+def big(tag: int, value: int) -> Item:
+    return Item(tag, ItemType.BIG_INTEGER, value)
+
+
 def choice(tag: int, value: int) -> Item:
     return Item(tag, ItemType.ENUMERATION, int(value))
 
@@ -58,6 +62,10 @@ def read_number(parent: Item, tag: int) -> int | None:
 
 def read_long(parent: Item, tag: int) -> int | None:
     return _read(parent, tag, ItemType.LONG_INTEGER, int)
+
+
+def read_big(parent: Item, tag: int) -> int | None:
+    return _read(parent, tag, ItemType.BIG_INTEGER, int)
 
 
 def read_choice(parent: Item, tag: int) -> int | None:

@@ -8,10 +8,9 @@ take up to milliseconds, so they MUST run in a thread.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from core.errors.services import CiphertextRefused
@@ -21,6 +20,7 @@ from crypto_service.kmip.codec.fields import read_choice, read_number, read_octe
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects.algorithms import HASHES
+from crypto_service.kmip.objects.key_formats import load_private, load_public
 
 _D, _H, _P = DigitalSignatureAlgorithm, HashingAlgorithm, PaddingMethod
 _NAMED: Mapping[int, tuple[int, int | None]] = MappingProxyType(
@@ -103,14 +103,6 @@ def mask_of(parameters: Item, hashing: hashes.HashAlgorithm) -> padding.MGF1:
 
 PUBLIC_KEY_COST = 8
 """The cost of a verification or encryption for `Limits.charge`: at most 0.4 ms, with the largest size and exponent."""
-_MOST_RSA_BITS = 8192
-_LARGEST_EXPONENT = 2**32
-"""An exponent near the modulus makes a verification 300 times as slow."""
-
-
-def private_key_cost(private_der: bytes) -> int:
-    """Return the cost of a signature or decryption for `Limits.charge`; with RSA the third power of the key's size."""
-    return max(4, (len(private_der) // 500) ** 3)
 
 
 class EncryptionScheme:
@@ -129,85 +121,52 @@ class EncryptionScheme:
             raise invalid("the padding method of an RSA encryption must be OAEP or PKCS1v1.5")
 
 
-def encrypt(public_der: bytes, scheme: EncryptionScheme, data: bytes) -> bytes:
+def encrypt(public: Item, scheme: EncryptionScheme, data: bytes) -> bytes:
     """Return the ciphertext, as long as the modulus."""
-    key = _load_public(public_der)
+    key = load_public(public)
     if not isinstance(key, rsa.RSAPublicKey):
         raise invalid("encryption requires an RSA key")
-    _require_bounded(key)
     try:
         return key.encrypt(data, scheme.padding)
     except ValueError:
         raise invalid("the data is too long for the key and the padding method") from None
 
 
-def decrypt(private_der: bytes, scheme: EncryptionScheme, data: bytes) -> bytes:
+def decrypt(private: Item, scheme: EncryptionScheme, data: bytes) -> bytes:
     """Return the plaintext; raise CiphertextRefused, which does not state what is wrong.
 
     Wrong PKCS #1 v1.5 padding is no error: OpenSSL returns a pseudorandom plaintext instead, which depends on the key
     and the ciphertext only (implicit rejection, since 3.2). So a client with captured ciphertexts learns nothing about
     their padding (Bleichenbacher 1998). Other errors depend on the ciphertext's number, which is public.
     """
-    key = _load_private(private_der)
+    key = load_private(private)
     if not isinstance(key, rsa.RSAPrivateKey):
         raise invalid("decryption requires an RSA key")
-    _require_size(key.key_size)
     try:
         return key.decrypt(data, scheme.padding)
     except ValueError:
         raise CiphertextRefused from None
 
 
-def sign(private_der: bytes, scheme: SignatureScheme, data: bytes) -> bytes:
+def sign(private: Item, scheme: SignatureScheme, data: bytes) -> bytes:
     """Return the signature of the data, or of the digest that `scheme` expects; for ECDSA in DER."""
-    key = _load_private(private_der)
+    key = load_private(private)
     if isinstance(key, rsa.RSAPrivateKey):
-        _require_size(key.key_size)
         try:
             return key.sign(data, scheme.signing(key), scheme.input)
         except ValueError:
             raise invalid("the RSA key is too small for the hash and the salt length") from None
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        return key.sign(data, ec.ECDSA(scheme.input))
-    raise invalid("signatures require an RSA or elliptic curve key")
+    return key.sign(data, ec.ECDSA(scheme.input))
 
 
-def is_valid_signature(public_der: bytes, scheme: SignatureScheme, data: bytes, signature: bytes) -> bool:
+def is_valid_signature(public: Item, scheme: SignatureScheme, data: bytes, signature: bytes) -> bool:
     """Return whether the signature over the data is valid for the key."""
-    key = _load_public(public_der)
+    key = load_public(public)
     try:
         if isinstance(key, rsa.RSAPublicKey):
-            _require_bounded(key)
             key.verify(signature, data, scheme.verifying(key), scheme.input)
-        elif isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signature, data, ec.ECDSA(scheme.input))
         else:
-            raise invalid("signatures require an RSA or elliptic curve key")
+            key.verify(signature, data, ec.ECDSA(scheme.input))
     except InvalidSignature:
         return False
     return True
-
-
-def _load_private(der: bytes) -> PrivateKeyTypes:
-    try:
-        return serialization.load_der_private_key(der, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise invalid("the private key has an unsupported format") from None
-
-
-def _load_public(der: bytes) -> PublicKeyTypes:
-    try:
-        return serialization.load_der_public_key(der)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise invalid("the public key has an unsupported format") from None
-
-
-def _require_bounded(key: rsa.RSAPublicKey) -> None:
-    _require_size(key.key_size)
-    if key.public_numbers().e > _LARGEST_EXPONENT:
-        raise invalid("the public exponent of an RSA key must not exceed 2^32")
-
-
-def _require_size(bits: int) -> None:
-    if bits > _MOST_RSA_BITS:
-        raise invalid(f"an RSA key must not have more than {_MOST_RSA_BITS} bits")

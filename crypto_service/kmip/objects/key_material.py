@@ -150,7 +150,7 @@ def key_facts(found: Item) -> KeyFacts:
 
 def key_bytes(found: Item) -> bytes:
     """Return the material of a symmetric key or secret; raise KmipRefused where it has another form."""
-    material = _material(found)
+    material = content(found)
     if material.type is ItemType.STRUCTURE:
         inner = material.first(Tag.KEY)
         if inner is not None:
@@ -160,14 +160,15 @@ def key_bytes(found: Item) -> bytes:
     return material.value
 
 
-def in_format(object_type: int, found: Item, wanted: int | None) -> Item:
-    """Return the object with its key in the format that the client requests."""
+def is_in_format(object_type: int, found: Item, wanted: int | None) -> bool:
+    """Return whether an object already has the format that the client requests, or has no key format."""
     if wanted is None or TAGS[object_type] in (Tag.CERTIFICATE, Tag.TEMPLATE, Tag.OPAQUE_OBJECT):
-        return found
-    block = required(read_structure(found, Tag.KEY_BLOCK), Tag.KEY_BLOCK)
-    kept = read_choice(block, Tag.KEY_FORMAT_TYPE)
-    if kept == wanted:
-        return found
+        return True
+    return key_facts(found).format == wanted
+
+
+def in_format(object_type: int, found: Item, wanted: int) -> Item:
+    """Return a symmetric key or secret in the format that the client requests; raise KmipRefused for other objects."""
     symmetric = (*_PLAIN, KeyFormatType.TRANSPARENT_SYMMETRIC_KEY)
     if object_type not in (ObjectType.SYMMETRIC_KEY, ObjectType.SECRET_DATA) or wanted not in symmetric:
         raise KmipRefused(ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED, "the object is not available in this format")
@@ -175,8 +176,14 @@ def in_format(object_type: int, found: Item, wanted: int | None) -> Item:
     material = octets(Tag.KEY_MATERIAL, plain)
     if wanted == KeyFormatType.TRANSPARENT_SYMMETRIC_KEY:
         material = structure(Tag.KEY_MATERIAL, octets(Tag.KEY, plain))
+    return with_content(found, wanted, material)
+
+
+def with_content(found: Item, form: int, material: Item) -> Item:
+    """Return an object with other key material, in the format `form`."""
+    block = required(read_structure(found, Tag.KEY_BLOCK), Tag.KEY_BLOCK)
     value = structure(Tag.KEY_VALUE, material)
-    swapped = {Tag.KEY_FORMAT_TYPE: choice(Tag.KEY_FORMAT_TYPE, wanted), Tag.KEY_VALUE: value}
+    swapped = {Tag.KEY_FORMAT_TYPE: choice(Tag.KEY_FORMAT_TYPE, form), Tag.KEY_VALUE: value}
     again = structure(Tag.KEY_BLOCK, *(swapped.get(Tag(part.tag), part) for part in block.children()))
     return structure(found.tag, *(again if part.tag == Tag.KEY_BLOCK else part for part in found.children()))
 
@@ -190,12 +197,12 @@ def digest(object_type: int, found: Item) -> Item | None:
     if object_type in (ObjectType.SECRET_DATA, ObjectType.OPAQUE_OBJECT, ObjectType.TEMPLATE):
         return None
     if object_type == ObjectType.CERTIFICATE:
-        content, form = found.first(Tag.CERTIFICATE_VALUE), int(KeyFormatType.X_509)
+        given, form = found.first(Tag.CERTIFICATE_VALUE), int(KeyFormatType.X_509)
     else:
-        content, form = _material(found), key_facts(found).format
-    if content is None:
+        given, form = content(found), key_facts(found).format
+    if given is None:
         return None
-    raw = content.value if isinstance(content.value, bytes) else encode(content)
+    raw = given.value if isinstance(given.value, bytes) else encode(given)
     return structure(
         Tag.ATTRIBUTE_VALUE,
         choice(Tag.HASHING_ALGORITHM, HashingAlgorithm.SHA_256),
@@ -204,7 +211,8 @@ def digest(object_type: int, found: Item) -> Item | None:
     )
 
 
-def _material(found: Item) -> Item:
+def content(found: Item) -> Item:
+    """Return the key material of an object."""
     block = required(read_structure(found, Tag.KEY_BLOCK), Tag.KEY_BLOCK)
     value = required(block.first(Tag.KEY_VALUE), Tag.KEY_VALUE)
     return required(value.first(Tag.KEY_MATERIAL), Tag.KEY_MATERIAL)

@@ -28,8 +28,8 @@ from crypto_service.kmip.codec.fields import (
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
+from crypto_service.kmip.objects import key_formats, x509_attributes
 from crypto_service.kmip.objects import key_material as material
-from crypto_service.kmip.objects import x509_attributes
 from crypto_service.kmip.objects.algorithms import derivation_cost, derive_key_bytes, key_pair_cost, new_key_pair
 from crypto_service.kmip.objects.attributes import Attributes
 from crypto_service.kmip.objects.key_material import key_facts
@@ -63,6 +63,7 @@ async def register(batch: Batch, payload: Item) -> Payload:
     elif kind == ObjectType.CERTIFICATE:
         given = _certificate(brought, given)
     elif kind != ObjectType.OPAQUE_OBJECT:
+        key_formats.require_readable(brought)
         given = _with_key_block(brought, given)
     return (await _add(batch, NewObject(kind, complete(given, kind, brought), brought)),)
 

@@ -40,8 +40,8 @@ from crypto_service.kmip.objects.asymmetric import (
     PUBLIC_KEY_COST,
     EncryptionScheme,
     SignatureScheme,
-    private_key_cost,
 )
+from crypto_service.kmip.objects.key_formats import private_key_cost
 from crypto_service.kmip.objects.managed_object import ManagedObject, require_usable
 from crypto_service.kmip.operations.invocation_limit import count_gcm_invocation
 from crypto_service.kmip.operations.usage_limits import consume_usage
@@ -113,7 +113,7 @@ async def _encrypt_with_rsa(batch: Batch, managed: ManagedObject, payload: Item)
     scheme, data = _rsa_request(batch, managed, payload)
     if managed.row.object_type != ObjectType.PUBLIC_KEY:
         raise invalid("encryption with RSA requires a public key")
-    key = await _key(batch, managed)
+    key = await batch.objects.open(batch.caller, managed)
     batch.charge(PUBLIC_KEY_COST)
     await consume_usage(batch, managed, len(data))
     sealed = await batch.parts.computing.run(batch.caller.tenant_id, lambda: asymmetric.encrypt(key, scheme, data))
@@ -124,7 +124,7 @@ async def _decrypt_with_rsa(batch: Batch, managed: ManagedObject, payload: Item)
     scheme, data = _rsa_request(batch, managed, payload)
     if managed.row.object_type != ObjectType.PRIVATE_KEY:
         raise invalid("decryption with RSA requires a private key")
-    key = await _key(batch, managed)
+    key = await batch.objects.open(batch.caller, managed)
     batch.charge(private_key_cost(key))
     plaintext = await batch.parts.computing.run(batch.caller.tenant_id, lambda: asymmetric.decrypt(key, scheme, data))
     return (batch.about(managed.row.object_id), octets(Tag.DATA, plaintext))
@@ -215,7 +215,7 @@ async def make_signature(batch: Batch, payload: Item) -> Payload:
     data, scheme = _signature_request(batch, managed, payload)
     if managed.row.object_type != ObjectType.PRIVATE_KEY:
         raise invalid("signing requires a private key")
-    key = material.key_bytes(await batch.objects.open(batch.caller, managed))
+    key = await batch.objects.open(batch.caller, managed)
     # Before the usage limit is reduced: a refused request uses nothing.
     batch.charge(private_key_cost(key))
     await consume_usage(batch, managed, len(data))
@@ -231,7 +231,7 @@ async def verify_signature(batch: Batch, payload: Item) -> Payload:
     if managed.row.object_type != ObjectType.PUBLIC_KEY:
         raise invalid("signature verification requires a public key")
     signature = required(read_octets(payload, Tag.SIGNATURE_DATA), Tag.SIGNATURE_DATA)
-    key = material.key_bytes(await batch.objects.open(batch.caller, managed))
+    key = await batch.objects.open(batch.caller, managed)
     batch.charge(PUBLIC_KEY_COST)
     valid = await batch.parts.computing.run(
         batch.caller.tenant_id, lambda: asymmetric.is_valid_signature(key, scheme, data, signature)

@@ -15,6 +15,7 @@ from crypto_service.kmip.codec.enums import (
     CryptographicUsageMask,
     EncodingOption,
     KeyWrapType,
+    ObjectType,
     ResultReason,
     WrappingMethod,
 )
@@ -32,8 +33,8 @@ from crypto_service.kmip.codec.fields import (
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType, encode
 from crypto_service.kmip.objects import attributes as named
+from crypto_service.kmip.objects import key_formats, states
 from crypto_service.kmip.objects import key_material as material
-from crypto_service.kmip.objects import states
 from crypto_service.kmip.objects.managed_object import ManagedObject, require_here, require_usable
 
 _MOST_NAMES = 64
@@ -127,12 +128,21 @@ async def get(batch: Batch, payload: Item) -> Payload:
     if form is None and specification is None:
         given = ttlv.from_encoded(material.TAGS[kind], data)  # returned unchanged
     else:
-        given = material.in_format(kind, ttlv.decode(data), form)
+        given = await _in_format(batch, kind, ttlv.decode(data), form)
     if specification is not None:
         given = await wrap_object(batch, managed, given, specification)
     if managed.fresh:
         await batch.objects.serve(batch.caller, managed.row.object_id, lambda current: _not_fresh(current, batch.now))
     return (choice(Tag.OBJECT_TYPE, kind), batch.about(managed.row.object_id), given)
+
+
+async def _in_format(batch: Batch, kind: int, held: Item, form: int | None) -> Item:
+    if form is None or material.is_in_format(kind, held, form):
+        return held
+    if kind not in (ObjectType.PRIVATE_KEY, ObjectType.PUBLIC_KEY):
+        return material.in_format(kind, held, form)
+    batch.charge(key_formats.CONVERSION_COST)
+    return await batch.parts.computing.run(batch.caller.tenant_id, lambda: key_formats.in_format(held, form))
 
 
 def _not_fresh(managed: ManagedObject, now: int) -> ManagedObject:
