@@ -20,15 +20,18 @@ from matplotlib.figure import Figure
 
 from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import (
+    CryptographicAlgorithm,
     DerivationMethod,
     DigitalSignatureAlgorithm,
     HashingAlgorithm,
+    KeyFormatType,
     ObjectType,
     Operation,
 )
 from crypto_service.kmip.codec.fields import choice, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.objects.key_material import TAGS
 from tests.benchmarks import report
 from tests.benchmarks.harness import closed_loop, kmip_messages
 from tests.benchmarks.harness.attacker import Attack, attacking
@@ -130,7 +133,7 @@ _Attacking = Callable[[], Any]
 def _attacks(stack: Stack, folder: Path, objects: int) -> Mapping[str, _Attacking]:
     https, kmip = stack.settings.crypto_https_port, stack.settings.crypto_kmip_port
     client = _Client(kmip, folder)
-    verification, derivation = client.verification(), client.derivation()
+    verification, signature, derivation = client.verification(), client.signature(), client.derivation()
     refused = https_request(
         "/v1/decrypt", {"resource": "x" * 500, "ciphertext": client.ciphertext(https)[:-4] + "AAAA"}
     )
@@ -140,6 +143,7 @@ def _attacks(stack: Stack, folder: Path, objects: int) -> Mapping[str, _Attackin
     return {
         "invalid ciphertexts": lambda: attacking(invalid),
         "SignatureVerify": lambda: attacking(Attack(kmip, 32, verification, folder)),
+        "Sign": lambda: attacking(Attack(kmip, 32, signature, folder)),
         "PBKDF2": lambda: attacking(Attack(kmip, 32, derivation, folder)),
         "Locate": lambda: attacking(Attack(kmip, 32, _locate(), folder)),
         "headers of 1 MiB": lambda: attacking(Attack(kmip, 64, _large_header(), folder)),
@@ -185,37 +189,42 @@ class _Client:
         modulus = random.getrandbits(8192) | 1 << 8191 | 1
         public = rsa.RSAPublicNumbers(_LARGEST_EXPONENT, modulus).public_key()
         der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        block = structure(
-            Tag.KEY_BLOCK,
-            choice(Tag.KEY_FORMAT_TYPE, 5),  # X.509
-            structure(Tag.KEY_VALUE, octets(Tag.KEY_MATERIAL, der)),
-            choice(Tag.CRYPTOGRAPHIC_ALGORITHM, 4),  # RSA
-            number(Tag.CRYPTOGRAPHIC_LENGTH, 8192),
-        )
-        template = structure(Tag.TEMPLATE_ATTRIBUTE, attribute("Cryptographic Usage Mask", number(VALUE, 2)))
-        key = self._made(
-            message(
-                batch_item(
-                    Operation.REGISTER,
-                    choice(Tag.OBJECT_TYPE, ObjectType.PUBLIC_KEY),
-                    template,
-                    structure(Tag.PUBLIC_KEY, block),
-                )
-            )
-        )
-        self._made(message(batch_item(Operation.ACTIVATE, text(Tag.UNIQUE_IDENTIFIER, key))))
-        parameters = structure(
-            Tag.CRYPTOGRAPHIC_PARAMETERS,
-            choice(Tag.DIGITAL_SIGNATURE_ALGORITHM, DigitalSignatureAlgorithm.SHA256_WITH_RSA_ENCRYPTION),
-        )
+        key = self._registered(ObjectType.PUBLIC_KEY, KeyFormatType.X_509, der, 8192)
         item = batch_item(
             Operation.SIGNATURE_VERIFY,
             text(Tag.UNIQUE_IDENTIFIER, key),
-            parameters,
+            _signature_parameters(),
             octets(Tag.DATA, b"data"),
             octets(Tag.SIGNATURE_DATA, bytes(1023) + b"\2"),
         )
         return ttlv.encode(message(*[item] * _BATCH))
+
+    def signature(self) -> bytes:
+        """Return a batch that signs with a large key."""
+        private = rsa.generate_private_key(65537, 4096)
+        der = private.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        key = self._registered(ObjectType.PRIVATE_KEY, KeyFormatType.PKCS_8, der, 4096)
+        item = batch_item(
+            Operation.SIGN, text(Tag.UNIQUE_IDENTIFIER, key), _signature_parameters(), octets(Tag.DATA, b"data")
+        )
+        return ttlv.encode(message(*[item] * _BATCH))
+
+    def _registered(self, kind: ObjectType, form: KeyFormatType, der: bytes, bits: int) -> str:
+        """Return the id of a new active RSA key."""
+        block = structure(
+            Tag.KEY_BLOCK,
+            choice(Tag.KEY_FORMAT_TYPE, form),
+            structure(Tag.KEY_VALUE, octets(Tag.KEY_MATERIAL, der)),
+            choice(Tag.CRYPTOGRAPHIC_ALGORITHM, CryptographicAlgorithm.RSA),
+            number(Tag.CRYPTOGRAPHIC_LENGTH, bits),
+        )
+        template = structure(Tag.TEMPLATE_ATTRIBUTE, attribute("Cryptographic Usage Mask", number(VALUE, 3)))
+        held = structure(TAGS[kind], block)
+        key = self._made(message(batch_item(Operation.REGISTER, choice(Tag.OBJECT_TYPE, kind), template, held)))
+        self._made(message(batch_item(Operation.ACTIVATE, text(Tag.UNIQUE_IDENTIFIER, key))))
+        return key
 
     def derivation(self) -> bytes:
         """Return a batch that derives secrets with as many rounds as are accepted."""
@@ -251,6 +260,13 @@ class _Client:
             thread.start()
         for thread in threads:
             thread.join()
+
+
+def _signature_parameters() -> Item:
+    return structure(
+        Tag.CRYPTOGRAPHIC_PARAMETERS,
+        choice(Tag.DIGITAL_SIGNATURE_ALGORITHM, DigitalSignatureAlgorithm.SHA256_WITH_RSA_ENCRYPTION),
+    )
 
 
 def _locate() -> bytes:
