@@ -31,6 +31,7 @@ _RECORD = """
     };
 })()
 """
+_OBSERVED = "() => [document.querySelector('[data-testid=stApp]')?.dataset.testScriptState, window.recorded]"
 _ARGUMENTS = (
     "--no-sandbox",  # root has no sandbox in a container; only pages of this machine are opened
     "--disable-gpu",
@@ -101,8 +102,12 @@ class Visitor:
 
 
 def drawn(page: Page) -> None:
-    """Wait until Streamlit has drawn the page."""
-    expect(page.locator(_DRAWN)).to_be_attached()
+    """Wait until Streamlit has drawn the page; an error has a note of what the browser saw and sent."""
+    try:
+        expect(page.locator(_DRAWN)).to_be_attached()
+    except AssertionError as undrawn:
+        undrawn.add_note(f"state of the script and last events: {page.evaluate(_OBSERVED)}")
+        raise
     expect(page.get_by_role("heading", level=1).first).to_be_visible()
 
 
