@@ -74,12 +74,15 @@ def _case(name: str, root: ET.Element) -> Case:
     messages = [element for element in root if element.tag.endswith("Message")]
     nodes = [_node(element) for element in messages]
     requests = [node for node in nodes if node.tag == Tag.REQUEST_MESSAGE]
-    inside = [node for request in requests for node in request.walk()]
     return Case(
         name,
         tuple(zip(nodes[::2], nodes[1::2], strict=True)),
-        frozenset(node.raw for node in inside if node.tag == Tag.OPERATION),
+        frozenset(operation for request in requests for operation in operations_of(request)),
     )
+
+
+def operations_of(request: Node) -> set[str]:
+    return {node.raw for node in request.walk() if node.tag == Tag.OPERATION}
 
 
 def _node(element: ET.Element, vocabulary: str = "") -> Node:
