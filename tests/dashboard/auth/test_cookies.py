@@ -33,7 +33,8 @@ def test_a_cookie_without_this_signature_and_origin_is_rejected(value: str) -> N
 
 def test_a_cookie_with_one_altered_character_is_rejected() -> None:
     value = cookie_of(CLAIMS)[cookies.USER]
-    for place in range(0, len(value), 7):
+    # Not the last character of a part: some of its bits are unused, so that another one decodes to the same bytes.
+    for place in [one for one in range(len(value)) if value[one + 1 : one + 2] not in {"", "."}]:
         altered = value[:place] + ("A" if value[place] != "A" else "B") + value[place + 1 :]
         with pytest.raises(cookies.InvalidCookie):
             cookies.read_claims({cookies.USER: altered}, SECRET, ORIGIN)
