@@ -88,7 +88,11 @@ class RecoveryActivities:
 
     @activity.defn(name="recover-tenant")
     async def recover_tenant(self, tenant: RecoverTenantInput) -> RecoveryPage:
-        """Start the missing tenant and offboarding workflows of one tenant; an unknown tenant needs none."""
+        """Start the missing tenant and offboarding workflows of one tenant; an unknown tenant needs none.
+
+        Each is started without a look at the list of running workflows, which may still have one that ended just now:
+        a caller waits for it, who may have to lock the tenant.
+        """
         row = await asyncio.to_thread(self._row, tenant.tenant_id)
         if row is None:
             return RecoveryPage(started=0)
@@ -99,7 +103,7 @@ class RecoveryActivities:
 
     async def _recover_tenants(self, cursor: RecoveryCursor) -> RecoveryPage:
         rows = await asyncio.to_thread(self._platform.workflow_tenants, cursor.tenant_id or "", _TENANTS)
-        started, _ = await self._start([workflow for row in rows for workflow in self._of_tenant(row)])
+        started, _ = await self._start_missing([workflow for row in rows for workflow in self._of_tenant(row)])
         if len(rows) < _TENANTS:
             return RecoveryPage(started=started, next=RecoveryCursor(services=True))
         return RecoveryPage(started=started, next=RecoveryCursor(tenant_id=rows[-1].tenant_id))
@@ -107,7 +111,7 @@ class RecoveryActivities:
     async def _recover_services(self, cursor: RecoveryCursor) -> RecoveryPage:
         after = (cursor.tenant_id or "", cursor.service or "")
         rows = await asyncio.to_thread(self._platform.workflow_services, after, _SERVICES)
-        started, _ = await self._start([self._of_service(row) for row in rows])
+        started, _ = await self._start_missing([self._of_service(row) for row in rows])
         if len(rows) < _SERVICES:
             return RecoveryPage(started=started)
         last = rows[-1]
@@ -178,12 +182,16 @@ class RecoveryActivities:
             lambda: self._starter.start_service(service),
         )
 
+    async def _start_missing(self, required: Sequence[RequiredWorkflow]) -> tuple[int, TemporalUnavailable | None]:
+        """Start the workflows that are not listed as running; the next run corrects what the list shows wrongly."""
+        running = await self._starter.running([one.workflow_id for one in required])
+        return await self._start([one for one in required if one.workflow_id not in running])
+
     async def _start(self, required: Sequence[RequiredWorkflow]) -> tuple[int, TemporalUnavailable | None]:
-        """Start the workflows that do not run, and log and count them; return their number and the last failure.
+        """Start workflows, and log and count those that did not run; return their number and the last failure.
 
         The failure of one start stops no other. A region without a worker is waited for once.
         """
-        running = await self._starter.running([one.workflow_id for one in required])
         slots = asyncio.Semaphore(_AT_ONCE)
         started: list[RequiredWorkflow] = []
         attended: dict[str, bool] = {}
@@ -206,7 +214,7 @@ class RecoveryActivities:
                     ran = await self._starter.wait_for_first_task(one.workflow_id)
                     attended[one.region] = ran or attended.get(one.region, False)
 
-        await asyncio.gather(*(start(one) for one in required if one.workflow_id not in running))
+        await asyncio.gather(*map(start, required))
         if started:
             self._metrics.count_recovered_workflows(one.kind for one in started)
             first = [one.workflow_id for one in started[:_LOGGED]]

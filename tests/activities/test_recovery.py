@@ -25,11 +25,12 @@ _PAGE, _STARTS_AT_ONCE = 200, 8
 
 
 class Starter:
-    """A Temporal server as the recovery sees it; `lagging` runs are missing in its list."""
+    """A Temporal server as the recovery sees it; its list lacks `lagging` runs, and still has those that `ended`."""
 
     def __init__(self) -> None:
         self.runs: dict[str, object] = {}
         self.lagging: set[str] = set()
+        self.ended: set[str] = set()
         self.starts: list[str] = []
         self.waits: list[str] = []
         self.refused: set[str] = set()
@@ -39,7 +40,7 @@ class Starter:
     async def running(self, workflow_ids: Sequence[str]) -> frozenset[str]:
         if self.down:
             raise TemporalUnavailable
-        return frozenset(workflow_ids) & self.runs.keys() - self.lagging
+        return frozenset(workflow_ids) & (self.runs.keys() - self.lagging | self.ended)
 
     async def wait_for_first_task(self, workflow_id: str) -> bool:
         assert workflow_id in self.runs
@@ -118,6 +119,17 @@ def test_workflow_that_the_list_misses_is_neither_started_twice_nor_counted(scen
     scene.temporal.lagging.add(ids.tenant_workflow("acme"))
     assert sum(page.started for page in scene.recover()) == 0
     assert scene.recover_one("acme") == 0
+
+
+def test_requested_recovery_starts_a_workflow_that_the_list_still_has(scene):
+    scene.live("acme")
+    scene.leave("acme")
+    scene.recover()
+    scene.temporal.ended |= scene.temporal.runs.keys()
+    scene.temporal.runs.clear()
+    assert sum(page.started for page in scene.recover()) == 0
+    assert scene.recover_one("acme") == 2
+    assert set(scene.temporal.runs) == scene.temporal.ended
 
 
 def test_service_gets_its_newest_certificate_and_the_time_of_its_renewal(scene):

@@ -5,6 +5,7 @@ from contextlib import suppress
 import httpx2
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.service import RPCError
 
 from core import names as ids
 from core.keys.encryption_context import EncryptionContext, Purpose
@@ -72,9 +73,14 @@ async def test_running_worker_recovers_when_temporal_loses_its_storage(  # noqa:
             await gateway.change_standing(tenant_id, StatusChange.LOCK)
         return Provisioning(parts, tenant_id).tenant_row.state is State.LOCKED
 
+    async def monitored() -> bool:
+        with suppress(RPCError):
+            monitoring = await temporal_client.get_workflow_handle(ids.watch_workflow(REGION)).describe()
+            return monitoring.status is WorkflowExecutionStatus.RUNNING
+        return False
+
     await wait_until_async(locked, seconds=180)
-    monitoring = await temporal_client.get_workflow_handle(ids.watch_workflow(REGION)).describe()
-    assert monitoring.status is WorkflowExecutionStatus.RUNNING
+    await wait_until_async(monitored)
 
 
 async def test_worker_recovers_lost_workflows_and_keeps_those_of_a_newer_worker(
