@@ -13,10 +13,11 @@ ADA, KAI, UMA, BEA, OLGA = "Ada Admin", "Kai Keys", "Uma Auditor", "Bea Admin", 
 MADE_HERE = "Generate here and download once"
 
 
-def go_to(page: Page, name: str) -> None:
-    """Open a page by the navigation."""
+def go_to(page: Page, name: str, heading: str = "") -> None:
+    """Open a page by the navigation; its heading is its name if none is given."""
     page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
-    expect(title(page)).to_have_text(name)
+    # Until the new heading is there, `drawn` can mean the page that is being replaced.
+    expect(title(page)).to_have_text(heading or name)
     drawn(page)
 
 
