@@ -43,8 +43,8 @@ _THREADS = 32
 _UNWRAP_THREADS = 32
 """Dedicated to unwrapping service keys: a Vault that hangs must not block database reads of callers and objects."""
 _COMPUTING_THREADS = 2
-_COMPUTING_PER_TENANT = 1
 """Computations of more tenants at once would only compete for the processors that the event loop needs."""
+_COMPUTING_PER_TENANT = 1
 
 
 @dataclass(frozen=True, slots=True)
