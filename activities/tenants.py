@@ -269,7 +269,12 @@ class PolicyActivities:
         Raises:
             OperationRepeated: this policy was set before, and a later one replaced it.
         """
-        policy = parse_policy(step.tenant_key_days, step.service_key_days, step.four_eyes)
+        policy = parse_policy(
+            step.tenant_key_days,
+            step.service_key_days,
+            step.four_eyes,
+            revoked_keys_readable=step.revoked_keys_readable,
+        )
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
             before = tx.policy.get()

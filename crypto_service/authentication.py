@@ -352,7 +352,15 @@ def _evaluate(leaf: _Leaf, row: ClientIdentityRow) -> ClientIdentity | _Rejectio
         return _Rejection(row.service, ClientNotAuthorized, "revoked")
     if row.service_state is not ServiceState.CONNECTED:
         return _Rejection(row.service, ClientNotAuthorized, "service not connected")
-    caller = ClientIdentity(leaf.tenant_id, row.service, row.l2_key, row.region, leaf.serial, row.tenant_state)
+    caller = ClientIdentity(
+        leaf.tenant_id,
+        row.service,
+        row.l2_key,
+        row.region,
+        leaf.serial,
+        row.tenant_state,
+        revoked_keys_readable=row.revoked_keys_readable,
+    )
     if row.tenant_state not in DECRYPTS:
         locked = caller if row.tenant_state is State.LOCKED else None
         return _Rejection(

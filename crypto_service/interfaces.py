@@ -26,6 +26,8 @@ class ClientIdentity:
     serial: str
     tenant_state: State
     address: str = field(default="", compare=False)
+    revoked_keys_readable: bool = False
+    """Whether the tenant's policy permits Get of deactivated and compromised managed objects."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,22 +181,32 @@ class Policies:
     def get(self) -> TenantPolicy:
         """Return the tenant's policy, with the defaults where it has not set a value."""
         row = self.connection.execute(
-            "select tenant_key_days, service_key_days, four_eyes from okcm.tenant_policy"
+            "select tenant_key_days, service_key_days, four_eyes, revoked_keys_readable from okcm.tenant_policy"
         ).fetchone()
         if row is None:
             return TenantPolicy()
         return TenantPolicy(
-            tenant_key_days=row[0], service_key_days=row[1], four_eyes=frozenset(Action(name) for name in row[2])
+            tenant_key_days=row[0],
+            service_key_days=row[1],
+            four_eyes=frozenset(Action(name) for name in row[2]),
+            revoked_keys_readable=row[3],
         )
 
     def set(self, policy: TenantPolicy) -> None:
         self.connection.execute(
-            "insert into okcm.tenant_policy (tenant_id, tenant_key_days, service_key_days, four_eyes)"
-            " values (%s, %s, %s, %s)"
+            "insert into okcm.tenant_policy"
+            " (tenant_id, tenant_key_days, service_key_days, four_eyes, revoked_keys_readable)"
+            " values (%s, %s, %s, %s, %s)"
             " on conflict (tenant_id) do update set tenant_key_days = excluded.tenant_key_days,"
             " service_key_days = excluded.service_key_days, four_eyes = excluded.four_eyes,"
-            " changed_at = clock_timestamp()",
-            [self.tenant_id, policy.tenant_key_days, policy.service_key_days, sorted(policy.four_eyes)],
+            " revoked_keys_readable = excluded.revoked_keys_readable, changed_at = clock_timestamp()",
+            [
+                self.tenant_id,
+                policy.tenant_key_days,
+                policy.service_key_days,
+                sorted(policy.four_eyes),
+                policy.revoked_keys_readable,
+            ],
         )
 
 

@@ -53,7 +53,7 @@ _EXPIRY_PAUSE = timedelta(minutes=1)
 
 
 class PolicyHandlers(RootKeyHandlers):
-    @workflow.update(name="change-policy", description="Change cryptoperiods and the actions that need an approval")
+    @workflow.update(name="change-policy", description="Change the policy of the tenant")
     async def change_policy(self, request: PolicyRequest) -> None:
         await self._set_policy(request)
 
@@ -61,7 +61,12 @@ class PolicyHandlers(RootKeyHandlers):
     def _may_change_policy(self, request: PolicyRequest) -> None:
         self._require_state(LIVE)
         try:
-            parse_policy(request.tenant_key_days, request.service_key_days, request.four_eyes)
+            parse_policy(
+                request.tenant_key_days,
+                request.service_key_days,
+                request.four_eyes,
+                revoked_keys_readable=request.revoked_keys_readable,
+            )
         except PolicyRefused as refused:
             raise refusal(refused) from None
 

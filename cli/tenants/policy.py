@@ -1,4 +1,4 @@
-"""`openkcmctl tenant policy`: show and change the cryptoperiods and approval requirements of a tenant.
+"""`openkcmctl tenant policy`: show and change the policy of a tenant.
 
 A command is the act of one person, and an operator cannot give the approval of the tenant's second person. Therefore
 only the dashboard can change a policy that requires an approval for any action.
@@ -29,7 +29,7 @@ class Policy:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
 
-    def policy(
+    def policy(  # noqa: PLR0913 - the options of the command
         self,
         tenant: Tenant,
         *,
@@ -45,17 +45,23 @@ class Policy:
                 metavar="ACTION,...", help=f"Actions that need an approval, of {', '.join(Action)}; or {_NO_ACTIONS}."
             ),
         ] = None,
+        revoked_keys_readable: Annotated[
+            bool | None, typer.Option(help="Whether services may still get KMIP keys that were revoked.")
+        ] = None,
         as_json: output.AsJson = False,
     ) -> None:
-        """Show the cryptoperiods of a tenant and the actions that need an approval; with an option, change them."""
+        """Show the policy of a tenant; with an option, change it."""
         tenant_id, settings = parse_tenant_id(tenant), load_settings()
         with operator_database(settings) as database:
             policy = _read_policy(database, tenant_id)
-            if (tenant_key_days, service_key_days, four_eyes) != (None, None, None):
+            if (tenant_key_days, service_key_days, four_eyes, revoked_keys_readable) != (None,) * 4:
                 wanted = parse_policy(
                     policy.tenant_key_days if tenant_key_days is None else tenant_key_days,
                     policy.service_key_days if service_key_days is None else service_key_days,
                     policy.four_eyes if four_eyes is None else _parse_actions(four_eyes),
+                    revoked_keys_readable=(
+                        policy.revoked_keys_readable if revoked_keys_readable is None else revoked_keys_readable
+                    ),
                 )
                 details = {name: str(value) for name, value in wanted.as_argument().items()}
                 with audited(database, tenant_id, AuditName.POLICY_CHANGE_REQUESTED, **details):
@@ -82,6 +88,7 @@ def _draw(console: Console, document: dict[str, Any]) -> None:
         ("tenant key (L2) is rotated after", f"{document['tenant_key_days']} days"),
         ("service keys (L3) are rotated after", f"{document['service_key_days']} days"),
         ("approval required for", ", ".join(document["four_eyes"]) or "nothing"),
+        ("services may get revoked KMIP keys", "yes" if document["revoked_keys_readable"] else "no"),
     ):
         facts.add_row(Text(name, style="bold"), Text(value))
     console.print(facts)

@@ -130,6 +130,7 @@ class PolicyRequest(ApprovalRef):
     tenant_key_days: int
     service_key_days: int
     four_eyes: tuple[str, ...] = ()
+    revoked_keys_readable: bool = False
 
 
 class PolicyInput(StepInput, PolicyRequest):

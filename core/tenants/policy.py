@@ -1,4 +1,4 @@
-"""Policy of a tenant: the cryptoperiods of its keys and the actions that need a second person.
+"""Policy of a tenant: cryptoperiods, actions that need a second person, and whether revoked KMIP keys can be read.
 
 The upper bounds follow the cryptoperiods of NIST SP 800-57 part 1 (5.3.6: about a year for a key that wraps others, at
 most two years for a key that encrypts). The lower bounds prevent continuous rotation.
@@ -21,13 +21,18 @@ ServiceKeyDays = Annotated[int, Field(ge=SERVICE_KEY_BOUNDS[0], le=SERVICE_KEY_B
 
 
 class TenantPolicy(BaseModel):
-    """The cryptoperiods in days and the actions that need a second person; defaults until the tenant sets its own."""
+    """The cryptoperiods are in days; defaults until the tenant sets its own."""
 
     model_config = ConfigDict(frozen=True)
 
     tenant_key_days: TenantKeyDays = 365
     service_key_days: ServiceKeyDays = 90
     four_eyes: frozenset[Action] = frozenset()
+    revoked_keys_readable: bool = False
+    """Whether services may get deactivated and compromised KMIP objects, as the specification permits.
+
+    They then keep access to the keys that were revoked, until these are destroyed.
+    """
 
     @property
     def tenant_key_age(self) -> timedelta:
@@ -52,12 +57,17 @@ class TenantPolicy(BaseModel):
             "tenant_key_days": self.tenant_key_days,
             "service_key_days": self.service_key_days,
             "four_eyes": list[JsonValue](sorted(self.four_eyes)),
+            "revoked_keys_readable": self.revoked_keys_readable,
         }
 
     def in_words(self) -> str:
         """Return the policy as one line for the audit record."""
         two = ", ".join(sorted(self.four_eyes)) or "nothing"
-        return f"tenant key {self.tenant_key_days} d, service keys {self.service_key_days} d, two people for {two}"
+        revoked = "readable" if self.revoked_keys_readable else "not readable"
+        return (
+            f"tenant key {self.tenant_key_days} d, service keys {self.service_key_days} d, two people for {two}, "
+            f"revoked KMIP keys {revoked}"
+        )
 
 
 _RULES = {
@@ -67,7 +77,9 @@ _RULES = {
 }
 
 
-def parse_policy(tenant_key_days: int, service_key_days: int, four_eyes: Iterable[str]) -> TenantPolicy:
+def parse_policy(
+    tenant_key_days: int, service_key_days: int, four_eyes: Iterable[str], *, revoked_keys_readable: bool
+) -> TenantPolicy:
     """Return a policy; raises PolicyRefused with the bounds of each invalid value."""
     try:
         return TenantPolicy.model_validate(
@@ -75,6 +87,7 @@ def parse_policy(tenant_key_days: int, service_key_days: int, four_eyes: Iterabl
                 "tenant_key_days": tenant_key_days,
                 "service_key_days": service_key_days,
                 "four_eyes": frozenset(four_eyes),
+                "revoked_keys_readable": revoked_keys_readable,
             }
         )
     except ValidationError as wrong:

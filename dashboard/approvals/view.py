@@ -150,6 +150,8 @@ def differences(before: TenantPolicy, after: TenantPolicy) -> tuple[str, ...]:
         if before.wants_two_for(action) != after.wants_two_for(action):
             approval = "approval required" if after.wants_two_for(action) else "no approval"
             lines.append(f"{WORDS[action].title}: {approval}")
+    if before.revoked_keys_readable != after.revoked_keys_readable:
+        lines.append(f"Revoked KMIP keys: {'readable' if after.revoked_keys_readable else 'not readable'}")
     return tuple(lines)
 
 

@@ -1,4 +1,4 @@
-"""The page Settings: pending approvals, rotation schedule, and actions that require approval."""
+"""The page Settings: pending approvals, rotation schedule, actions that require approval, and revoked KMIP keys."""
 
 from datetime import datetime
 
@@ -49,13 +49,21 @@ def _draw_policy(context: PageContext, tenant: TenantRow, policy: TenantPolicy) 
     st.header("Actions requiring approval", anchor="two-people")
     st.caption(settings.WARNING)
     two = frozenset(choice.action for choice in settings.CHOICES if _draw_choice(policy, choice, disabled=locked))
+    st.header("Revoked KMIP keys", anchor="revoked-keys")
+    readable = st.checkbox(
+        settings.REVOKED_KEYS_LABEL,
+        value=policy.revoked_keys_readable,
+        key="settings.revoked_keys_readable",
+        disabled=locked,
+    )
+    st.caption(settings.REVOKED_KEYS)
     if locked:
         reason = "Key administrators of your organization can change it."
         if tenant.state in _CLOSED:
             reason = f"It cannot be changed while the tenant is {tenant.state}."
         st.caption(f"Read-only. {reason}")
         return
-    wanted = policy.model_copy(update={**days, "four_eyes": two})
+    wanted = policy.model_copy(update={**days, "four_eyes": two, "revoked_keys_readable": readable})
     _draw_save(context, policy, wanted)
 
 

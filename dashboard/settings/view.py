@@ -50,6 +50,12 @@ WARNING = (
     "the second one, and turning this off requires approval as well."
 )
 
+REVOKED_KEYS_LABEL = "Services may still get revoked KMIP keys"
+REVOKED_KEYS = (
+    "Storage that reads old data needs keys that were deactivated or reported as compromised. While this is on, "
+    "revoking a KMIP key does not stop its service from getting it; destroying it does."
+)
+
 
 def value_of(policy: TenantPolicy, age: Age) -> int:
     """Return the configured maximum age of this kind of key."""

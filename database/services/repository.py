@@ -45,10 +45,11 @@ _SETTLED = "coalesce(deactivated_at, activated_at, created_at) < clock_timestamp
 # serial of another tenant is not found.
 _CALLER = (
     "select c.service, s.state, t.state, r.region, r.l2_key, r.issuer_fingerprint, r.former_issuer_fingerprint,"
-    " a.certificate_pem, a.state, c.not_after, c.revoked_at"
+    " a.certificate_pem, a.state, c.not_after, c.revoked_at, coalesce(p.revoked_keys_readable, false)"
     " from okcm.service_certificate c join okcm.service s using (tenant_id, service)"
     " join okcm.tenant t using (tenant_id) join okcm.route r using (tenant_id)"
     " join okcm.certificate_authority a on a.tenant_id = c.tenant_id and a.serial = c.authority"
+    " left join okcm.tenant_policy p on p.tenant_id = c.tenant_id"
     " where c.tenant_id = %s and c.serial = %s"
 )
 
@@ -108,6 +109,7 @@ class ClientIdentityRow:
     authority_state: AuthorityState
     not_after: datetime
     revoked_at: datetime | None
+    revoked_keys_readable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +369,7 @@ class Services:
         found = self.connection.execute(_CALLER, [self.tenant_id, serial]).fetchone()
         if found is None:
             return None
-        service, service_state, tenant_state, region, l2_key, issuer, former, authority_pem, state, *life = found
+        service, service_state, tenant_state, region, l2_key, issuer, former, authority_pem, state, *others = found
         return ClientIdentityRow(
             service,
             ServiceState(service_state),
@@ -378,7 +380,7 @@ class Services:
             former,
             authority_pem,
             AuthorityState(state),
-            *life,
+            *others,
         )
 
     def seen(self, services: Sequence[str], at: datetime) -> None:

@@ -16,6 +16,7 @@ from core.errors.platform import DatabaseUnavailable
 from core.errors.services import ClientNotAuthorized
 from core.errors.tenants import TenantNotOperational
 from core.tenants.lifecycle import State, Transition
+from core.tenants.policy import TenantPolicy
 from crypto_service.authentication import ClientCertificateAuthenticator
 from crypto_service.interfaces import ClientIdentity
 from crypto_service.server.executor import FairExecutor
@@ -71,6 +72,18 @@ async def test_recorded_certificate_identifies_tenant_and_service(callers: Clien
     assert caller == ClientIdentity(home.tenant_id, "orders", home.l2_key, REGION, caller.serial, State.ACTIVE)
     assert caller.serial.lstrip("0") == serial
     assert caller.address == ADDRESS
+
+
+async def test_policy_for_revoked_keys_reaches_an_open_connection(
+    callers: ClientCertificateAuthenticator, home: Home, world: World, changes: Changes
+):
+    caller = await callers.identify(home.connect("orders"), ADDRESS)
+    for readable in (False, True, False):
+        with world.worker.tenant_tx(home.tenant_id) as tx:
+            tx.policy.set(TenantPolicy(revoked_keys_readable=readable))
+        changes.tell(tenant_hash(home.tenant_id))
+        caller = await callers.refresh(caller)
+        assert caller.revoked_keys_readable is readable
 
 
 async def test_repeated_identification_and_refresh_need_no_database(

@@ -88,12 +88,17 @@ def keys(report: Report) -> Section:
                 (
                     ("Tenant key", Cell(f"rotated every {say.count(stated.tenant_key_days, 'day')} by policy")),
                     ("Service keys", Cell(f"rotated every {say.count(stated.service_key_days, 'day')} by policy")),
+                    ("Revoked KMIP keys", _revoked(readable=stated.revoked_keys_readable)),
                     ("Overdue", _overdue(stated.keys)),
                 )
             ),
         ),
         tuple(_level(level, found) for level, found in by_level.items()),
     )
+
+
+def _revoked(*, readable: bool) -> Cell:
+    return Cell("services may get them until they are destroyed, by policy" if readable else "services cannot get them")
 
 
 def _overdue(found: Sequence[InventoryKey]) -> Cell:

@@ -15,6 +15,7 @@ STATELESS = 0
 GONE = frozenset({State.DESTROYED, State.DESTROYED_COMPROMISED})
 UNUSED = frozenset({State.PRE_ACTIVE, State.ACTIVE})
 """The states in which a key may be used, now or later."""
+_REVOKED = frozenset({State.DEACTIVATED, State.COMPROMISED})
 COMPROMISES = frozenset({RevocationReasonCode.KEY_COMPROMISE, RevocationReasonCode.CA_COMPROMISE})
 
 DESTROYED_FROM: Mapping[int, int] = MappingProxyType(
@@ -39,14 +40,15 @@ def state_at(stored: int, activation: int | None, deactivation: int | None, now:
     return stored
 
 
-def require_gettable(state: int) -> None:
+def require_gettable(state: int, *, revoked_keys_readable: bool) -> None:
     """Raise KeyNotUsable unless a client may get the material.
 
     A pre-active key is permitted, as in the specification: clients of tape libraries and storage arrays never activate
-    their keys. A revoked or deactivated key is rejected, although the specification permits it: a client that gets its
-    key for each use must stop when the key is revoked (issue 3).
+    their keys. The specification also permits a deactivated or compromised key. Here, only the tenant's policy does: a
+    client that gets its key for each use must stop when the key is revoked.
     """
-    if state not in (STATELESS, State.PRE_ACTIVE, State.ACTIVE):
+    permitted = state in (STATELESS, State.PRE_ACTIVE, State.ACTIVE)
+    if not permitted and not (revoked_keys_readable and state in _REVOKED):
         raise KeyNotUsable(name_of(state))
 
 

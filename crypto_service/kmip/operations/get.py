@@ -112,8 +112,7 @@ def _attributes(batch: Batch, managed: ManagedObject, specification: Item) -> li
 
 async def get(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
-    require_here(managed)
-    states.require_gettable(managed.state_at(batch.now))
+    _require_gettable(batch, managed)
     specification = read_structure(payload, Tag.KEY_WRAPPING_SPECIFICATION)
     if managed.sensitive and specification is None:
         raise denied("the object is sensitive and can be returned only wrapped", ResultReason.SENSITIVE)
@@ -132,7 +131,7 @@ async def get(batch: Batch, payload: Item) -> Payload:
     if specification is not None:
         given = await wrap_object(batch, managed, given, specification)
     if managed.fresh:
-        await batch.objects.serve(batch.caller, managed.row.object_id, lambda current: _not_fresh(current, batch.now))
+        await batch.objects.serve(batch.caller, managed.row.object_id, lambda current: _not_fresh(batch, current))
     return (choice(Tag.OBJECT_TYPE, kind), batch.about(managed.row.object_id), given)
 
 
@@ -145,10 +144,15 @@ async def _in_format(batch: Batch, kind: int, held: Item, form: int | None) -> I
     return await batch.parts.computing.run(batch.caller.tenant_id, lambda: key_formats.in_format(held, form))
 
 
-def _not_fresh(managed: ManagedObject, now: int) -> ManagedObject:
-    """Return the object as no longer fresh; raise if it was revoked meanwhile."""
+def _require_gettable(batch: Batch, managed: ManagedObject) -> None:
     require_here(managed)
-    states.require_gettable(managed.state_at(now))
+    readable = batch.caller.revoked_keys_readable
+    states.require_gettable(managed.state_at(batch.now), revoked_keys_readable=readable)
+
+
+def _not_fresh(batch: Batch, managed: ManagedObject) -> ManagedObject:
+    """Return the object as no longer fresh; raise if it was revoked meanwhile."""
+    _require_gettable(batch, managed)
     if not managed.fresh:
         return managed
     attributes = named.with_single(managed.attributes, named.FRESH, flag(Tag.ATTRIBUTE_VALUE, value=False))

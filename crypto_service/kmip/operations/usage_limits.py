@@ -57,7 +57,8 @@ async def check(batch: Batch, payload: Item) -> Payload:
 async def obtain_lease(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_here(managed)
-    states.require_gettable(managed.state_at(batch.now))
+    readable = batch.caller.revoked_keys_readable
+    states.require_gettable(managed.state_at(batch.now), revoked_keys_readable=readable)
     since = required(named.integer(managed.attributes, named.LAST_CHANGE_DATE), Tag.LAST_CHANGE_DATE)
     return (
         batch.about(managed.row.object_id),

@@ -6,7 +6,13 @@ from core.errors.tenants import ApprovalRequired, PolicyRefused
 from openkcm.errors import OpenKcmError
 from tests.dashboard.scene import ACME
 
-DEFAULTS = {"tenant_id": ACME, "tenant_key_days": 365, "service_key_days": 90, "four_eyes": []}
+DEFAULTS = {
+    "tenant_id": ACME,
+    "tenant_key_days": 365,
+    "service_key_days": 90,
+    "four_eyes": [],
+    "revoked_keys_readable": False,
+}
 
 
 def test_policy_without_an_option_shows_it_and_sends_no_request(operator_cli) -> None:
@@ -21,13 +27,18 @@ def test_each_option_changes_only_its_value(operator_cli) -> None:
     changed = operator_cli.run("tenant", "policy", ACME, "--service-key-days", "30")
     assert changed == DEFAULTS | {"service_key_days": 30}
     changed = operator_cli.run("tenant", "policy", ACME, "--tenant-key-days", "200", "--four-eyes", "offboard, lock")
-    assert changed == {
-        "tenant_id": ACME,
-        "tenant_key_days": 200,
-        "service_key_days": 30,
-        "four_eyes": ["lock", "offboard"],
-    }
+    assert changed == DEFAULTS | {"tenant_key_days": 200, "service_key_days": 30, "four_eyes": ["lock", "offboard"]}
     assert "lock, offboard" in operator_cli.invoke("tenant", "policy", ACME).stdout
+
+
+@pytest.mark.parametrize(("option", "readable", "says"), [("", True, "yes"), ("no-", False, "no")])
+def test_revoked_keys_are_readable_only_by_an_option(operator_cli, option, readable, says) -> None:
+    changed = operator_cli.run("tenant", "policy", ACME, f"--{option}revoked-keys-readable")
+    assert changed == DEFAULTS | {"revoked_keys_readable": readable}
+    assert operator_cli.run("tenant", "policy", ACME, "--service-key-days", "90") == changed
+    shown = operator_cli.invoke("tenant", "policy", ACME).stdout.splitlines()
+    [line] = [one for one in shown if "revoked" in one]
+    assert line.endswith(says)
 
 
 def test_a_policy_with_approvals_cannot_be_changed_by_a_command(operator_cli) -> None:

@@ -241,6 +241,7 @@ class Scene:
     def __init__(self, base: Base) -> None:
         self.tenant, self.other = (f"tenant-{next(_numbers)}-kmip" for _ in range(2))
         self.base = base
+        self.revoked_keys_readable = False
         self.clock, self.callers, self.keys, self.journal = Clock(START), Callers(), Keys(), Journal()
         self.threads = FairExecutor(8)
         for tenant_id in (self.tenant, self.other):
@@ -256,7 +257,15 @@ class Scene:
         self, service: str = "orders", tenant_id: str = "", process: Process | None = None, minor: int = 4
     ) -> Client:
         tenant_id = tenant_id or self.tenant
-        caller = ClientIdentity(tenant_id, service, l2_key(tenant_id), "eu-west-1", "1a2b", State.ACTIVE)
+        caller = ClientIdentity(
+            tenant_id,
+            service,
+            l2_key(tenant_id),
+            "eu-west-1",
+            "1a2b",
+            State.ACTIVE,
+            revoked_keys_readable=self.revoked_keys_readable,
+        )
         return Client(self, process or self.one, caller, minor)
 
     def close(self) -> None:

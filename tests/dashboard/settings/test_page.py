@@ -46,6 +46,22 @@ def test_the_rotation_schedule_is_changed_with_stated_bounds_and_effects(scene: 
     assert policy_of(scene) == TenantPolicy(service_key_days=30)
 
 
+def test_revoked_kmip_keys_are_readable_only_by_choice(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    at = settings(scene)
+    assert "revoking a KMIP key does not stop its service from getting it" in text(at)
+    assert not at.checkbox(key="settings.revoked_keys_readable").value
+    at.checkbox(key="settings.revoked_keys_readable").check().run()
+    assert "Revoked KMIP keys: readable" in text(at)
+    assert "Policy changed" in press(at, "settings.save")
+    assert policy_of(scene) == TenantPolicy(revoked_keys_readable=True)
+    at = settings(scene)
+    at.checkbox(key="settings.revoked_keys_readable").uncheck().run()
+    assert "Revoked KMIP keys: not readable" in text(at)
+    press(at, "settings.save")
+    assert policy_of(scene) == TenantPolicy()
+
+
 def test_one_person_requires_approval_and_two_people_remove_it(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     at = settings(scene)

@@ -56,7 +56,8 @@ GRANTS = {
             certificate_pem, not_before, not_after, authority) service_key(tenant_id, service, version, l2_key,
             root_key_mode, root_key, wrapped, root_key_id, state, l2_version, activated_at) service_request(tenant_id,
             request_id, service, kind, csr_pem) shred_certificate tenant(tenant_id, organization, region)
-            tenant_policy(tenant_id, tenant_key_days, service_key_days, four_eyes)
+            tenant_policy(tenant_id, tenant_key_days, service_key_days, four_eyes,
+            revoked_keys_readable)
         """,
         "update": """
             approval(state, expires_at, decided_by, decided_name, decided_at, used_by, reason)
@@ -73,7 +74,8 @@ GRANTS = {
             staged_wrapped, state, l2_version, activated_at, deactivated_at, destroyed_at) tenant(state, root_key_mode,
             ready_at, promise_broken_at, locks, unlocks_to, leaving_since, leaves_at, restored_at, returns_to,
             destroying_at, offboarded_at, root_key_newest, scheduled_attempts,
-            workflow_starts) tenant_policy(tenant_key_days, service_key_days, changed_at, four_eyes)
+            workflow_starts) tenant_policy(tenant_key_days, service_key_days, changed_at, four_eyes,
+            revoked_keys_readable)
         """,
         "delete": "route",
         "execute": """
@@ -114,7 +116,7 @@ GRANTS = {
             agent backfill certificate_authority certificate_revocation_list managed_object protected_field(tenant_id,
             service, store, place, field, mode, plaintext_allowed) protection(tenant_id, service, version)
             protection_use root_key(tenant_id, root_key_id, place, credentials, state) route service service_certificate
-            service_key tenant usage_batch usage_day usage_minute
+            service_key tenant tenant_policy(tenant_id, revoked_keys_readable) usage_batch usage_day usage_minute
         """,
         "insert": """
             agent(tenant_id, service, instance, agent_version, certificate_not_after, problem, first_contact_at,

@@ -9,6 +9,7 @@ import pytest
 from core.errors.keys import RootKeyUnreachable
 from core.keys.root_keys import RootKeyMode
 from core.tenants.lifecycle import Transition
+from core.tenants.policy import TenantPolicy
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.postgres import change_feed
@@ -103,6 +104,9 @@ def received_before_the_next_change(listener: RecordingFeed, worker: Database, s
 Act = Callable[[TenantTransaction], object]
 
 
+READABLE = TenantPolicy(revoked_keys_readable=True)
+
+
 def change_to_the_platforms_key(tx: TenantTransaction) -> None:
     tx.root_keys.begin(2, RootKeyMode.PLATFORM, "root-eu-west-1", None)
     tx.root_keys.stage(2, [(row, b"again") for row in tx.root_keys.unstaged(2, 100)])
@@ -123,6 +127,8 @@ CHANGES: dict[str, tuple[str, Act]] = {
     "service_key-rotated": ("worker", lambda tx: tx.rotations.activate(2)),
     "service_key-destroyed": ("worker", lambda tx: tx.rotations.end(2)),
     "root_key": ("worker", change_to_the_platforms_key),
+    "tenant_policy": ("worker", lambda tx: tx.policy.set(READABLE)),
+    "tenant_policy-changed": ("worker", lambda tx: (tx.policy.set(TenantPolicy()), tx.policy.set(READABLE))),
 }  # fmt: skip
 DESTROYED = an_object("acme", "object-orders", state=5, material=None)
 OF_OBJECTS: dict[str, Act] = {
@@ -181,6 +187,8 @@ def test_irrelevant_changes_are_not_notified(tenants: Field, listener: Recording
         tx.routes.publish(a_route("acme"))
         tx.services.connect("orders", KIND)
         tx.services.record_leaf(a_leaf())
+        for days in (30, 60):
+            tx.policy.set(TenantPolicy(service_key_days=days))
         # A version that is not used yet, and a new wrap of the same key.
         tx.rotations.prepare(2, a_service_key("acme", version=3))
         tx.rotations.rotated(2, 2)

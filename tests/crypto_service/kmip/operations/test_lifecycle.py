@@ -10,6 +10,7 @@ from crypto_service.kmip.codec.enums import (
     ObjectType,
     Operation,
     ResultReason,
+    RevocationReasonCode,
     SecretDataType,
     State,
     WrappingMethod,
@@ -17,7 +18,7 @@ from crypto_service.kmip.codec.enums import (
 from crypto_service.kmip.codec.fields import choice, flag, interval, moment, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
-from tests.crypto_service.kmip.scene import VALUE, Scene, a_date, a_name, attribute, creation, custom
+from tests.crypto_service.kmip.scene import VALUE, Scene, a_date, a_name, attribute, creation, custom, gcm
 
 SEED = bytes(range(96))
 
@@ -60,6 +61,26 @@ async def test_mongodb_driver_gets_its_key_until_it_is_revoked(scene: Scene):
     assert "Digest" not in (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes  # a secret has none
     await client.revoke(object_id, 1)
     assert (await client.get(object_id)).reason is ResultReason.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize("code", [RevocationReasonCode.CESSATION_OF_OPERATION, RevocationReasonCode.KEY_COMPROMISE])
+async def test_revoked_key_is_returned_only_if_the_policy_permits_it_and_never_used(scene: Scene, code: int):
+    object_id = await scene.client().activated()
+    sealed = await scene.client().encrypt(object_id, b"Jane Roe", parameters=gcm())
+    await scene.client().revoke(object_id, code)
+    for operation in (Operation.GET, Operation.OBTAIN_LEASE):
+        assert (await scene.client().about(operation, object_id)).reason is ResultReason.PERMISSION_DENIED
+    scene.revoked_keys_readable = True
+    client = scene.client()
+    assert len((await client.get(object_id)).material) == 32
+    assert (await client.about(Operation.OBTAIN_LEASE, object_id)).reason is None
+    for used in (
+        await client.encrypt(object_id, b"Jane Roe", parameters=gcm()),
+        await client.about(Operation.DECRYPT, object_id, gcm(), *sealed.payload.children()[1:]),
+    ):
+        assert used.reason is ResultReason.PERMISSION_DENIED
+    await client.about(Operation.DESTROY, object_id)
+    assert (await client.get(object_id)).reason is ResultReason.ITEM_NOT_FOUND
 
 
 async def test_percona_reads_the_state_and_absence_of_a_key(scene: Scene):

@@ -136,6 +136,7 @@ class Snapshot(_Part):
     tenant_key_days: int
     service_key_days: int
     four_eyes: tuple[str, ...]
+    revoked_keys_readable: bool = False
     coverage: tuple[CoveredService, ...]
     keys: tuple[InventoryKey, ...]
     checks: tuple[LatestCheck, ...]
