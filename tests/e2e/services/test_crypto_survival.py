@@ -47,6 +47,13 @@ def clear_caches(stack: Stack, tenant_id: str, programs: dict[str, Program]) -> 
     wait_until_changes_are_read(stack)
 
 
+def warm_up(stack: Stack, program: Program) -> None:
+    """Fill the caches with what the program needs; its first Get changes the object's attribute Fresh."""
+    wait_until(program.works, lambda: str(program.probe()))
+    wait_until_changes_are_read(stack)
+    assert program.probe() == EVERYTHING
+
+
 def crypto_processes(stack: Stack) -> list[int]:
     parent = stack.pids()["crypto"]
     return [parent, *children_of(parent)]
@@ -73,7 +80,7 @@ def test_requests_succeed_without_an_unneeded_server_and_others_name_the_missing
 ):
     warm, cold = programs["warm"], programs["cold"]
     clear_caches(stack, tenant, programs)
-    wait_until(lambda: warm.probe() == EVERYTHING, lambda: str(warm.probe()))
+    warm_up(stack, warm)
     before = crypto_processes(stack)
     refused_warm, refused_cold = REJECTED[component]
     asked_cold = EVERYTHING if component != "postgres" else refused_cold  # each rejected request waits for two seconds
@@ -88,7 +95,7 @@ def test_requests_succeed_without_an_unneeded_server_and_others_name_the_missing
 
 def test_releases_during_an_outage_of_the_database_are_recorded_afterwards(stack, tenant, programs):
     warm = programs["warm"]
-    wait_until(lambda: warm.probe() == EVERYTHING, lambda: str(warm.probe()))
+    warm_up(stack, warm)
     before, found = stack.last_record(tenant), Counter[str]()
     wanted = {f"dead.{number}" for number in range(50)}
     with down(stack, "postgres"):
