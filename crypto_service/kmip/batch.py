@@ -24,7 +24,7 @@ Payload = tuple[Item, ...]
 
 @dataclass(slots=True)
 class Batch:
-    """`version` is the minor one, `now` the time of the request in seconds since the epoch.
+    """`version` is the `framing.feature_level`, `now` the time of the request in seconds since the epoch.
 
     `placeholder` is KMIP's ID Placeholder (KMIP 1.4, section 4). `operation`, `subject`, `bytes` and `recorded` are for
     the audit of the current item.

@@ -1,4 +1,4 @@
-"""Processing of a request message (KMIP 1.4, sections 6 and 7): the header, then the items in sequence.
+"""Processing of a request message (KMIP 1.4, sections 6 and 7; 2.1, 8 and 9): the header, then the items in sequence.
 
 1. The header is read; an error in it is the response to the whole message.
 2. The tenant's limits admit the request; an item of a batch counts as much as a request.
@@ -35,11 +35,13 @@ from crypto_service.kmip.codec.fields import (
     structure,
     text,
 )
+from crypto_service.kmip.codec.framing import VERSION_2, VERSIONS, feature_level
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects.store import ObjectStore
 from crypto_service.kmip.operation_table import OPERATIONS, SupportedOperation
-from crypto_service.kmip.operations.query import MAJOR, MINORS, read_version, version_item
+from crypto_service.kmip.operations.query import read_version, version_item
+from crypto_service.kmip.version_2 import from_version_2, to_version_2
 from openkcm.errors import OpenKcmError
 
 MAX_ITEMS = 128
@@ -109,15 +111,16 @@ class Dispatcher:
         try:
             header, items = _read(request)
         except KmipRefused as refused:
-            return _message(_Stamp(_version_to_answer(request), now), [_failure((), refused)])
+            protocol = _version_to_answer(request)
+            return _message(_Stamp(protocol, now), [_failure((), refused, feature_level(protocol))])
+        version = feature_level(header.protocol if header.protocol in VERSIONS else VERSIONS[0])
         value = header.client_correlation
         correlation = (value and from_request_id(value.encode())) or new_correlation_id()
         stamp = _Stamp(header.protocol, now, value, correlation)
         try:
             self._parts.limits.enter(caller.tenant_id, len(items) + size // _BYTES_PER_UNIT)
         except OpenKcmError as refused:
-            return _message(stamp, [_failure(_repeated(item), refused) for item in items])
-        version = header.protocol[1] if _is_supported(header.protocol) else MINORS[0]
+            return _message(stamp, [_failure(_repeated(item), refused, version) for item in items])
         batch = Batch(caller, version, self._parts, self._objects, now)
         try:
             answers = await self._answers(batch, header, items, correlation, address)
@@ -143,7 +146,7 @@ class Dispatcher:
             if entries:
                 await self._parts.journal.write(entries)
         except OpenKcmError as unwritten:
-            return [_failure(_repeated(item), unwritten) for item in items[: len(outcomes)]]
+            return [_failure(_repeated(item), unwritten, batch.version) for item in items[: len(outcomes)]]
         finally:
             correlation_id.reset(token)
         if outcomes[-1].failed and header.option == BatchErrorContinuationOption.UNDO:
@@ -161,9 +164,9 @@ async def _process(batch: Batch, item: Item, correlation: str, address: str, tim
         supported = _find_operation(batch, item)
         batch.operation = supported.audited
         _require_state(batch, supported)
-        payload = await supported.handler(batch, read_structure(item, Tag.REQUEST_PAYLOAD) or _NO_PAYLOAD)
+        payload = await _handle(batch, supported, item)
     except Exception as refused:  # noqa: BLE001 - translated only here; the batch may continue
-        answer, failed = _failure(kept, refused), True
+        answer, failed = _failure(kept, refused, batch.version), True
         code = refused.code if isinstance(refused, OpenKcmError) else _INTERNAL
     else:
         answer, failed, code = _success(kept, payload), False, ""
@@ -183,6 +186,14 @@ async def _process(batch: Batch, item: Item, correlation: str, address: str, tim
         batch.recorded and not code,
     )
     return _Outcome(answer, failed, entry)
+
+
+async def _handle(batch: Batch, supported: SupportedOperation, item: Item) -> Payload:
+    payload = read_structure(item, Tag.REQUEST_PAYLOAD) or _NO_PAYLOAD
+    if batch.version < VERSION_2:
+        return await supported.handler(batch, payload)
+    operation = required(read_choice(item, Tag.OPERATION), Tag.OPERATION)
+    return to_version_2(operation, await supported.handler(batch, from_version_2(payload)))
 
 
 def _find_operation(batch: Batch, item: Item) -> SupportedOperation:
@@ -215,16 +226,12 @@ def _read(request: Item) -> tuple[_Header, Sequence[Item]]:
         raise malformed("the batch count does not match the number of batch items")
     if header.size > MAX_ITEMS:
         raise malformed("the batch has too many items")
-    if not _is_supported(header.protocol) and not all(map(_discovers_versions, items)):
+    if header.protocol not in VERSIONS and not all(map(_discovers_versions, items)):
         raise malformed("the protocol version is not supported")
     # Nothing before the last item changes anything, so there is nothing to undo when an item fails.
     if header.option == BatchErrorContinuationOption.UNDO and any(map(_may_change, items[:-1])):
         raise unsupported("a batch with the option Undo can change objects only in its last item")
     return header, items
-
-
-def _is_supported(protocol: tuple[int, int]) -> bool:
-    return protocol[0] == MAJOR and protocol[1] in MINORS
 
 
 def _discovers_versions(item: Item) -> bool:
@@ -264,14 +271,14 @@ def _read_header(header: Item) -> _Header:
 
 
 def _version_to_answer(request: Item) -> tuple[int, int]:
-    """Return the version of a rejected request, or the newest one if its version is not supported."""
+    """Return the version of a rejected request, or the newest one of its major version if it is not supported."""
     header = request.first(Tag.REQUEST_HEADER)
     version = None if header is None else header.first(Tag.PROTOCOL_VERSION)
     try:
         protocol = (0, 0) if version is None else read_version(version)
     except KmipRefused:
         protocol = (0, 0)
-    return protocol if _is_supported(protocol) else (MAJOR, MINORS[0])
+    return protocol if protocol in VERSIONS else next((one for one in VERSIONS if one[0] == protocol[0]), (1, 4))
 
 
 def _repeated(item: Item) -> Payload:
@@ -283,8 +290,8 @@ def _success(kept: Payload, payload: Payload) -> Item:
     return structure(Tag.BATCH_ITEM, *kept, _SUCCESS, structure(Tag.RESPONSE_PAYLOAD, *payload))
 
 
-def _failure(kept: Payload, error: Exception) -> Item:
-    reason, message = reason_and_message(error)
+def _failure(kept: Payload, error: Exception, version: int) -> Item:
+    reason, message = reason_and_message(error, of_2=version >= VERSION_2)
     return structure(
         Tag.BATCH_ITEM, *kept, _FAILED, choice(Tag.RESULT_REASON, reason), text(Tag.RESULT_MESSAGE, message)
     )
@@ -300,6 +307,6 @@ def _message(stamp: _Stamp, answers: Sequence[Item]) -> Item:
     return structure(Tag.RESPONSE_MESSAGE, structure(Tag.RESPONSE_HEADER, *fields), *answers)
 
 
-@lru_cache(maxsize=2 * len(MINORS))
+@lru_cache(maxsize=2 * len(VERSIONS))
 def _pre_encoded_version(major: int, minor: int) -> Item:
-    return ttlv.pre_encode(version_item(minor, major))
+    return ttlv.pre_encode(version_item(major, minor))

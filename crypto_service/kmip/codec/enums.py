@@ -1,5 +1,6 @@
-"""Enumerations and bit masks of KMIP 1.0 to 1.4 (KMIP 1.4, sections 9.1.3.2, 9.1.3.3), named as in the specification.
+"""Enumerations and bit masks of KMIP 1.0 to 1.4 (KMIP 1.4, sections 9.1.3.2, 9.1.3.3) and those of 2.x in use here.
 
+Named as in the specification.
 Enumerations that are not used here are omitted (split keys, validations, key roles).
 """
 
@@ -38,6 +39,21 @@ class ResultReason(IntEnum):
     SENSITIVE = 0x16
     NOT_EXTRACTABLE = 0x17
     OBJECT_ALREADY_EXISTS = 0x18
+    # KMIP 2.0
+    NUMERIC_RANGE = 0x1B
+    MULTI_VALUED_ATTRIBUTE = 0x1E
+    UNSUPPORTED_ATTRIBUTE = 0x1F
+    ATTRIBUTE_INSTANCE_NOT_FOUND = 0x20
+    ATTRIBUTE_NOT_FOUND = 0x21
+    ATTRIBUTE_READ_ONLY = 0x22
+    ATTRIBUTE_SINGLE_VALUED = 0x23
+    INCOMPATIBLE_CRYPTOGRAPHIC_USAGE_MASK = 0x29
+    NON_UNIQUE_NAME_ATTRIBUTE = 0x35
+    OBJECT_DESTROYED = 0x36
+    OBJECT_NOT_FOUND = 0x37
+    SERVER_LIMIT_EXCEEDED = 0x3A
+    WRONG_KEY_LIFECYCLE_STATE = 0x43
+    PROTECTION_STORAGE_UNAVAILABLE = 0x44
     GENERAL_FAILURE = 0x100
 
 
@@ -85,6 +101,9 @@ class Operation(IntEnum):
     JOIN_SPLIT_KEY = 0x29
     IMPORT = 0x2A
     EXPORT = 0x2B
+    LOG = 0x2C
+    ADJUST_ATTRIBUTE = 0x30
+    SET_ATTRIBUTE = 0x31
 
 
 class BatchErrorContinuationOption(IntEnum):
@@ -214,6 +233,24 @@ class RevocationReasonCode(IntEnum):
 class UsageLimitsUnit(IntEnum):
     BYTE = 1
     OBJECT = 2
+
+
+class AdjustmentType(IntEnum):
+    INCREMENT = 1
+    DECREMENT = 2
+    NEGATE = 3
+
+
+class UniqueIdentifier(IntEnum):
+    """Only the identifier that names no operation."""
+
+    ID_PLACEHOLDER = 1
+
+
+class ProtectionStorageMask(IntFlag):
+    """Only the storage of this server."""
+
+    SOFTWARE = 0x1
 
 
 class StorageStatusMask(IntFlag):

@@ -1,4 +1,4 @@
-"""The mapping of our errors to KMIP's result reasons (KMIP 1.4, sections 9.1.3.2.29 and 11)."""
+"""The mapping of our errors to KMIP's result reasons (KMIP 1.4, sections 9.1.3.2.29 and 11; KMIP 2.1, section 11)."""
 
 import uuid
 from collections.abc import Mapping
@@ -43,15 +43,28 @@ REASONS: Mapping[type[OpenKcmError], ResultReason] = MappingProxyType(
     }
 )
 
+_REASONS_OF_2: Mapping[type[OpenKcmError], ResultReason] = MappingProxyType(
+    {
+        ObjectNotFound: ResultReason.OBJECT_NOT_FOUND,
+        ObjectLimitReached: ResultReason.SERVER_LIMIT_EXCEEDED,
+        KeyNotUsable: ResultReason.WRONG_KEY_LIFECYCLE_STATE,
+    }
+)
+"""The more exact reasons of KMIP 2.x."""
+
 
 class KmipRefused(InvalidRequest):
-    """A rejection with a reason that only KMIP defines; the message is for the client and contains no value of his."""
+    """A rejection with a reason that only KMIP defines; the message is for the client and contains no value of his.
+
+    `exact` is the reason for clients of KMIP 2.x, which has more of them.
+    """
 
     hint = "see the KMIP specification for the operation"
 
-    def __init__(self, reason: ResultReason, message: str) -> None:
+    def __init__(self, reason: ResultReason, message: str, exact: ResultReason | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.exact = reason if exact is None else exact
 
 
 class KmipDenied(KmipRefused):
@@ -60,12 +73,21 @@ class KmipDenied(KmipRefused):
     code = KeyNotUsable.code
 
 
-def reason_and_message(error: Exception) -> tuple[ResultReason, str]:
-    """Return reason and message for a client. An error outside our vocabulary becomes a reference to the log."""
+class KmipDestroyed(KmipRefused):
+    """The object was destroyed; for the audit it does not exist."""
+
+    code = ObjectNotFound.code
+
+
+def reason_and_message(error: Exception, *, of_2: bool = False) -> tuple[ResultReason, str]:
+    """Return reason and message for a client, with `of_2` of KMIP 2.x.
+
+    An error outside our vocabulary becomes a reference to the log.
+    """
     if isinstance(error, KmipRefused):
-        return error.reason, error.message
+        return error.exact if of_2 else error.reason, error.message
     for kind in type(error).__mro__:
-        reason = REASONS.get(kind)
+        reason = (_REASONS_OF_2.get(kind) if of_2 else None) or REASONS.get(kind)
         if reason is not None and isinstance(error, OpenKcmError):
             return reason, error.message
     reference = uuid.uuid4().hex
@@ -73,8 +95,14 @@ def reason_and_message(error: Exception) -> tuple[ResultReason, str]:
     return ResultReason.GENERAL_FAILURE, f"internal error, reference {reference}"
 
 
-def denied(message: str, reason: ResultReason = ResultReason.PERMISSION_DENIED) -> KmipRefused:
-    return KmipDenied(reason, message)
+def denied(
+    message: str, reason: ResultReason = ResultReason.PERMISSION_DENIED, exact: ResultReason | None = None
+) -> KmipRefused:
+    return KmipDenied(reason, message, exact)
+
+
+def destroyed() -> KmipRefused:
+    return KmipDestroyed(ResultReason.ITEM_NOT_FOUND, ObjectNotFound().message, ResultReason.OBJECT_DESTROYED)
 
 
 def invalid(message: str) -> KmipRefused:

@@ -10,12 +10,21 @@ from crypto_service.kmip.codec.fields import choice, moment, number, structure, 
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType
 
-NEWEST_MINOR = 4
+VERSIONS = ((2, 1), (2, 0), (1, 4), (1, 3), (1, 2), (1, 1), (1, 0))
+"""The supported protocol versions, newest first."""
+VERSION_2 = 5
+"""`feature_level` of KMIP 2.0, the first version with attributes by tags."""
 _REQUEST = Tag.REQUEST_MESSAGE << 8 | ItemType.STRUCTURE
 _HEAD = Struct(">II")
 _VERSION = slice(16, 56)  # the protocol version is first in the header, which is first in the message
 _KEPT = frozenset({Tag.OPERATION, Tag.UNIQUE_BATCH_ITEM_ID})
 _ASKING = frozenset({Operation.GET, Operation.GET_ATTRIBUTES, Operation.LOCATE, Operation.CHECK})
+
+
+def feature_level(protocol: tuple[int, int]) -> int:
+    """Return the position of a version among all: 0 to 4 for 1.0 to 1.4, then 5 and 6 for 2.0 and 2.1."""
+    major, minor = protocol
+    return minor if major == 1 else VERSION_2 + minor
 
 
 class InvalidFrame(Exception):
@@ -72,7 +81,7 @@ def refuse(beginning: bytes, refusal: ErrorReply) -> bytes:
     except ttlv.TtlvError:
         return b""
     major, minor = version.first(Tag.PROTOCOL_VERSION_MAJOR), version.first(Tag.PROTOCOL_VERSION_MINOR)
-    if major is None or minor is None or major.value != 1 or minor.value not in range(NEWEST_MINOR + 1):
+    if major is None or minor is None or (major.value, minor.value) not in VERSIONS:
         return b""
     header = structure(
         Tag.RESPONSE_HEADER, version, moment(Tag.TIME_STAMP, int(time.time())), number(Tag.BATCH_COUNT, 1)

@@ -1,4 +1,4 @@
-"""The attributes of managed objects (KMIP 1.4, section 3): who may set them, since which version, and their form.
+"""The attributes of managed objects (KMIP 1.4, section 3): who may set them, in which versions, and their form.
 
 An object's attributes are a tuple of `Attribute`, stored as one TTLV structure. It contains neither attributes of the
 row (unique identifier, object type, state) nor computed ones (lease time); `managed_object` adds them to responses.
@@ -13,6 +13,7 @@ from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import ResultReason, RngAlgorithm
 from crypto_service.kmip.codec.errors import KmipRefused, denied, invalid, missing
 from crypto_service.kmip.codec.fields import choice, moment, number, read_number, read_text, required, structure, text
+from crypto_service.kmip.codec.framing import VERSION_2
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType
 
@@ -28,6 +29,10 @@ REVOCATION_REASON, SENSITIVE, EXTRACTABLE = "Revocation Reason", "Sensitive", "E
 ALWAYS_SENSITIVE, NEVER_EXTRACTABLE = "Always Sensitive", "Never Extractable"
 RANDOM_NUMBER_GENERATOR = "Random Number Generator"
 CERTIFICATE_TYPE, CERTIFICATE_LENGTH = "Certificate Type", "Certificate Length"
+KEY_FORMAT_TYPE = "Key Format Type"
+NAME_PARTS = ("CN", "O", "OU", "Email", "C", "ST", "L", "UID", "Serial Number", "Title", "DC", "DN Qualifier")
+"""The parts of a certificate's subject and issuer that are attributes since KMIP 2.0."""
+_WHOSE = ("Subject", "Issuer")
 CUSTOM_PREFIX = "x-"
 GCM_INVOCATIONS = "y-GCM Invocations"
 """How many times the key was used for GCM, estimated by `invocation_limit`."""
@@ -52,7 +57,7 @@ Attributes = tuple[Attribute, ...]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`since` is the minor version; the three permissions apply to clients, the server may do everything."""
+    """`since` and `until` are feature levels; the three permissions apply to clients, the server may do everything."""
 
     type: ItemType
     since: int = 0
@@ -60,6 +65,7 @@ class Rule:
     create: bool = False
     change: bool = False
     delete: bool = False
+    until: int = 9
 
 
 _T = ItemType
@@ -86,17 +92,17 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         LENGTH: _once(_T.INTEGER),
         PARAMETERS: _free(_T.STRUCTURE, many=True),
         "Cryptographic Domain Parameters": _once(_T.STRUCTURE),
-        CERTIFICATE_TYPE: Rule(_T.ENUMERATION),
+        CERTIFICATE_TYPE: _once(_T.ENUMERATION),
         CERTIFICATE_LENGTH: Rule(_T.INTEGER, 1),
         "X.509 Certificate Identifier": Rule(_T.STRUCTURE, 1),
         "X.509 Certificate Subject": Rule(_T.STRUCTURE, 1),
         "X.509 Certificate Issuer": Rule(_T.STRUCTURE, 1),
-        "Certificate Identifier": Rule(_T.STRUCTURE),
-        "Certificate Subject": Rule(_T.STRUCTURE),
-        "Certificate Issuer": Rule(_T.STRUCTURE),
+        "Certificate Identifier": Rule(_T.STRUCTURE, until=4),
+        "Certificate Subject": Rule(_T.STRUCTURE, until=4),
+        "Certificate Issuer": Rule(_T.STRUCTURE, until=4),
         "Digital Signature Algorithm": Rule(_T.ENUMERATION, 1, many=True),
         DIGEST: Rule(_T.STRUCTURE, many=True),
-        "Operation Policy Name": _once(_T.TEXT_STRING),
+        "Operation Policy Name": Rule(_T.TEXT_STRING, create=True, until=4),
         USAGE_MASK: _once(_T.INTEGER),
         LEASE_TIME: Rule(_T.INTERVAL),
         USAGE_LIMITS: _free(_T.STRUCTURE),
@@ -130,6 +136,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         ALWAYS_SENSITIVE: Rule(_T.BOOLEAN, 4),
         EXTRACTABLE: Rule(_T.BOOLEAN, 4, create=True, change=True),
         NEVER_EXTRACTABLE: Rule(_T.BOOLEAN, 4),
+        KEY_FORMAT_TYPE: _once(_T.ENUMERATION, VERSION_2),
+        **{f"Certificate {whose} {part}": Rule(_T.TEXT_STRING, VERSION_2) for whose in _WHOSE for part in NAME_PARTS},
         GCM_INVOCATIONS: Rule(_T.LONG_INTEGER),
     }
 )
@@ -153,13 +161,18 @@ _FORMS: Mapping[str, tuple[tuple[int, ItemType], ...]] = MappingProxyType(
 def rule_of(name: str, version: int) -> Rule:
     """Return the rule; raise KmipRefused for a name that does not exist in this version."""
     rule = RULES.get(name)
-    if rule is not None and rule.since <= version:
+    if rule is not None and rule.since <= version <= rule.until:
         return rule
     if name.startswith(CUSTOM_PREFIX) and len(name) <= _NAME_LENGTH:
         return Rule(_T.STRUCTURE, many=True, create=True, change=True, delete=True)
     if name.startswith("y-"):
-        raise denied("only the server sets attributes that begin with y-")
-    raise invalid("the attribute does not exist in the protocol version of the request")
+        raise read_only("only the server sets attributes that begin with y-")
+    message = "the attribute does not exist in the protocol version of the request"
+    raise KmipRefused(ResultReason.INVALID_FIELD, message, ResultReason.UNSUPPORTED_ATTRIBUTE)
+
+
+def read_only(message: str) -> KmipRefused:
+    return denied(message, exact=ResultReason.ATTRIBUTE_READ_ONLY)
 
 
 def parse(item: Item, version: int, *, partial: bool = False) -> tuple[str, int | None, Item]:
@@ -182,7 +195,7 @@ def for_new_object(items: Iterable[Item], version: int) -> Attributes:
     for item in items:
         name, _, value = parse(item, version)
         if not rule_of(name, version).create:
-            raise denied(f"only the server sets the attribute {name}")
+            raise read_only(f"only the server sets the attribute {name}")
         made = with_instance(made, name, value)
     return made
 
@@ -191,7 +204,8 @@ def with_instance(attributes: Attributes, name: str, value: Item) -> Attributes:
     """Return `attributes` with one more instance; raise KmipRefused when no more are permitted."""
     taken = [attribute.instance for attribute in attributes if attribute.name == name]
     if taken and not (name.startswith(CUSTOM_PREFIX) or RULES[name].many):
-        raise KmipRefused(ResultReason.ILLEGAL_OPERATION, f"the attribute {name} already exists")
+        message = f"the attribute {name} already exists"
+        raise KmipRefused(ResultReason.ILLEGAL_OPERATION, message, ResultReason.ATTRIBUTE_SINGLE_VALUED)
     if len(taken) >= MOST_INSTANCES or len(attributes) >= _MOST_ATTRIBUTES:
         raise KmipRefused(ResultReason.INDEX_OUT_OF_BOUNDS, "the object has the maximum number of attributes")
     return (*attributes, Attribute(name, max(taken, default=-1) + 1, value))
@@ -231,7 +245,7 @@ def created_here(attributes: Attributes, now: int) -> Attributes:
     Raises: KmipRefused when the client names a generator, which it can only do for a key that it registers.
     """
     if first(attributes, RANDOM_NUMBER_GENERATOR) is not None:
-        raise denied("a client cannot choose the random number generator of a new key")
+        raise read_only("a client cannot choose the random number generator of a new key")
     attributes = with_single(attributes, ORIGINAL_CREATION_DATE, moment(Tag.ATTRIBUTE_VALUE, now))
     return with_single(attributes, RANDOM_NUMBER_GENERATOR, random_number_generator(Tag.ATTRIBUTE_VALUE))
 
@@ -251,7 +265,7 @@ def names(attributes: Attributes) -> tuple[str, ...]:
 def is_visible(name: str, version: int) -> bool:
     """Return whether the attribute exists in this version; newer ones are hidden, because they broke real clients."""
     rule = RULES.get(name)
-    return rule is None or rule.since <= version
+    return rule is None or rule.since <= version <= rule.until
 
 
 def to_item(attribute: Attribute, version: int) -> Item:

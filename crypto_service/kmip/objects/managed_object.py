@@ -5,9 +5,8 @@
 
 from dataclasses import dataclass, replace
 
-from core.errors.services import ObjectNotFound
 from crypto_service.kmip.codec.enums import CryptographicUsageMask, ObjectType, ResultReason, State
-from crypto_service.kmip.codec.errors import denied, invalid
+from crypto_service.kmip.codec.errors import denied, destroyed, invalid
 from crypto_service.kmip.codec.fields import choice, flag, interval, moment, read_choice, read_long, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
@@ -63,6 +62,10 @@ class ManagedObject:
         ]
         if state != states.STATELESS:
             own.append(Attribute(named.STATE, 0, choice(Tag.ATTRIBUTE_VALUE, state)))
+        digest = named.first(self.attributes, named.DIGEST)
+        form = None if digest is None else read_choice(digest, Tag.KEY_FORMAT_TYPE)
+        if form is not None:
+            own.append(Attribute(named.KEY_FORMAT_TYPE, 0, choice(Tag.ATTRIBUTE_VALUE, form)))
         return (*own, *self.attributes)
 
     def usage_left(self) -> int | None:
@@ -107,13 +110,14 @@ def check_change(managed: ManagedObject, name: str, value: Item | None, now: int
         begun = (named.ACTIVATION_DATE,)
         allowed = (State.PRE_ACTIVE,) if name in begun else states.UNUSED
         if managed.state_at(now) not in allowed:
-            raise denied(_EARLIER)
+            raise denied(_EARLIER, exact=ResultReason.WRONG_KEY_LIFECYCLE_STATE)
     elif name == named.SENSITIVE and value is not None and managed.sensitive and not value.value:
         raise denied("the attribute Sensitive cannot be reset")
     elif name == named.EXTRACTABLE and value is not None and not managed.extractable and value.value:
         raise denied("the attribute Extractable cannot be set again")
     elif name == named.USAGE_LIMITS and managed.state_at(now) not in (*states.UNUSED, states.STATELESS):
-        raise denied("usage limits can be set only while the key is pre-active or active")
+        message = "usage limits can be set only while the key is pre-active or active"
+        raise denied(message, exact=ResultReason.WRONG_KEY_LIFECYCLE_STATE)
 
 
 def is_stateless(object_type: int) -> bool:
@@ -177,9 +181,9 @@ def _read(row: ObjectRow, attributes: Attributes) -> ManagedObject:
 
 
 def require_here(managed: ManagedObject) -> None:
-    """Raise ObjectNotFound for a destroyed object, KmipRefused for an archived one."""
+    """Raise KmipRefused for a destroyed or archived object."""
     if managed.is_destroyed:
-        raise ObjectNotFound
+        raise destroyed()
     if managed.archived:
         raise denied("the object is archived", ResultReason.OBJECT_ARCHIVED)
 
@@ -192,14 +196,15 @@ def require_usable(managed: ManagedObject, use: int, now: int) -> None:
     require_here(managed)
     states.require_active(managed.state_at(now))
     if not managed.usage_mask & use:
-        raise denied("the key's cryptographic usage mask does not permit this")
+        message = "the key's cryptographic usage mask does not permit this"
+        raise denied(message, exact=ResultReason.INCOMPATIBLE_CRYPTOGRAPHIC_USAGE_MASK)
     if not use & _PROCESSING:
         require_protecting(managed, now)
     elif managed.process_start is not None and managed.process_start > now:
-        raise denied("the key's process start date has not been reached")
+        raise denied("the key's process start date has not been reached", exact=ResultReason.WRONG_KEY_LIFECYCLE_STATE)
 
 
 def require_protecting(managed: ManagedObject, now: int) -> None:
     """Raise KmipRefused when the Protect Stop Date has passed (KMIP 1.4, section 3.26)."""
     if managed.protect_stop is not None and managed.protect_stop <= now:
-        raise denied("the key's protect stop date has passed")
+        raise denied("the key's protect stop date has passed", exact=ResultReason.WRONG_KEY_LIFECYCLE_STATE)

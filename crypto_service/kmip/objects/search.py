@@ -70,7 +70,7 @@ _COLUMNS = {
     named.STATE: "state",
     named.USAGE_MASK: "usage_mask",
 }
-_NOT_STORED = frozenset({*_COLUMNS, named.LEASE_TIME})
+_NOT_STORED = frozenset({*_COLUMNS, named.LEASE_TIME, named.KEY_FORMAT_TYPE})
 
 
 def _archived(storage: int) -> bool | None:

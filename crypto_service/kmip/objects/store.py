@@ -368,4 +368,5 @@ def _check_names(tx: TenantTransaction, caller: ClientIdentity, row: ObjectRow, 
     for name in row.names:
         others = () if name in had else tx.objects.named(caller.service, name)
         if any(other.object_id != row.object_id and other.material is not None for other in others):
-            raise KmipRefused(ResultReason.ILLEGAL_OPERATION, "another object has this name")
+            message = "another object has this name"
+            raise KmipRefused(ResultReason.ILLEGAL_OPERATION, message, ResultReason.NON_UNIQUE_NAME_ATTRIBUTE)

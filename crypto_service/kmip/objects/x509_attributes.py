@@ -1,11 +1,12 @@
-"""Attributes that the server reads from X.509 certificates (KMIP 1.4, sections 3.8 to 3.16)."""
+"""Attributes that the server reads from X.509 certificates (KMIP 1.4, sections 3.8 to 3.16; KMIP 2.1, section 4)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
 
 from crypto_service.kmip.codec.enums import DigitalSignatureAlgorithm as Algorithm
 from crypto_service.kmip.codec.fields import choice, number, octets, structure, text
@@ -31,6 +32,28 @@ _ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
     }
 )
 
+_PARTS: Mapping[str, x509.ObjectIdentifier] = MappingProxyType(
+    dict(
+        zip(
+            named.NAME_PARTS,
+            (
+                NameOID.COMMON_NAME,
+                NameOID.ORGANIZATION_NAME,
+                NameOID.ORGANIZATIONAL_UNIT_NAME,
+                NameOID.EMAIL_ADDRESS,
+                NameOID.COUNTRY_NAME,
+                NameOID.STATE_OR_PROVINCE_NAME,
+                NameOID.LOCALITY_NAME,
+                NameOID.USER_ID,
+                NameOID.SERIAL_NUMBER,
+                NameOID.TITLE,
+                NameOID.DOMAIN_COMPONENT,
+                NameOID.DN_QUALIFIER,
+            ),
+            strict=True,
+        )
+    )
+)
 _MOST_SERIAL = 1 << 160
 """RFC 5280 permits 20 bytes."""
 
@@ -66,13 +89,23 @@ def with_certificate(der: bytes, given: Attributes) -> Attributes:
         "X.509 Certificate Issuer": structure(own, octets(Tag.ISSUER_DISTINGUISHED_NAME, issuer.public_bytes())),
         "X.509 Certificate Subject": structure(own, octets(Tag.SUBJECT_DISTINGUISHED_NAME, subject.public_bytes())),
     }
+    for whose, name in (("Subject", subject), ("Issuer", issuer)):
+        found |= {f"Certificate {whose} {part}": text(own, value) for part, value in _parts(name)}
     if algorithm is not None:
         found["Digital Signature Algorithm"] = choice(own, algorithm)
     if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         found[named.LENGTH] = number(own, key.key_size)
-    for name, value in found.items():
-        given = named.with_single(given, name, value)
+    for attribute, value in found.items():
+        given = named.with_single(given, attribute, value)
     return given
+
+
+def _parts(name: x509.Name) -> Iterator[tuple[str, str]]:
+    """Yield the parts of a name; of several equal ones only the first."""
+    for part, oid in _PARTS.items():
+        values = [one.value for one in name.get_attributes_for_oid(oid) if isinstance(one.value, str)]
+        if values:
+            yield part, values[0]
 
 
 def _bytes(serial: int) -> bytes:

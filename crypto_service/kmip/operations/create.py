@@ -25,6 +25,7 @@ from crypto_service.kmip.codec.fields import (
     structure,
     text,
 )
+from crypto_service.kmip.codec.framing import VERSION_2
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
@@ -56,6 +57,8 @@ async def create(batch: Batch, payload: Item) -> Payload:
 
 async def register(batch: Batch, payload: Item) -> Payload:
     kind = required(read_choice(payload, Tag.OBJECT_TYPE), Tag.OBJECT_TYPE)
+    if kind == ObjectType.TEMPLATE and batch.version >= VERSION_2:
+        raise invalid("the object type is not supported")
     brought = material.read_registered(kind, payload)
     given = await given_attributes(batch, payload, Tag.TEMPLATE_ATTRIBUTE)
     if kind == ObjectType.TEMPLATE:
@@ -97,6 +100,10 @@ def complete(given: Attributes, kind: int, made: Item) -> Attributes:
     digest = material.digest(kind, made)
     if digest is not None:
         given = named.with_single(given, named.DIGEST, digest)
+        form = named.integer(given, named.KEY_FORMAT_TYPE)
+        if form not in (None, read_choice(digest, Tag.KEY_FORMAT_TYPE)):
+            raise invalid("the key does not have the given key format type")
+        given = named.without(given, named.KEY_FORMAT_TYPE)
     if kind != ObjectType.TEMPLATE and named.first(given, named.FRESH) is None:
         given = named.with_single(given, named.FRESH, flag(Tag.ATTRIBUTE_VALUE, value=True))
     return given
@@ -140,6 +147,8 @@ def _with_key_block(brought: Item, given: Attributes) -> Attributes:
 def _certificate(brought: Item, given: Attributes) -> Attributes:
     kind = required(read_choice(brought, Tag.CERTIFICATE_TYPE), Tag.CERTIFICATE_TYPE)
     content = required(read_octets(brought, Tag.CERTIFICATE_VALUE), Tag.CERTIFICATE_VALUE)
+    if named.integer(given, named.CERTIFICATE_TYPE) not in (None, kind):
+        raise invalid("the attribute Certificate Type contradicts the certificate")
     given = named.with_single(given, named.CERTIFICATE_TYPE, choice(Tag.ATTRIBUTE_VALUE, kind))
     given = named.with_single(given, named.CERTIFICATE_LENGTH, number(Tag.ATTRIBUTE_VALUE, len(content)))
     return x509_attributes.with_certificate(content, given) if kind == _X_509 else given

@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 from core.errors.keys import KeyNotUsable
-from core.errors.services import ObjectNotFound
 from crypto_service.kmip.batch import Batch, Payload
 from crypto_service.kmip.codec.enums import RevocationReasonCode, State
-from crypto_service.kmip.codec.errors import denied, invalid
+from crypto_service.kmip.codec.errors import denied, destroyed, invalid
 from crypto_service.kmip.codec.fields import (
     choice,
     moment,
@@ -51,7 +50,7 @@ async def revoke(batch: Batch, payload: Item) -> Payload:
 
     def edit(managed: ManagedObject) -> ManagedObject:
         if managed.is_destroyed:
-            raise ObjectNotFound
+            raise destroyed()
         before = managed.state_at(batch.now)
         after = states.after_revocation(before, code)
         attributes = named.with_single(managed.attributes, named.REVOCATION_REASON, _reason(code, message))
@@ -71,7 +70,7 @@ async def destroy(batch: Batch, payload: Item) -> Payload:
 
     def edit(managed: ManagedObject) -> ManagedObject:
         if managed.is_destroyed:
-            raise ObjectNotFound
+            raise destroyed()
         after = states.after_destruction(managed.state_at(batch.now))
         attributes = named.with_single(managed.attributes, named.DESTROY_DATE, _at(batch.now))
         ended = with_changes(managed, attributes, batch.now, state=after)
@@ -93,7 +92,7 @@ async def archive(batch: Batch, payload: Item) -> Payload:
 async def recover(batch: Batch, payload: Item) -> Payload:
     def edit(managed: ManagedObject) -> ManagedObject:
         if managed.is_destroyed:
-            raise ObjectNotFound
+            raise destroyed()
         if not managed.archived:
             raise denied("the object is not archived")
         return with_changes(managed, named.without(managed.attributes, named.ARCHIVE_DATE), batch.now)

@@ -1,12 +1,15 @@
-"""MAC and MAC Verify (KMIP 1.4, sections 4.33 and 4.34) with HMAC keys, and with AES keys: CMAC and GMAC.
+"""MAC and MAC Verify (KMIP 1.4, sections 4.33 and 4.34), and Hash (section 4.37), which uses no key.
 
-The mode of an AES key has no default; the specification has no name for GMAC, so its mode is GCM. It has no field for
-the nonce of GMAC either, so this is the field of Encrypt: a client gives a nonce, or gets one with the MAC.
+With an HMAC key, a MAC is an HMAC. With an AES key it is CMAC, GMAC or an HMAC, without a default; the specification
+has no name for GMAC, so its mode is GCM. It has no field for the nonce of GMAC either, so this is the field of Encrypt:
+a client gives a nonce, or gets one with the MAC.
 """
 
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
+
+from cryptography.hazmat.primitives import hashes
 
 from core.errors.services import CiphertextRefused
 from crypto_service.keys import primitives
@@ -23,6 +26,7 @@ from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import key_material as material
+from crypto_service.kmip.objects.algorithms import HASHES
 from crypto_service.kmip.objects.managed_object import ManagedObject, require_usable
 from crypto_service.kmip.operations.crypto import key_algorithm, required_nonce, whole_data
 from crypto_service.kmip.operations.invocation_limit import count_gcm_invocation
@@ -80,8 +84,18 @@ async def mac_verify(batch: Batch, payload: Item) -> Payload:
     return (batch.about(managed.row.object_id), choice(Tag.VALIDITY_INDICATOR, validity))
 
 
+async def make_hash(batch: Batch, payload: Item) -> Payload:
+    given = required(read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS), Tag.CRYPTOGRAPHIC_PARAMETERS)
+    algorithm = HASHES.get(required(read_choice(given, Tag.HASHING_ALGORITHM), Tag.HASHING_ALGORITHM))
+    if algorithm is None:
+        raise invalid("the hashing algorithm is not supported")
+    made = hashes.Hash(algorithm)
+    made.update(whole_data(batch, payload))
+    return (octets(Tag.DATA, made.finalize()),)
+
+
 def _method(managed: ManagedObject, payload: Item) -> _Method:
-    """Return the hash of an HMAC key or the mode of an AES key; the request cannot change the algorithm."""
+    """Return the hash of an HMAC or the mode of a MAC with AES; the request cannot change that of an HMAC key."""
     own = key_algorithm(managed)
     given = read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(managed.attributes, named.PARAMETERS)
     asked, mode = None, None
@@ -89,12 +103,14 @@ def _method(managed: ManagedObject, payload: Item) -> _Method:
         asked, mode = read_choice(given, Tag.CRYPTOGRAPHIC_ALGORITHM), read_choice(given, Tag.BLOCK_CIPHER_MODE)
     if own is None or (own not in _HASHES and own != CryptographicAlgorithm.AES):
         raise invalid("a MAC requires an HMAC or AES key")
+    if own == CryptographicAlgorithm.AES and asked is not None and asked in _HASHES and mode is None:
+        return _HASHES[asked]
     if asked not in (None, own):
         raise invalid("the key has another algorithm")
     if own in _HASHES:
         return _HASHES[own]
     if mode not in _MODES:
-        raise invalid("the block cipher mode of a MAC with an AES key must be CMAC or GCM (GMAC)")
+        raise invalid("a MAC with an AES key needs the block cipher mode CMAC or GCM (GMAC), or an HMAC algorithm")
     return BlockCipherMode(mode)
 
 

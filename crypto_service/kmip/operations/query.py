@@ -1,4 +1,4 @@
-"""Query (KMIP 1.4, section 4.25) and Discover Versions (section 4.26).
+"""Query (KMIP 1.4, section 4.25), Discover Versions (section 4.26) and Log (KMIP 2.1, section 6.1).
 
 Query returns the capabilities of this server, which do not depend on the caller. Discover Versions returns the common
 versions in the client's order.
@@ -7,15 +7,22 @@ versions in the client's order.
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+import structlog
+
 from crypto_service.kmip.batch import Batch, Handler, Payload
 from crypto_service.kmip.codec.enums import DestroyAction, ObjectType, ProfileName, QueryFunction, RngMode, UnwrapMode
 from crypto_service.kmip.codec.errors import missing, wrong
-from crypto_service.kmip.codec.fields import choice, flag, number, read_number, required, structure, text
+from crypto_service.kmip.codec.fields import choice, flag, number, read_number, read_text, required, structure, text
+from crypto_service.kmip.codec.framing import VERSION_2, VERSIONS
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType
 from crypto_service.kmip.objects.attributes import random_number_generator
 
+log = structlog.get_logger()
+
 VENDOR = "OpenKCM"
+_MOST_LOGGED = 1_024
+"""Characters of a client's message that are logged."""
 _TYPES = (
     ObjectType.CERTIFICATE,
     ObjectType.SYMMETRIC_KEY,
@@ -46,7 +53,7 @@ _PROFILES: Mapping[int, Sequence[ProfileName]] = MappingProxyType(
         ),
     }
 )
-"""Minor version → profiles of that version. Not those that include TLS cipher suites with RSA key exchange (Baseline),
+"""Feature level → profiles of that version. Not those that include TLS cipher suites with RSA key exchange (Baseline),
 or Get of a compromised key (Symmetric Key Foundry)."""
 
 
@@ -64,7 +71,8 @@ def query(operations: Sequence[tuple[int, int]]) -> Handler:
         if QueryFunction.QUERY_OPERATIONS in asked:
             found += [choice(Tag.OPERATION, operation) for operation, since in operations if since <= batch.version]
         if QueryFunction.QUERY_OBJECTS in asked:
-            found += [choice(Tag.OBJECT_TYPE, kind) for kind in _TYPES]
+            of_2 = batch.version >= VERSION_2
+            found += [choice(Tag.OBJECT_TYPE, kind) for kind in _TYPES if not (of_2 and kind == ObjectType.TEMPLATE)]
         if QueryFunction.QUERY_SERVER_INFORMATION in asked:
             found += [text(Tag.VENDOR_IDENTIFICATION, VENDOR), structure(Tag.SERVER_INFORMATION)]
         if QueryFunction.QUERY_CAPABILITIES in asked and batch.version >= 3:
@@ -92,12 +100,7 @@ def _capabilities(version: int) -> Item:
     return structure(Tag.CAPABILITY_INFORMATION, *own)
 
 
-MAJOR = 1
-MINORS = (4, 3, 2, 1, 0)
-"""The supported versions, newest first."""
-
-
-def version_item(minor: int, major: int = MAJOR) -> Item:
+def version_item(major: int, minor: int) -> Item:
     return structure(
         Tag.PROTOCOL_VERSION, number(Tag.PROTOCOL_VERSION_MAJOR, major), number(Tag.PROTOCOL_VERSION_MINOR, minor)
     )
@@ -110,7 +113,15 @@ def read_version(item: Item) -> tuple[int, int]:
     )
 
 
+async def log_message(batch: Batch, payload: Item) -> Payload:
+    """Write a client's message to the log of the service (KMIP 2.1, section 6.1); not to the audit."""
+    message = required(read_text(payload, Tag.LOG_MESSAGE), Tag.LOG_MESSAGE)
+    shown = "".join(filter(str.isprintable, message[:_MOST_LOGGED]))
+    log.info("message of a client", tenant_id=batch.caller.tenant_id, service=batch.caller.service, message=shown)
+    return ()
+
+
 async def discover_versions(_batch: Batch, payload: Item) -> Payload:
     asked = [read_version(item) for item in payload.all(Tag.PROTOCOL_VERSION)]
-    both = [minor for major, minor in asked if major == MAJOR and minor in MINORS] if asked else MINORS
-    return tuple(version_item(minor) for minor in both)
+    both = [version for version in asked if version in VERSIONS] if asked else VERSIONS
+    return tuple(version_item(*version) for version in both)

@@ -1,7 +1,7 @@
 """Usage limits; Check, Obtain Lease, Get Usage Allocation (KMIP 1.4, sections 4.10, 4.18, 4.19)."""
 
 from crypto_service.kmip.batch import Batch, Payload
-from crypto_service.kmip.codec.enums import UsageLimitsUnit
+from crypto_service.kmip.codec.enums import ResultReason, UsageLimitsUnit
 from crypto_service.kmip.codec.errors import denied, invalid
 from crypto_service.kmip.codec.fields import (
     interval,
@@ -14,6 +14,7 @@ from crypto_service.kmip.codec.fields import (
     read_number,
     required,
 )
+from crypto_service.kmip.codec.framing import VERSION_2
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
@@ -47,6 +48,9 @@ async def check(batch: Batch, payload: Item) -> Payload:
         refused.append(long(Tag.USAGE_LIMITS_COUNT, left))
     mask = read_number(payload, Tag.CRYPTOGRAPHIC_USAGE_MASK)
     if mask is not None and mask & ~managed.usage_mask:
+        if batch.version >= VERSION_2:
+            message = "the key's cryptographic usage mask does not permit this"
+            raise denied(message, exact=ResultReason.INCOMPATIBLE_CRYPTOGRAPHIC_USAGE_MASK)
         refused.append(number(Tag.CRYPTOGRAPHIC_USAGE_MASK, managed.usage_mask))
     lease = read_interval(payload, Tag.LEASE_TIME)
     if lease is not None and lease > LEASE_SECONDS:

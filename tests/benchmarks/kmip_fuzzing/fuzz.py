@@ -19,12 +19,13 @@ _SLOWEST_MS = 250.0
 _GROWN_MIB = 32.0
 _INPUT_SECONDS = 5
 _PROTOCOL = (
-    "Two parts, both seeded with the requests of the 197 OASIS cases. Decoder: atheris (coverage-guided) in a separate "
-    "process, which ends on an assertion, an exception other than a rejection, an input of {seconds} s or 512 MiB; "
-    "decoded input must be encoded to the same bytes. Listener: the same requests with damaged bytes (a third) or "
-    "changed items (the rest), split into pieces, through the real connection, dispatcher, operations and ciphers over "
-    "objects in memory; an internal error in the log or an escaped exception counts as an error. The time of an input "
-    "is CPU time of the loop; memory is resident memory after the last input minus that after the first fifth."
+    "Two parts, both seeded with the requests of the 197 OASIS cases, in their version and in 2.1. Decoder: atheris "
+    "(coverage-guided) in a separate process, which ends on an assertion, an exception other than a rejection, an "
+    "input of {seconds} s or 512 MiB; decoded input must be encoded to the same bytes. Listener: the same requests "
+    "with damaged bytes (a third) or changed items (the rest), split into pieces, through the real connection, "
+    "dispatcher, operations and ciphers over objects in memory; an internal error in the log or an escaped exception "
+    "counts as an error. The time of an input is CPU time of the loop; memory is resident memory after the last input "
+    "minus that after the first fifth."
 )
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 
 from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import CryptographicAlgorithm, Operation
+from crypto_service.kmip.codec.fields import number, structure
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType, Value
+from crypto_service.kmip.version_2 import to_version_2
 from tests.benchmarks.kmip_fuzzing.in_memory_server import Stand
 from tests.benchmarks.kmip_fuzzing.mutations import Mutator
 from tests.crypto_service.kmip import oasis_xml
@@ -33,13 +35,50 @@ class Account:
 
 
 def seeds(identifiers: Sequence[str]) -> list[bytes]:
-    """Return the requests of the OASIS cases, for existing objects."""
+    """Return the requests of the OASIS cases, for existing objects, in their version and in 2.1."""
     found: dict[bytes, None] = {}
     for case in oasis_xml.cases():
         for request, _ in case.exchanges:
             known = Known(int(time.time()), _values(request, identifiers))
-            found[ttlv.encode(_quicker(oasis_xml.item(request, known)))] = None
+            message = _quicker(oasis_xml.item(request, known))
+            found |= dict.fromkeys((ttlv.encode(message), ttlv.encode(_in_version_2(message))))
     return list(found)
+
+
+_STRUCTURES = {
+    Tag.TEMPLATE_ATTRIBUTE: Tag.ATTRIBUTES,
+    Tag.COMMON_TEMPLATE_ATTRIBUTE: Tag.COMMON_ATTRIBUTES,
+    Tag.PRIVATE_KEY_TEMPLATE_ATTRIBUTE: Tag.PRIVATE_KEY_ATTRIBUTES,
+    Tag.PUBLIC_KEY_TEMPLATE_ATTRIBUTE: Tag.PUBLIC_KEY_ATTRIBUTES,
+}
+
+
+def _in_version_2(item: Item) -> Item:
+    """Return a request of 1.x in the form of 2.1, as far as its fields exist there."""
+    if item.tag == Tag.PROTOCOL_VERSION:
+        return structure(item.tag, number(Tag.PROTOCOL_VERSION_MAJOR, 2), number(Tag.PROTOCOL_VERSION_MINOR, 1))
+    if item.tag in _STRUCTURES:
+        return structure(_STRUCTURES[Tag(item.tag)], *_attributes_of(item.children()).children())
+    if item.tag == Tag.BATCH_ITEM:
+        operation = item.first(Tag.OPERATION)
+        locates = operation is not None and operation.value == Operation.LOCATE
+        return structure(item.tag, *(_payload(part, locates=locates) for part in item.children()))
+    return Item(item.tag, item.type, tuple(map(_in_version_2, item.children()))) if item.children() else item
+
+
+def _payload(item: Item, *, locates: bool) -> Item:
+    if item.tag != Tag.REQUEST_PAYLOAD:
+        return item
+    given = [part for part in item.children() if part.tag == Tag.ATTRIBUTE]
+    names = [part for part in item.children() if part.tag == Tag.ATTRIBUTE_NAME]
+    others = [_in_version_2(part) for part in item.children() if part not in (*given, *names)]
+    changed = [_attributes_of(given)] if locates and given else []
+    changed += [] if locates else [structure(Tag.NEW_ATTRIBUTE, *_attributes_of([part]).children()) for part in given]
+    return structure(item.tag, *others, *changed, *to_version_2(Operation.GET_ATTRIBUTE_LIST, tuple(names)))
+
+
+def _attributes_of(given: Sequence[Item]) -> Item:
+    return to_version_2(Operation.GET_ATTRIBUTES, tuple(given))[-1]
 
 
 def _quicker(request: Item) -> Item:

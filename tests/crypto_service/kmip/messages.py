@@ -17,8 +17,8 @@ def batch_item(operation: int, *payload: Item) -> Item:
     return structure(Tag.BATCH_ITEM, choice(Tag.OPERATION, operation), structure(Tag.REQUEST_PAYLOAD, *payload))
 
 
-def message(*items: Item, minor: int = 4, header: tuple[Item, ...] = ()) -> Item:
-    head = structure(Tag.REQUEST_HEADER, version(minor), *header, number(Tag.BATCH_COUNT, len(items)))
+def message(*items: Item, minor: int = 4, major: int = 1, header: tuple[Item, ...] = ()) -> Item:
+    head = structure(Tag.REQUEST_HEADER, version(minor, major), *header, number(Tag.BATCH_COUNT, len(items)))
     return structure(Tag.REQUEST_MESSAGE, head, *items)
 
 

@@ -133,8 +133,8 @@ def a_process(stand: Any, keys: Any, crypto: Database, changes: Changes) -> Proc
 class Client:
     """A client with one service's certificate, connected to one process."""
 
-    def __init__(self, scene: "Scene", process: Process, caller: ClientIdentity, minor: int = 4) -> None:
-        self.scene, self.process, self.caller, self.minor = scene, process, caller, minor
+    def __init__(self, scene: "Scene", process: Process, caller: ClientIdentity, minor: int, major: int) -> None:
+        self.scene, self.process, self.caller, self.minor, self.major = scene, process, caller, minor, major
 
     async def send(self, request: Item) -> Item:
         caller = await self.scene.callers.refresh(self.caller)
@@ -142,7 +142,7 @@ class Client:
         return ttlv.decode(ttlv.encode(response))
 
     async def batch(self, *items: Item, header: tuple[Item, ...] = ()) -> list[Answered]:
-        response = await self.send(message(*items, minor=self.minor, header=header))
+        response = await self.send(message(*items, minor=self.minor, major=self.major, header=header))
         return [Answered(item) for item in response.all(Tag.BATCH_ITEM)]
 
     async def ask(self, operation: int, *payload: Item) -> Answered:
@@ -254,7 +254,12 @@ class Scene:
         return a_process(self, self.keys, self.base.crypto, Changes())
 
     def client(
-        self, service: str = "orders", tenant_id: str = "", process: Process | None = None, minor: int = 4
+        self,
+        service: str = "orders",
+        tenant_id: str = "",
+        process: Process | None = None,
+        minor: int = 4,
+        major: int = 1,
     ) -> Client:
         tenant_id = tenant_id or self.tenant
         caller = ClientIdentity(
@@ -266,7 +271,7 @@ class Scene:
             State.ACTIVE,
             revoked_keys_readable=self.revoked_keys_readable,
         )
-        return Client(self, process or self.one, caller, minor)
+        return Client(self, process or self.one, caller, minor, major)
 
     def close(self) -> None:
         self.threads.close()

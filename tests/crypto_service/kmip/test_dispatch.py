@@ -3,6 +3,7 @@ import pytest
 from core.services import CryptoOperation
 from core.tenants.lifecycle import State
 from crypto_service.kmip import dispatch
+from crypto_service.kmip.codec import framing
 from crypto_service.kmip.codec.enums import BatchErrorContinuationOption, Operation, ResultReason, ResultStatus
 from crypto_service.kmip.codec.enums import State as KeyState
 from crypto_service.kmip.codec.fields import choice, flag, number, octets, structure, text
@@ -47,15 +48,23 @@ async def test_large_headers_do_not_fill_the_cache(scene: Scene, size: int):
     assert dispatch._read_header.cache_info().misses - before == (4 if size == 10 else 0)
 
 
-@pytest.mark.parametrize("bad", [version(5), version(0, major=2), version(-1)])
-async def test_unknown_version_is_rejected_in_the_newest_version(scene: Scene, bad):
+@pytest.mark.parametrize(
+    ("bad", "newest"),
+    [
+        (version(5), version(4)),
+        (version(-1), version(4)),
+        (version(2, major=2), version(1, major=2)),
+        (version(0, major=3), version(4)),
+    ],
+)
+async def test_unknown_version_is_rejected_in_the_newest_version_of_its_kind(scene: Scene, bad: Item, newest: Item):
     request = structure(
         Tag.REQUEST_MESSAGE,
         structure(Tag.REQUEST_HEADER, bad, number(Tag.BATCH_COUNT, 1)),
         batch_item(Operation.GET),
     )
     response = await scene.client().send(request)
-    assert header_of(response).first(Tag.PROTOCOL_VERSION) == version(4)
+    assert header_of(response).first(Tag.PROTOCOL_VERSION) == newest
     assert Answered(response.first(Tag.BATCH_ITEM)).reason is ResultReason.INVALID_MESSAGE
 
 
@@ -145,11 +154,13 @@ async def test_correlated_response_has_the_correlation_id_of_its_audit_entry(sce
         assert header_of(await client.send(request)).first(Tag.SERVER_CORRELATION_VALUE) is None
 
 
-@pytest.mark.parametrize("protocol", [version(0, major=2), version(1, major=2), version(7)])
+@pytest.mark.parametrize("protocol", [version(1, major=2), version(2, major=2), version(0, major=3), version(7)])
 async def test_discover_versions_is_answered_in_any_version(scene: Scene, protocol: Item):
     header = structure(Tag.REQUEST_HEADER, protocol, number(Tag.BATCH_COUNT, 1))
     wanted = protocol, version(3), version(2)
-    for asked, expected in (((), [version(minor) for minor in (4, 3, 2, 1, 0)]), (wanted, [version(3), version(2)])):
+    every = [version(minor, major=major) for major, minor in framing.VERSIONS]
+    supported = [one for one in wanted if one in every]
+    for asked, expected in (((), every), (wanted, supported)):
         discover = batch_item(Operation.DISCOVER_VERSIONS, *asked)
         response = await scene.client().send(structure(Tag.REQUEST_MESSAGE, header, discover))
         assert header_of(response).first(Tag.PROTOCOL_VERSION) == protocol

@@ -47,6 +47,7 @@ _LOCATIONS = Difference(
     "registers keys whose value is stored elsewhere", "an inventory of the keys of other key managers"
 )
 DIFFERENCES = {
+    "SKFF_O_6_11": Difference("expects an attribute that the case does not set", "none: the case is wrong"),
     **dict.fromkeys(
         ("SKFF_M_9_", "SKFF_M_10_", "SKFF_M_11_", "SKFF_M_12_", "SKFF_O_3_", "SKFF_O_6_", "TC_41_"), REVOKED
     ),

@@ -1,4 +1,4 @@
-"""An independent KMIP client calls all of its operations on the running service, in every version of KMIP 1.x.
+"""An independent KMIP client calls all of its operations on the running service, in every version that it has.
 
 test_pykmip.py of the codec calls the dispatcher with this client. Custom attributes and batches, which the client
 cannot send, are in test_kmip_clients.py.
@@ -228,7 +228,7 @@ def test_attributes_are_listed_changed_and_deleted_except_those_of_the_server(cl
     assert "Name" not in client.get_attribute_list(uid)
 
 
-def test_the_server_reports_its_capabilities_and_rejects_other_operations(client, services) -> None:
+def test_the_server_reports_its_capabilities_and_rejects_other_operations(client) -> None:
     functions = enums.QueryFunction
     asked = [functions.QUERY_OPERATIONS, functions.QUERY_OBJECTS, functions.QUERY_SERVER_INFORMATION]
     answer = client.proxy.query(query_functions=asked)
@@ -239,13 +239,34 @@ def test_the_server_reports_its_capabilities_and_rejects_other_operations(client
     refused = client.proxy.rekey_key_pair(private_key_uuid=PrivateKeyUniqueIdentifier(active_key(client)))
     assert refused.result_reason.value is enums.ResultReason.OPERATION_NOT_SUPPORTED
 
-    every = [(1, 4), (1, 3), (1, 2), (1, 1), (1, 0)]
-    for wanted, common in (([], every), ([(1, 1), (2, 0), (1, 3)], [(1, 1), (1, 3)]), ([(2, 0)], [])):
+    every = [(2, 1), (2, 0), (1, 4), (1, 3), (1, 2), (1, 1), (1, 0)]
+    for wanted, common in (([], every), ([(1, 1), (3, 0), (1, 3)], [(1, 1), (1, 3)]), ([(3, 0)], [])):
         versions = [contents.ProtocolVersion(*version) for version in wanted]
         found = client.proxy.discover_versions(protocol_versions=versions).protocol_versions
         assert [(version.major, version.minor) for version in found] == common
-    with a_client(services[0], enums.KMIPVersion.KMIP_2_0) as newer:
-        assert_refused(enums.ResultReason.INVALID_MESSAGE, newer.create, AES, 256)
+
+
+def test_a_client_of_version_2_uses_keys_that_one_of_version_1_reads(services) -> None:
+    newer = a_client(services[0], enums.KMIPVersion.KMIP_2_0)
+    older = a_client(services[0], enums.KMIPVersion.KMIP_1_4)
+    name = a_name()
+    with newer, older:
+        uid = newer.create(AES, 256, name=name)
+        assert locate(newer, NAME, name) == locate(older, NAME, name) == [uid]
+        newer.activate(uid)
+        assert state_of(newer, uid) is state_of(older, uid) is enums.State.ACTIVE
+        assert newer.get(uid).value == older.get(uid).value
+        assert {"Name", "State"} <= set(newer.get_attribute_list(uid))
+        assert newer.set_attribute(uid, attribute_name="Sensitive", attribute_value=True) == uid
+        for client in (newer, older):
+            assert_refused(enums.ResultReason.SENSITIVE, client.get, uid)
+        sealed, nonce = newer.encrypt(SECRET, uid, CBC | {"random_iv": True})
+        assert older.decrypt(sealed, uid, CBC, nonce) == SECRET
+        assert_refused(enums.ResultReason.WRONG_KEY_LIFECYCLE_STATE, newer.destroy, uid)
+        newer.revoke(enums.RevocationReasonCode.CESSATION_OF_OPERATION, uid)
+        newer.destroy(uid)
+        assert_refused(enums.ResultReason.OBJECT_DESTROYED, newer.get, uid)
+        assert_refused(NOT_FOUND, older.get, uid)
 
 
 def test_keys_encrypt_authenticate_sign_and_derive_in_the_service(client, pair) -> None:

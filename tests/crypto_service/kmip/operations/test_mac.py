@@ -1,4 +1,7 @@
-"""MAC and MAC Verify with an AES key: CMAC and GMAC."""
+"""MAC and MAC Verify with an AES key: CMAC, GMAC and HMAC; Hash."""
+
+import hashlib
+import hmac
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -8,6 +11,7 @@ from cryptography.hazmat.primitives.cmac import CMAC
 from crypto_service.kmip.codec.enums import (
     BlockCipherMode,
     CryptographicAlgorithm,
+    HashingAlgorithm,
     Operation,
     ResultReason,
     ValidityIndicator,
@@ -26,6 +30,7 @@ def mode(wanted: int, *more: Item, tag: int = Tag.CRYPTOGRAPHIC_PARAMETERS) -> I
     return structure(tag, choice(Tag.BLOCK_CIPHER_MODE, wanted), *more)
 
 
+HASH_WITH_MD5 = structure(Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.HASHING_ALGORITHM, HashingAlgorithm.MD5))
 CMAC_MODE, GMAC_MODE = mode(BlockCipherMode.CMAC), mode(BlockCipherMode.GCM)
 
 
@@ -51,6 +56,42 @@ async def test_cmac_interoperates_and_is_complete(scene: Scene):
     assert not await verified(client, key, CMAC_MODE, made, data=DATA + b"!")
     for wrong in (made[:-1], made[:8], bytes(16), b""):
         assert not await verified(client, key, CMAC_MODE, wrong)
+
+
+async def test_aes_key_makes_an_hmac_if_the_client_names_it(scene: Scene):
+    client = scene.client()
+    key = await client.activated(mask=MASK)
+    algorithm = choice(Tag.CRYPTOGRAPHIC_ALGORITHM, CryptographicAlgorithm.HMAC_SHA384)
+    how = structure(Tag.CRYPTOGRAPHIC_PARAMETERS, algorithm)
+    made = (await mac(client, key, how)).value(Tag.MAC_DATA)
+    assert made == hmac.digest((await client.get(key)).material, DATA, hashlib.sha384)
+    assert await verified(client, key, how, made)
+    assert not await verified(client, key, how, made, data=DATA + b"!")
+    stored = await client.activated(attribute("Cryptographic Parameters", structure(VALUE, algorithm)), mask=MASK)
+    answer = await client.about(Operation.MAC, stored, octets(Tag.DATA, DATA))
+    assert len(answer.value(Tag.MAC_DATA)) == 48
+
+
+@pytest.mark.parametrize("algorithm", [HashingAlgorithm.SHA_256, HashingAlgorithm.SHA_512])
+async def test_hash_is_that_of_the_data(scene: Scene, algorithm: HashingAlgorithm):
+    how = structure(Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.HASHING_ALGORITHM, algorithm))
+    answer = await scene.client().ask(Operation.HASH, how, octets(Tag.DATA, DATA))
+    name = algorithm.name.replace("_", "").lower()
+    assert answer.value(Tag.DATA) == hashlib.new(name, DATA).digest()
+    assert scene.journal.entries == []  # no object of a tenant is used
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ((octets(Tag.DATA, DATA),), ResultReason.MISSING_DATA),
+        ((structure(Tag.CRYPTOGRAPHIC_PARAMETERS), octets(Tag.DATA, DATA)), ResultReason.MISSING_DATA),
+        ((HASH_WITH_MD5, octets(Tag.DATA, DATA)), ResultReason.INVALID_FIELD),
+        ((HASH_WITH_MD5,), ResultReason.INVALID_FIELD),
+    ],
+)
+async def test_hash_without_a_supported_algorithm_is_rejected(scene: Scene, fields, reason):
+    assert (await scene.client().ask(Operation.HASH, *fields)).reason is reason
 
 
 async def test_gmac_interoperates_with_the_nonce_of_the_server_or_the_client(scene: Scene):
