@@ -1,7 +1,10 @@
 """docs/object-stores.md as written, with a real Ceph Object Gateway: objects are encrypted, and a lock stops access."""
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -9,7 +12,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.session import get_session
 
+from core.errors.services import ClientNotAuthorized
 from tests.concurrency import wait_until
+from tests.e2e.clients import Program, data_key
 from tests.e2e.connected import AT_ONCE_SECONDS, Service
 from tests.e2e.integrations.guides import blocks, words
 from tests.e2e.integrations.radosgw import Gateway
@@ -89,6 +94,66 @@ def assert_reads_again(gateway: Gateway) -> None:
         if read(gateway) == TEXT:
             return
     pytest.fail(f"{read(gateway)!r}\n{gateway.log[-2000:]}")
+
+
+@contextmanager
+def busy(gateway: Gateway) -> Iterator[list[float]]:
+    """Read an object each half second during the block; the result gets the time of each failed read."""
+    failed: list[float] = []
+    done = threading.Event()
+
+    def read_repeatedly() -> None:
+        while not done.wait(0.5):
+            if read(gateway) != TEXT:
+                failed.append(time.monotonic())
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_repeatedly)
+        yield failed
+        done.set()
+        reading.result()
+
+
+def expire_old_certificates(stack: Stack, store: Service, seconds: int) -> None:
+    """End every certificate of the service but its newest one after a few seconds, as recorded."""
+    with stack.owner() as owner:
+        owner.execute("set row_security = off")
+        ended = owner.execute(
+            "update okcm.service_certificate c set not_after = clock_timestamp() + %s * interval '1 second'"
+            " where tenant_id = %s and service = %s and generation < (select max(n.generation)"
+            " from okcm.service_certificate n where n.tenant_id = c.tenant_id and n.service = c.service)",
+            [seconds, store.tenant_id, store.name],
+        )
+    assert ended.rowcount > 0
+
+
+def test_a_busy_gateway_fails_only_while_its_tenant_is_locked(stack: Stack, store: Service, gateway: Gateway) -> None:
+    """A busy gateway never replaces a connection that was closed, so both events must leave it open.
+
+    A new connection with the old certificate is rejected after its end; the kept one was admitted before.
+    """
+    exec(blocks(PAGE, "python", replacements(store, gateway.url))[1], {})  # noqa: S102 - code of the guide
+    with busy(gateway) as failed:
+        time.sleep(3)
+        assert failed == []
+        stack.command("tenant", "lock", store.tenant_id, "--confirm", store.tenant_id)
+        wait_until(lambda: bool(failed), lambda: "the gateway still reads", AT_ONCE_SECONDS)
+        stack.command("tenant", "unlock", store.tenant_id)
+        wait_until(lambda: time.monotonic() > failed[-1] + 2, lambda: gateway.log[-2000:], AT_ONCE_SECONDS)
+        failed.clear()
+        stack.command("service", "renew", store.tenant_id, store.name)
+        expire_old_certificates(stack, store, 2)
+        wait_until(lambda: is_rejected(store), lambda: "the old certificate has not ended", AT_ONCE_SECONDS)
+        time.sleep(5)
+        assert failed == [], gateway.log[-2000:]
+
+
+def is_rejected(store: Service) -> bool:
+    """Return whether a new connection with the files of the service is rejected."""
+    program = Program(store)
+    answer = program.https(data_key("record/1"))
+    program.hang_up()
+    return answer == ClientNotAuthorized.code
 
 
 def test_an_object_is_stored_as_ciphertext_and_read_until_the_tenant_is_locked_or_the_service_disconnected(
