@@ -214,7 +214,7 @@ def _tenant_login(public_key: Path, folder: Path) -> tuple[SetupRequest, ...]:
 
 
 def _server_role(names: Sequence[str]) -> SetupRequest:
-    """Return the PKI role that signs the crypto service's server certificate: these names, TLS servers, P-256.
+    """Return the PKI role that signs the crypto service's server certificates: these names, TLS servers, any key.
 
     Only the key of the CSR is used (RFC 5280 subject and alternative names are parameters, which the process's policy
     restricts). Certificates are not stored: each process gets one every few days, and the search for unrecorded CA
@@ -235,8 +235,8 @@ def _server_role(names: Sequence[str]) -> SetupRequest:
             "require_cn": False,
             "use_csr_common_name": False,
             "use_csr_sans": False,
-            "key_type": "ec",
-            "key_bits": 256,
+            "key_type": "any",
+            "key_bits": 0,
             "key_usage": ("DigitalSignature",),
             "server_flag": True,
             "client_flag": False,

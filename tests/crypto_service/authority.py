@@ -8,15 +8,16 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from crypto_service.server.tls import ServerCertificate
+from crypto_service.server.tls import CertifiedKey, ServerCertificate
 from openkcm.contract.client_files import Offer, configuration
 from openkcm.contract.names import service_spiffe, tenant_dns
 from openkcm.contract.services import ServiceKind
 
 _P256 = ec.SECP256R1()
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Issuer:
 @dataclass(frozen=True)
 class Leaf:
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: Key
 
     @property
     def pem(self) -> str:
@@ -53,7 +54,7 @@ def pem(certificate: x509.Certificate) -> str:
 
 def signed(
     subject: str,
-    public_key: ec.EllipticCurvePublicKey,
+    public_key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
     issuer: x509.Name | None,
     signer: ec.EllipticCurvePrivateKey,
     *extensions: tuple[x509.ExtensionType, bool],
@@ -70,9 +71,7 @@ def signed(
     return builder.sign(signer, hashes.SHA256())
 
 
-def _common(
-    key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey, *, signs: bool
-) -> list[tuple[x509.ExtensionType, bool]]:
+def _common(key: Key, signer: ec.EllipticCurvePrivateKey, *, signs: bool) -> list[tuple[x509.ExtensionType, bool]]:
     """Return the extensions of every certificate of the platform."""
     usage = dict.fromkeys(
         (
@@ -125,14 +124,20 @@ def service_leaf(
     return _leaf(tenant_authority(tenant_id), service, names, ExtendedKeyUsageOID.CLIENT_AUTH, key, began, life)
 
 
-def server_leaf() -> Leaf:
+def server_leaf(key: Key | None = None) -> Leaf:
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    return _leaf(root(), "localhost", names, ExtendedKeyUsageOID.SERVER_AUTH)
+    return _leaf(root(), "localhost", names, ExtendedKeyUsageOID.SERVER_AUTH, key)
+
+
+@cache
+def rsa_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
 
 
 def server_identity() -> ServerCertificate:
-    leaf = server_leaf()
-    return ServerCertificate(leaf.pem, root().pem, leaf.certificate.not_valid_after_utc, leaf.key_pem.encode())
+    leaves = server_leaf(), server_leaf(rsa_key())
+    with_ec, with_rsa = (CertifiedKey(leaf.pem, leaf.key_pem.encode()) for leaf in leaves)
+    return ServerCertificate(root().pem, leaves[0].certificate.not_valid_after_utc, with_ec, with_rsa)
 
 
 def _leaf(  # noqa: PLR0917 - a certificate has many fields
@@ -140,7 +145,7 @@ def _leaf(  # noqa: PLR0917 - a certificate has many fields
     name: str,
     names: list[x509.GeneralName],
     usage: x509.ObjectIdentifier,
-    key: ec.EllipticCurvePrivateKey | None = None,
+    key: Key | None = None,
     began: timedelta = timedelta(minutes=1),
     life: timedelta = timedelta(hours=72),
 ) -> Leaf:
@@ -161,7 +166,7 @@ def service_names(tenant_id: str, service: str) -> list[x509.GeneralName]:
     ]
 
 
-def key_pem(key: ec.EllipticCurvePrivateKey) -> str:
+def key_pem(key: Key) -> str:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -29,15 +29,16 @@ class PkiServerCertificates:
         self._session = session
 
     def sign(self, csr_pem: str, names: Sequence[str], lifetime: timedelta) -> tuple[str, str]:
-        """Return certificate and root as PEM for a CSR with an EC key; only the key of the CSR is used.
+        """Return certificate and root as PEM for a CSR; only the key of the CSR is used.
 
         Args:
-            csr_pem: PKCS #10, self-signed, P-256 or larger; the names in it are ignored.
+            csr_pem: PKCS #10, self-signed, with an EC key of 224 bits or more or an RSA key of 2048 bits or more; the
+                names in it are ignored.
             names: DNS names and IP addresses.
             lifetime: at most 72 hours.
 
         Raises:
-            CsrRefused: the CSR is invalid, or has another kind of key.
+            CsrRefused: the CSR is invalid, or its key is too small.
             SettingsInvalid: the role does not allow one of the names.
             InvalidName: the lifetime is not allowed, or there is no name.
             ConflictingResource: the signed certificate differs from the request.
@@ -73,7 +74,7 @@ def _refusal(rejected: VaultRejected, names: Sequence[str]) -> Exception:
             "after a change of crypto_names run openkcmctl setup vault, or restart an embedded key server",
         )
     if "csr" in rejected.reason.lower() or "key" in rejected.reason.lower():
-        return CsrRefused("a self-signed request with an EC key is required")
+        return CsrRefused("a self-signed request with an EC or RSA key is required")
     return rejected
 
 

@@ -1,4 +1,4 @@
-"""The service's certificate from a real key server, and the clients that its contexts admit."""
+"""The service's certificates from a real key server, and the clients that its contexts admit."""
 
 import asyncio
 import os
@@ -13,10 +13,12 @@ from typing import Any, cast
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from core.errors.platform import VaultUnavailable
 from crypto_service.server import tls
 from crypto_service.server.tls import ServerCertificate, ServerTls, SharedTlsIdentity, new_identity, server_context
+from openkcm.contract.csr import CsrRefused
 from tests.concurrency import wait_until_async
 from tests.crypto_service import authority
 from tests.crypto_service.authority import server_identity
@@ -70,17 +72,60 @@ Make = Callable[..., ssl.SSLContext]
 
 
 def test_server_certificate_has_our_names_and_verifies(identity: ServerCertificate):
-    certificate = x509.load_pem_x509_certificate(identity.certificate_pem.encode())
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert [str(name.value) for name in names] == ["localhost", "127.0.0.1"]
+    assert identity.with_rsa is not None
+    both = identity.with_ec, identity.with_rsa
+    for certified, kind in zip(both, (ec.EllipticCurvePublicKey, rsa.RSAPublicKey), strict=True):
+        certificate = x509.load_pem_x509_certificate(certified.certificate_pem.encode())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert [str(name.value) for name in names] == ["localhost", "127.0.0.1"]
+        assert isinstance(certificate.public_key(), kind)
     assert identity.not_after - datetime.now(UTC) < timedelta(hours=25)
     server = server_context(identity)
     server.verify_mode = ssl.CERT_OPTIONAL  # only the server certificate is checked here
     _, asking = shake(server, ssl.create_default_context(cadata=identity.root_pem))
     assert asking.version() == "TLSv1.3"
     assert not [file for file in Path("/proc/self/fd").iterdir() if "memfd" in os.path.realpath(file)]
-    assert b"PRIVATE KEY" in identity.key_pem
+    assert all(b"PRIVATE KEY" in certified.key_pem for certified in both)
     assert "PRIVATE" not in repr(identity)
+
+
+ECDSA, RSA = "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256"
+
+
+@pytest.mark.parametrize(
+    ("version", "ciphers", "kind"),
+    [
+        (ssl.TLSVersion.TLSv1_3, "", ec.EllipticCurvePublicKey),
+        (ssl.TLSVersion.TLSv1_2, "", ec.EllipticCurvePublicKey),
+        (ssl.TLSVersion.TLSv1_2, f"{RSA}:{ECDSA}", ec.EllipticCurvePublicKey),  # the server's order decides
+        (ssl.TLSVersion.TLSv1_2, ECDSA, ec.EllipticCurvePublicKey),
+        (ssl.TLSVersion.TLSv1_2, RSA, rsa.RSAPublicKey),
+        (ssl.TLSVersion.TLSv1_2, "ECDHE-RSA-AES128-SHA256", rsa.RSAPublicKey),  # a client without AEAD
+    ],
+)
+def test_client_without_ecdsa_gets_the_rsa_certificate(a_client: Make, version: Any, ciphers: str, kind: type):
+    _, asking = shake(server_context(server_identity()), a_client(version=version, ciphers=ciphers))
+    shown = asking.getpeercert(binary_form=True)
+    assert shown is not None
+    assert isinstance(x509.load_der_x509_certificate(shown).public_key(), kind)
+
+
+def test_key_server_with_an_older_role_signs_only_the_certificate_with_an_ec_key():
+    class Certificates:
+        def sign(self, csr_pem: str, names: Sequence[str], lifetime: timedelta) -> tuple[str, str]:
+            del names, lifetime
+            key = x509.load_pem_x509_csr(csr_pem.encode()).public_key()
+            if isinstance(key, rsa.RSAPublicKey):
+                raise CsrRefused("a self-signed request with an EC key is required")
+            return authority.server_leaf().pem, authority.root().pem
+
+    made = new_identity(Certificates(), NAMES)
+    assert made.with_rsa is None
+    shared = SharedTlsIdentity()
+    shared.put(replace(made, not_after=datetime.now(UTC) + timedelta(hours=23)))
+    again = shared.get()
+    assert again is not None
+    assert (again.with_ec, again.with_rsa) == (made.with_ec, None)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +205,7 @@ async def test_obtain_waits_for_an_unavailable_key_server():
     certificates, shared = Certificates(), SharedTlsIdentity()
     made = await ServerTls(certificates, NAMES, shared, Path()).obtain()
     assert made.root_pem == authority.root().pem
-    assert certificates.asked == 3
+    assert certificates.asked == 4  # twice without success, then once for each key
 
 
 def test_restarted_child_gets_the_certificate_unless_it_expires_soon():
