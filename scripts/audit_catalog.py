@@ -177,7 +177,14 @@ ENDPOINTS: Mapping[str, tuple[CryptoOperation, ...] | str] = MappingProxyType(
 )
 """HTTPS endpoint → the entries in the write-ahead log. Rejections of requests and connections are recorded as well."""
 
-KMIP: Mapping[str, str] = MappingProxyType({"DISCOVER_VERSIONS": _PUBLIC, "QUERY": _PUBLIC})
+KMIP: Mapping[str, str] = MappingProxyType(
+    {
+        "DISCOVER_VERSIONS": _PUBLIC,
+        "QUERY": _PUBLIC,
+        "HASH": "uses no key and no object",
+        "LOG": "writes a message of the client to the log of the service",
+    }
+)
 """KMIP operation → why it is not audited; the others are named in `crypto_service.kmip.operation_table`."""
 
 ROUTES: Mapping[str, Entry] = MappingProxyType(

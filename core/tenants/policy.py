@@ -78,7 +78,7 @@ _RULES = {
 
 
 def parse_policy(
-    tenant_key_days: int, service_key_days: int, four_eyes: Iterable[str], *, revoked_keys_readable: bool
+    tenant_key_days: int, service_key_days: int, four_eyes: Iterable[str], *, revoked_keys_readable: bool = False
 ) -> TenantPolicy:
     """Return a policy; raises PolicyRefused with the bounds of each invalid value."""
     try:

@@ -26,15 +26,19 @@ def receive(connection: ssl.SSLSocket) -> Item:
     return ttlv.decode(received + _read(connection, int.from_bytes(received[4:])))
 
 
-def send(connection: ssl.SSLSocket, *items: Item, minor: int = 4, header: tuple[Item, ...] = ()) -> list[Item]:
+def send(
+    connection: ssl.SSLSocket, *items: Item, minor: int = 4, major: int = 1, header: tuple[Item, ...] = ()
+) -> list[Item]:
     """Send a batch and return the batch items of the response."""
-    answer = exchange(connection, ttlv.encode(message(*items, minor=minor, header=header)))
+    answer = exchange(connection, ttlv.encode(message(*items, minor=minor, major=major, header=header)))
     return list(answer.all(Tag.BATCH_ITEM))
 
 
-def ask(connection: ssl.SSLSocket, item: Item, *, minor: int = 4, header: tuple[Item, ...] = ()) -> Item:
+def ask(
+    connection: ssl.SSLSocket, item: Item, *, minor: int = 4, major: int = 1, header: tuple[Item, ...] = ()
+) -> Item:
     """Send one request, which must succeed, and return the payload of the response."""
-    (answer,) = send(connection, item, minor=minor, header=header)
+    (answer,) = send(connection, item, minor=minor, major=major, header=header)
     assert reason_of(answer) is None, answer.first(Tag.RESULT_MESSAGE)
     return part_of(answer, Tag.RESPONSE_PAYLOAD)
 

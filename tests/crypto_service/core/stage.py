@@ -289,6 +289,7 @@ class Stage:
             AuthorityState.CURRENT,
             datetime.now(UTC) + timedelta(hours=1),
             None,
+            revoked_keys_readable=False,
         )
         key = ServiceKeyRow("orders", 1, l2_key(tenant_id), "platform", "root", WRAPPED[tenant_id])
         services = SimpleNamespace(

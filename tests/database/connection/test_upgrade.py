@@ -8,9 +8,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from core.tenants.policy import TenantPolicy
 from database.schema import setup
 from database.schema.migrate import Migration, read_migrations
 from database.services.managed_objects import ManagedObjects, ObjectRow
+from database.tenants import Policies
 from openkcm.contract.audit_events import verify_chain
 from tests.database.builders import (
     a_connected_service,
@@ -41,6 +43,14 @@ def add_as_released(objects: ManagedObjects, rows: Sequence[ObjectRow]) -> None:
         )
 
 
+def set_as_released(policies: Policies, policy: TenantPolicy) -> None:
+    """Store a policy with the columns of that release."""
+    policies.connection.execute(
+        "insert into okcm.tenant_policy (tenant_id, tenant_key_days, service_key_days) values (%s, %s, %s)",
+        [policies.tenant_id, policy.tenant_key_days, policy.service_key_days],
+    )
+
+
 @pytest.fixture
 def released(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Field]:
     """A database of that release, with rows in every table."""
@@ -50,6 +60,7 @@ def released(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Field]
         patched.setattr(setup, "read_migrations", lambda: read_migrations()[:RELEASED])
         prepare(server, name)
     monkeypatch.setattr(ManagedObjects, "add", add_as_released)
+    monkeypatch.setattr(Policies, "set", set_as_released)
     monkeypatch.setattr(setup, "read_migrations", lambda: (*read_migrations(), NEXT))
     field = Field(server, name, f"postgresql://{parts['host']}:{parts['port']}/{name}")
     try:

@@ -283,6 +283,7 @@ class Serving:
             AuthorityState.CURRENT,
             ends,
             None,
+            revoked_keys_readable=False,
         )
 
     def _key_and_root(self, _service: str, version: int | None) -> tuple[ServiceKeyRow, None] | None:

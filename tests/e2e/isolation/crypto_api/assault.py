@@ -5,6 +5,7 @@ import ssl
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from crypto_service.kmip.codec import ttlv
@@ -15,13 +16,19 @@ from crypto_service.kmip.codec.ttlv import Item
 from tests.crypto_service.https.wire import Reply
 from tests.crypto_service.kmip.messages import message
 from tests.e2e.isolation.crypto_api.attacks import Attacks, Attempt
-from tests.e2e.isolation.crypto_api.estates import ServiceObjects
+from tests.e2e.isolation.crypto_api.estates import ServiceObjects, version_of
 from tests.e2e.wires import HttpsWire, KmipWire, post
 
 _SIZES = (1, 1, 4, 32)
 """Numbers of attempts in one KMIP message; the choice is random."""
 _CHANGING_FIELDS = frozenset(
-    {Tag.TIME_STAMP, Tag.CLIENT_CORRELATION_VALUE, Tag.SERVER_CORRELATION_VALUE, Tag.UNIQUE_BATCH_ITEM_ID}
+    {
+        Tag.PROTOCOL_VERSION,  # that of the request
+        Tag.TIME_STAMP,
+        Tag.CLIENT_CORRELATION_VALUE,
+        Tag.SERVER_CORRELATION_VALUE,
+        Tag.UNIQUE_BATCH_ITEM_ID,
+    }
 )
 _CHANGING_HEADERS = frozenset({"date", "x-request-id"})
 
@@ -45,7 +52,7 @@ class Outcome:
 
 
 def without_varying_fields(item: Item) -> Item:
-    """Return a response without the fields that vary: times and ids of requests."""
+    """Return a response without the fields that vary: versions, times and ids of requests."""
     if not isinstance(item.value, tuple):
         return item
     return structure(
@@ -113,11 +120,13 @@ class KmipAttackRunner(_AttackRunner):
             self.outcome.successes.append(f"{self._attacker.name} {attempt.operation}: {attempt.kind} found {found}")
 
     def _batches(self, attempts: Sequence[Attempt]) -> list[Sequence[Attempt]]:
-        batches, first = [], 0
-        while first < len(attempts):
-            size = self._chance.choice(_SIZES)
-            batches.append(attempts[first : first + size])
-            first += size
+        batches = []
+        for _, same_version in groupby(sorted(attempts, key=_major), _major):
+            left = list(same_version)
+            while left:
+                size = self._chance.choice(_SIZES)
+                batches.append(left[:size])
+                del left[:size]
         return batches
 
     def _answers(self, wire: KmipWire, batches: Sequence[Sequence[Attempt]]) -> list[list[Item]]:
@@ -136,7 +145,11 @@ class KmipAttackRunner(_AttackRunner):
             choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.CONTINUE),
         )
         items = [_numbered(attempt.request, number) for number, attempt in enumerate(batch)]
-        return ttlv.encode(message(*items, header=header))
+        return ttlv.encode(message(*items, header=header, **version_of(batch[0].operation)))
+
+
+def _major(attempt: Attempt) -> int:
+    return version_of(attempt.operation)["major"]
 
 
 def _numbered(item: Item, number: int) -> Item:

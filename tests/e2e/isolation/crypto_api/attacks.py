@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crypto_service.keys.ciphertext import from_text, to_text
-from crypto_service.kmip.codec.enums import Operation, QueryFunction
+from crypto_service.kmip.codec.enums import HashingAlgorithm, Operation, QueryFunction
 from crypto_service.kmip.codec.fields import choice, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
@@ -23,6 +23,7 @@ from tests.e2e.isolation.crypto_api.estates import (
 )
 from tests.e2e.wires import post
 
+_HASH = structure(Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.HASHING_ALGORITHM, HashingAlgorithm.SHA_256))
 _SPELLINGS = ("", "*", "%", "' or '1'='1", "../", "\N{RIGHT-TO-LEFT OVERRIDE}1", "a" * 129, "a" * 20_000)
 
 
@@ -183,8 +184,12 @@ def requests_of(service_objects: ServiceObjects) -> Iterator[tuple[str, bytes]]:
         batch_item(Operation.DISCOVER_VERSIONS),
         batch_item(Operation.RNG_RETRIEVE, number(Tag.DATA_LENGTH, 32)),
         batch_item(Operation.RNG_SEED, octets(Tag.DATA, bytes(32))),
+        batch_item(Operation.HASH, _HASH, octets(Tag.DATA, bytes(32))),
+        batch_item(Operation.LOG, text(Tag.LOG_MESSAGE, "a message")),
     ]
-    yield from (("kmip", encoded(message(item))) for item in items)
+    for item in items:
+        operation = Operation(item.children()[0].value).name
+        yield "kmip", encoded(message(item, **estates.version_of(operation)))
     for path, body in WITH_CIPHERTEXT.items():
         sealed = service_objects.wrapped if path == "/v1/data-keys/open" else service_objects.ciphertext
         yield "https", post(path, body(sealed, service_objects.resource))

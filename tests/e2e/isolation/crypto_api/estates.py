@@ -121,6 +121,11 @@ ABOUT_OBJECTS: Mapping[Operation, tuple[str, Payload]] = MappingProxyType(
         _O.ADD_ATTRIBUTE: ("new", lambda _, it: (it, custom("x-owner", "one owner"))),
         _O.MODIFY_ATTRIBUTE: ("new", lambda _, it: (it, custom("x-owner", "another owner"))),
         _O.DELETE_ATTRIBUTE: ("new", lambda _, it: (it, text(Tag.ATTRIBUTE_NAME, "x-owner"))),
+        _O.SET_ATTRIBUTE: ("new", lambda _, it: (it, structure(Tag.NEW_ATTRIBUTE, text(Tag.DESCRIPTION, "one owner")))),
+        _O.ADJUST_ATTRIBUTE: (
+            "new",
+            lambda _, it: (it, choice(Tag.ATTRIBUTE_REFERENCE, Tag.DEACTIVATION_DATE), choice(Tag.ADJUSTMENT_TYPE, 1)),
+        ),
         _O.ACTIVATE: ("new", lambda _, it: (it,)),
         _O.GET_USAGE_ALLOCATION: ("new", lambda _, it: (it, long(Tag.USAGE_LIMITS_COUNT, 1))),
         _O.ARCHIVE: ("new", lambda _, it: (it,)),
@@ -148,8 +153,16 @@ BY_NAME: Mapping[Operation, Callable[[str], Iterable[Item]]] = MappingProxyType(
 )
 """The operations that name another object (a template) by its name."""
 
-ABOUT_NOTHING = frozenset({_O.QUERY, _O.DISCOVER_VERSIONS, _O.RNG_RETRIEVE, _O.RNG_SEED})
+ABOUT_NOTHING = frozenset({_O.QUERY, _O.DISCOVER_VERSIONS, _O.RNG_RETRIEVE, _O.RNG_SEED, _O.HASH, _O.LOG})
+OF_VERSION_2 = frozenset({_O.SET_ATTRIBUTE, _O.ADJUST_ATTRIBUTE, _O.LOG})
+"""The operations whose requests have the form of KMIP 2.1; those of all others have that of 1.4."""
 SEARCHES = frozenset({_O.LOCATE})
+
+
+def version_of(operation: str) -> dict[str, int]:
+    """Return the version of requests for an operation, by its name."""
+    of_2 = operation in {one.name for one in OF_VERSION_2}
+    return {"major": 2, "minor": 1} if of_2 else {"major": 1, "minor": 4}
 
 
 def about(operation: Operation, owner: ServiceObjects, object_id: str) -> Item:

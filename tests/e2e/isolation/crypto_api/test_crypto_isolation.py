@@ -135,7 +135,7 @@ def test_the_owner_succeeds_with_the_requests_that_are_rejected_for_others(stack
         new = value_of(ask(kmip, estates.a_new_key(service_objects.service)), Tag.UNIQUE_IDENTIFIER)
         own = service_objects.objects | {"new": str(new)}
         for operation, (kind, _) in ABOUT_OBJECTS.items():
-            ask(kmip, estates.about(operation, service_objects, own[kind]))
+            ask(kmip, estates.about(operation, service_objects, own[kind]), **estates.version_of(operation.name))
         for operation in BY_NAME:
             ask(kmip, estates.by_name(operation, service_objects.template))
         ask(kmip, estates.wrapped_under(own["hmac"], own["aes"]))
