@@ -22,13 +22,14 @@ from core.messages.services import (
     CertificateStep,
     ConnectFailureInput,
     EnrolStep,
+    RenewalStep,
     ServiceStep,
 )
 from core.services import RENEWED, ServiceState
 from core.tenants.lifecycle import ENCRYPTS, State
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.services.repository import ServiceCertificateRow, ServiceRow
+from database.services.repository import ServiceCertificateRow, ServiceRequestRow, ServiceRow
 from kms.key_cache import RootKeyCache
 from openkcm.contract.audit_events import AuditName
 from vault.pki.authorities import PkiAuthorities
@@ -80,6 +81,7 @@ class ServiceActivities:
                 kind=request.kind,
                 request=step.request_id,
                 certificate=str(plan.generation),
+                **({} if request.certificate_days is None else {"certificate_days": str(request.certificate_days)}),
             )
             return plan
 
@@ -126,11 +128,13 @@ class ServiceActivities:
             newest, authority = tx.services.leaf(step.service), tx.certificates.authority()
             request = tx.services.requested(step.request_id)
         if newest is not None and newest.generation >= step.generation:
-            return self._renewed_later(newest)
+            return self._renewed_later(newest, request)
         if authority is None:
             raise ConflictingResource("authority", step.tenant_id, "it is not recorded although the tenant is active")
+        days = request.certificate_days
+        lifetime = self._lifetime if days is None else timedelta(days=days)
         signed = self._authorities.issue(
-            as_authority(authority), step.tenant_id, step.service, request.csr_pem, self._lifetime
+            as_authority(authority), step.tenant_id, step.service, request.csr_pem, lifetime
         )
         leaf = ServiceCertificateRow(
             serial=signed.serial,
@@ -157,7 +161,7 @@ class ServiceActivities:
                 generation=str(recorded.generation),
                 not_after=recorded.not_after.isoformat(),
             )
-        return self._renewed_later(recorded)
+        return self._renewed_later(recorded, request)
 
     @activity.defn(name="mark-connected")
     def mark_connected(self, step: CertificateStep) -> None:
@@ -183,11 +187,12 @@ class ServiceActivities:
             )
 
     @activity.defn(name="plan-renewal")
-    def plan_renewal(self, step: ServiceStep) -> CertificatePlan:
+    def plan_renewal(self, step: RenewalStep) -> CertificatePlan:
         """Plan the next certificate, for the key pair of the newest one, and record the intention.
 
         Services of a suspended tenant still decrypt, so their certificates are renewed too. Those of a locked tenant
-        are renewed so that its services work at once after the unlock.
+        are renewed so that its services work at once after the unlock. The certificate of an appliance is renewed only
+        if a person requests it and can install it: a certificate that no appliance has would end the alerts.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
@@ -196,6 +201,10 @@ class ServiceActivities:
             _require_state(tx, RENEWED)
             if newest is None or service.state is not ServiceState.CONNECTED:
                 raise ServiceUnknown("the service has no certificate to renew", "connect it first")
+            if not step.requested and tx.services.requested(newest.request_id).certificate_days is not None:
+                return CertificatePlan(
+                    request_id=newest.request_id, generation=newest.generation, by_hand_until=newest.not_after
+                )
             plan = CertificatePlan(request_id=newest.request_id, generation=tx.services.generation(step.service) + 1)
             append_audit_event(
                 tx,
@@ -223,7 +232,9 @@ class ServiceActivities:
                     raise OperationRepeated
                 append_audit_event(tx, step, AuditName.SERVICE_DISCONNECTED, step.service)
 
-    def _renewed_later(self, leaf: ServiceCertificateRow) -> CertificateResult:
+    def _renewed_later(self, leaf: ServiceCertificateRow, request: ServiceRequestRow) -> CertificateResult:
+        if request.certificate_days is not None:
+            return CertificateResult(renew_at=leaf.not_after, by_hand=True)
         # Two thirds of the remaining, not of the whole lifetime: a certificate cut short by the end of its CA is then
         # renewed at ever shorter intervals, and never in the past.
         now = self._clock()

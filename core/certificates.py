@@ -4,6 +4,9 @@ Renewal is due when a third of the lifetime is left: the service's workflow rene
 replaces a tenant CA. Temporary failures have half of this third to pass. With less than a sixth of the lifetime left
 the renewal is late: the platform alerts while the certificate is still valid.
 
+The certificate of an appliance that cannot renew it is valid for as many days as its request says. The platform does
+not renew it, and alerts as above, so that a person replaces it.
+
 A tenant has at most two trusted CAs: the current one, and a former one until its client certificates have expired. A
 rotation starts with a prepared CA, which is not trusted until a certificate that it issued has been verified.
 """
@@ -11,6 +14,8 @@ rotation starts with a prepared CA, which is not trusted until a certificate tha
 from datetime import datetime
 from enum import StrEnum
 
+APPLIANCE_DAYS = (1, 365)
+"""The bounds of the lifetime of a certificate for an appliance, in days."""
 RENEWED_AT_THIRDS = 3
 LATE_AT_SIXTHS = 6
 """The SQL functions `okcm.expiring` and `okcm.due_authorities` contain the same fractions."""

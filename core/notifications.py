@@ -109,7 +109,8 @@ _TEXTS: Mapping[NotificationKind, tuple[str, str]] = MappingProxyType(
             "A certificate of {organization} was not renewed in time",
             (
                 "The certificate is still valid. We retry the renewal every hour, and our operators have been alerted. "
-                "For the certificate, its expiry and what you can do, see {url}\n"
+                "If you chose its lifetime for an appliance, it is not renewed automatically: renew it and install it "
+                "there. For the certificate, its expiry and what you can do, see {url}\n"
             ),
         ),
         NotificationKind.EXPIRY_LAPSED: (

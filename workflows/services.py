@@ -25,6 +25,7 @@ with workflow.unsafe.imports_passed_through():
         ConnectFailureInput,
         EnrolInput,
         EnrolStep,
+        RenewalStep,
         ServiceInput,
         ServiceStep,
         ServiceWorkflowState,
@@ -98,7 +99,7 @@ class ConnectService:
         async with self._lock:
             self._require_connected()
             try:
-                await self._renew()
+                await self._renew(requested=True)
             except ActivityError as failed:
                 raise refusal_of(failed) from None
 
@@ -168,16 +169,22 @@ class ConnectService:
                 "failed · record the failure",
             )
             raise
-        self._remember(plan.generation, issued.renew_at)
+        self._remember(plan.generation, issued.renew_at, by_hand=issued.by_hand)
 
-    async def _renew(self) -> None:
+    async def _renew(self, *, requested: bool) -> None:
         plan = await run_local_activity(
-            ServiceActivities.plan_renewal, self._step("service"), "renew · plan the next certificate"
+            ServiceActivities.plan_renewal,
+            RenewalStep(**self._step("service").model_dump(), requested=requested),
+            "renew · plan the next certificate",
         )
+        if plan.by_hand_until is not None:
+            again = max(plan.by_hand_until, workflow.now() + timing.BY_HAND_PAUSE)
+            self._remember(plan.generation, again, by_hand=True)
+            return
         issued = await run_activity(
             ServiceActivities.issue_certificate, self._certificate(plan), f"renew · issue certificate {plan.generation}"
         )
-        self._remember(plan.generation, issued.renew_at)
+        self._remember(plan.generation, issued.renew_at, by_hand=issued.by_hand)
 
     async def _renew_in_time(self, due: datetime) -> None:
         """Renew after two thirds of a certificate's lifetime; retry a rejected renewal after an hour."""
@@ -185,7 +192,7 @@ class ConnectService:
             if self._disconnected or self._memory.renew_at != due:
                 return
             try:
-                await self._renew()
+                await self._renew(requested=False)
             except ActivityError as failed:
                 if code_of(failed) == ServiceUnknown.code:  # disconnected without this workflow
                     self._disconnected = True
@@ -224,8 +231,8 @@ class ConnectService:
         step = self._step(service_operation(self._service.service, plan.generation))
         return CertificateStep(**step.model_dump(), **plan.model_dump())
 
-    def _remember(self, generation: int, renew_at: datetime) -> None:
-        self._memory = ServiceWorkflowState(generation=generation, renew_at=renew_at)
+    def _remember(self, generation: int, renew_at: datetime, *, by_hand: bool = False) -> None:
+        self._memory = ServiceWorkflowState(generation=generation, renew_at=renew_at, by_hand=by_hand)
         self._show()
 
     def _show(self) -> None:
@@ -233,8 +240,9 @@ class ConnectService:
         if self._disconnected:
             workflow.set_current_details("**disconnected**: every certificate is revoked")
         elif due is not None:
+            what = "replaced by a person before" if self._memory.by_hand else "renewed"
             workflow.set_current_details(
-                f"**connected**: certificate {self._memory.generation}, to be renewed {due:%Y-%m-%d %H:%M} UTC"
+                f"**connected**: certificate {self._memory.generation}, to be {what} {due:%Y-%m-%d %H:%M} UTC"
             )
         elif self._discovered and not self._requested:
             workflow.set_current_details("**discovered**: waits for the service's agent or for a connect request")

@@ -23,6 +23,7 @@ from cli.services.coverage import show_coverage
 from cli.services.smoke_test import try_service
 from cli.tenants.commands import describe_service
 from config.settings import Settings, load_settings
+from core.certificates import APPLIANCE_DAYS
 from core.errors.platform import Superseded
 from core.errors.services import ServiceUnknown
 from core.errors.tenants import TenantUnknown
@@ -70,6 +71,14 @@ def connect(  # noqa: PLR0913 - one parameter an option
         Path | None, typer.Option(help="Folder for the new key, the certificate and the configuration.")
     ] = None,
     csr: Annotated[Path | None, typer.Option(help="Certificate request (PKCS #10, PEM) for an existing key.")] = None,
+    certificate_days: Annotated[
+        int | None,
+        typer.Option(
+            min=APPLIANCE_DAYS[0],
+            max=APPLIANCE_DAYS[1],
+            help="Lifetime of the certificate for an appliance that cannot run the agent; it is not renewed.",
+        ),
+    ] = None,
     as_json: output.AsJson = False,
 ) -> None:
     """Connect a service, or issue another certificate for a connected one."""
@@ -84,7 +93,7 @@ def connect(  # noqa: PLR0913 - one parameter an option
             folder.refuse_own_key()
         csr_pem = _read_request(csr) if csr is not None else folder.request() if folder is not None else ""
         with database.tenant_tx(tenant_id) as tx:
-            tx.services.request(ServiceRequestRow(request_id, service, kind, csr_pem))
+            tx.services.request(ServiceRequestRow(request_id, service, kind, csr_pem, certificate_days))
         with audited(database, tenant_id, AuditName.SERVICE_CONNECT_REQUESTED, service, kind=kind, request=request_id):
             ask_gateway(settings, lambda gateway: gateway.connect_service(tenant_id, row.region, service, request_id))
         with database.tenant_tx(tenant_id) as tx:
@@ -97,6 +106,7 @@ def connect(  # noqa: PLR0913 - one parameter an option
         "service_id": service,
         "kind": kind,
         "certificate_not_after": leaf.not_after.isoformat(),
+        "renewed_by_hand": certificate_days is not None,
         "kmip": offer.kmip,
         "https": offer.https,
         "files": written,
@@ -152,14 +162,29 @@ def _agents(agents: Sequence[dict[str, Any]]) -> str:
 
 
 def renew(tenant: Tenant, name: Name, *, as_json: output.AsJson = False) -> None:
-    """Issue the next certificate for a service's newest key; the service fetches it automatically."""
+    """Issue the next certificate for a service's newest key; the service fetches it, an appliance gets it here."""
     document = _change_service(
         tenant, name, AuditName.SERVICE_RENEW_REQUESTED, lambda gateway, *service: gateway.renew_service(*service)
     )
+    document |= _for_appliance(parse_tenant_id(tenant), name)
     until = str(document["certificate_not_after"])[:19].replace("T", " ")
-    output.answer(
-        document, as_json=as_json, show=lambda console: console.print(f"{name} has a certificate until {until} UTC")
-    )
+
+    def show(console: Console) -> None:
+        console.print(f"{name} has a certificate until {until} UTC")
+        if "certificate" in document:
+            console.print(f"Install it on the appliance:\n{document['certificate']}", markup=False, highlight=False)
+
+    output.answer(document, as_json=as_json, show=show)
+
+
+def _for_appliance(tenant_id: str, service: str) -> dict[str, str]:
+    """Return the newest certificate with its tenant CA if it is that of an appliance, which cannot fetch it."""
+    with operator_database(load_settings()) as database, database.tenant_tx(tenant_id) as tx:
+        leaf = tx.services.leaf(service)
+        if leaf is None or tx.services.requested(leaf.request_id).certificate_days is None:
+            return {}
+        issued, chain = tx.services.issued(service, leaf.request_id)
+    return {"certificate": certificates(issued.certificate_pem, chain)[0]}
 
 
 def disconnect(tenant: Tenant, name: Name, *, confirm: ConfirmService = None, as_json: output.AsJson = False) -> None:
@@ -254,6 +279,14 @@ def _show(console: Console, document: dict[str, Any]) -> None:
     console.print(
         Text(f"{document['service_id']} of {document['tenant_id']} is connected, certificate until {until} UTC")
     )
+    if document["renewed_by_hand"]:
+        console.print(
+            Text(
+                "The certificate is not renewed automatically: the service stops at its end. Issue the next one "
+                "before, with the same command, and install it; an alert is sent when a sixth of the lifetime is left. "
+                "If the key may be compromised, disconnect the service, which revokes the certificate at once."
+            )
+        )
     console.print(Text(f"https  {document['https']}\nkmip   {document['kmip']}"))
     for path in document["files"]:
         console.print(Text(f"wrote  {path}"), soft_wrap=True)

@@ -13,6 +13,7 @@ class ServiceWorkflowState(Message):
 
     generation: int = Field(0, description="generation of the newest certificate; 0 without a certificate")
     renew_at: datetime | None = None
+    by_hand: bool = Field(default=False, description="the certificate is that of an appliance and ends at `renew_at`")
 
 
 class ServiceInput(Message):
@@ -38,11 +39,18 @@ class EnrolStep(ServiceStep):
     request_id: str
 
 
+class RenewalStep(ServiceStep):
+    requested: bool = Field(default=False, description="a person requests it, also for an appliance")
+
+
 class CertificatePlan(Message):
     """The next certificate, and the request with the public key to certify."""
 
     request_id: str
     generation: int = Field(description="counts a service's certificates, from 1")
+    by_hand_until: datetime | None = Field(
+        None, description="end of an appliance's certificate; no other one is issued then"
+    )
 
 
 class CertificateStep(ServiceStep, CertificatePlan):
@@ -50,7 +58,10 @@ class CertificateStep(ServiceStep, CertificatePlan):
 
 
 class CertificateResult(Message):
-    renew_at: datetime = Field(description="time at which two thirds of the certificate's lifetime are over")
+    renew_at: datetime = Field(
+        description="time at which two thirds of the certificate's lifetime are over; the end of an appliance's one"
+    )
+    by_hand: bool = False
 
 
 class ConnectFailureInput(ServiceStep):

@@ -100,6 +100,6 @@ def remains(backup_retention_days: int | None) -> tuple[Remains, ...]:
         ),
         Remains(
             what="certificates of the tenant's services: OpenKCM rejects them, and they expire",
-            until="72 hours after they were issued",
+            until="72 hours after they were issued, or the end that was chosen for an appliance, at most a year later",
         ),
     )

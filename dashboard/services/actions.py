@@ -37,7 +37,8 @@ _UNIX = 3
 class ServiceRequest:
     """What to connect. The same input again is the same request: a retry is idempotent.
 
-    `key_pem` is the private key if it was generated here, empty if the service's machine has it.
+    `key_pem` is the private key if it was generated here, empty if the service's machine has it. `certificate_days` is
+    the lifetime of the certificate for an appliance that cannot renew it.
     """
 
     request_id: str
@@ -46,6 +47,7 @@ class ServiceRequest:
     folder: str
     csr_pem: str
     key_pem: str
+    certificate_days: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,9 @@ class IssuedCredentials:
         return KEY in self.files
 
 
-def wish(service: str, kind: ServiceKind, folder: str, csr_pem: str | None) -> ServiceRequest:
+def wish(
+    service: str, kind: ServiceKind, folder: str, csr_pem: str | None, certificate_days: int | None = None
+) -> ServiceRequest:
     """Return a validated request; without a CSR, generate a key here.
 
     Raises:
@@ -72,11 +76,10 @@ def wish(service: str, kind: ServiceKind, folder: str, csr_pem: str | None) -> S
     name, where = parse_service_name(service.strip()), parse_folder(folder)
     if csr_pem is not None:
         signing_requests.requested_key(csr_pem)
-        return ServiceRequest(uuid4().hex, name, kind, where, csr_pem, "")
+        return ServiceRequest(uuid4().hex, name, kind, where, csr_pem, "", certificate_days)
     key = signing_requests.new_key()
-    return ServiceRequest(
-        uuid4().hex, name, kind, where, signing_requests.request_of(key), signing_requests.key_pem(key)
-    )
+    request, private = signing_requests.request_of(key), signing_requests.key_pem(key)
+    return ServiceRequest(uuid4().hex, name, kind, where, request, private, certificate_days)
 
 
 def connect(context: PageContext, wanted: ServiceRequest) -> IssuedCredentials:
@@ -91,7 +94,9 @@ def connect(context: PageContext, wanted: ServiceRequest) -> IssuedCredentials:
         if tenant is None:
             raise TenantUnknown
         refuse_unconnectable(tenant.state, wanted.kind, None if known is None else known.kind)
-        tx.services.request(ServiceRequestRow(wanted.request_id, wanted.service, wanted.kind, wanted.csr_pem))
+        tx.services.request(
+            ServiceRequestRow(wanted.request_id, wanted.service, wanted.kind, wanted.csr_pem, wanted.certificate_days)
+        )
         tx.audit.append(
             context.event(
                 AuditName.SERVICE_CONNECT_REQUESTED,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from core.certificates import APPLIANCE_DAYS
 from dashboard.components.formatting import KIND_NAMES, moment
 from dashboard.components.fragments import draw_refusal
 from dashboard.page_context import PageContext
@@ -39,6 +40,7 @@ class _Entered(NamedTuple):
     kind: ServiceKind
     folder: str
     csr_pem: str | None
+    certificate_days: int | None
 
 
 def open_connect() -> None:
@@ -120,11 +122,8 @@ def _draw_form(context: PageContext, tenant: TenantRow) -> IssuedCredentials | N
             title="Less secure option",
             icon=":material/info:",
         )
-    st.caption(
-        "The service gets a dedicated key and a certificate valid for at most 72 hours. The client library or "
-        "`openkcm agent` renews the certificate. Disconnecting the service revokes it immediately."
-    )
-    entered = _Entered(name, kind, where, csr_pem)
+    days = _draw_lifetime()
+    entered = _Entered(name, kind, where, csr_pem, days)
     with st.container(horizontal=True):
         asked = st.button("Connect", type="primary", icon=":material/add_link:", key="services.connect.do")
         if st.button("Cancel", key="services.cancel"):
@@ -135,6 +134,27 @@ def _draw_form(context: PageContext, tenant: TenantRow) -> IssuedCredentials | N
         st.warning(reason)
         return None
     return _connected(context, entered)
+
+
+def _draw_lifetime() -> int | None:
+    """Return the lifetime of the certificate in days, None for the usual one."""
+    appliance = st.checkbox("Appliance that cannot run the agent", key="services.appliance")
+    words, field = st.empty(), st.empty()
+    if not appliance:
+        words.caption(
+            "The service gets a dedicated key and a certificate valid for at most 72 hours. The client library or "
+            "`openkcm agent` renews the certificate. Disconnecting the service revokes it immediately."
+        )
+        return None
+    words.warning(
+        "The certificate is not renewed automatically: the service stops at its end. A stolen key works until then, or "
+        "until you disconnect the service, which revokes the certificate immediately. You are notified when a sixth of "
+        "the lifetime is left. It never lasts longer than the CA of your tenant.",
+        title="You must replace this certificate",
+        icon=":material/warning:",
+    )
+    least, most = APPLIANCE_DAYS
+    return int(field.number_input("Certificate lifetime in days", least, most, 90, key="services.days"))
 
 
 def _draw_request(places: Sequence[DeltaGenerator], folder: str) -> str:
@@ -210,7 +230,7 @@ def _renew(context: PageContext, service: str) -> None:
     st.markdown(
         f"Issues a new certificate for the existing key of **{service}**. The current certificate stays valid "
         "until it expires. Certificates are renewed automatically after two thirds of their lifetime, so this is "
-        "needed only after a failure. There is nothing to undo."
+        "needed only after a failure, or for an appliance. There is nothing to undo."
     )
     with st.container(horizontal=True):
         asked = st.button("Renew", type="primary", icon=":material/autorenew:", key="services.renew.do")

@@ -76,6 +76,8 @@ class ServiceRequestRow:
     service: str
     kind: ServiceKind
     csr_pem: str
+    certificate_days: int | None = None
+    """The lifetime of the certificates for an appliance that cannot renew them; None for the usual one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,21 +121,28 @@ class Services:
 
     def request(self, request: ServiceRequestRow) -> None:
         """Store a request (operator); a repeated request id changes nothing."""
+        columns = ["tenant_id", "request_id", "service", "kind", "csr_pem"]
+        values: list[Any] = [self.tenant_id, request.request_id, request.service, request.kind, request.csr_pem]
+        if request.certificate_days is not None:  # only people may choose it; no process that enrols agents may
+            columns.append("certificate_days")
+            values.append(request.certificate_days)
         self.connection.execute(
-            "insert into okcm.service_request (tenant_id, request_id, service, kind, csr_pem)"
-            " values (%s, %s, %s, %s, %s) on conflict do nothing",
-            [self.tenant_id, request.request_id, request.service, request.kind, request.csr_pem],
+            f"insert into okcm.service_request ({', '.join(columns)})"  # noqa: S608 - constants
+            f" values ({', '.join(['%s'] * len(values))}) on conflict do nothing",
+            values,
         )
 
     def requested(self, request_id: str) -> ServiceRequestRow:
         """Return a stored request; raise ServiceUnknown if it does not exist."""
         found = self.connection.execute(
-            "select request_id, service, kind, csr_pem from okcm.service_request where request_id = %s", [request_id]
+            "select request_id, service, kind, csr_pem, certificate_days from okcm.service_request"
+            " where request_id = %s",
+            [request_id],
         ).fetchone()
         if found is None:
             raise ServiceUnknown
-        kept, service, kind, csr_pem = found
-        return ServiceRequestRow(kept, service, ServiceKind(kind), csr_pem)
+        kept, service, kind, csr_pem, days = found
+        return ServiceRequestRow(kept, service, ServiceKind(kind), csr_pem, days)
 
     def connect(self, service: str, kind: ServiceKind) -> ServiceRow:
         """Create the service in state connecting, or return a disconnected one to it; a connected one is unchanged.

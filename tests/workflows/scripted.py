@@ -47,6 +47,7 @@ from core.messages.services import (
     CertificateStep,
     EnrolStep,
     ExpiryResult,
+    RenewalStep,
     RollAuthorityResult,
     ServicesResult,
 )
@@ -234,6 +235,7 @@ class Services:
 
     def __init__(self, script: Script) -> None:
         self.issued: list[CertificateStep] = []
+        self.by_hand = False
         self.renewed_after, self._began = RENEWED_AFTER, datetime.now(UTC)
         script.answers |= {
             "record-service": self._plan,
@@ -246,12 +248,17 @@ class Services:
         return self._began + self.renewed_after * step.generation
 
     def _plan(self, step: Any) -> CertificatePlan:
+        if self.by_hand and isinstance(step, RenewalStep) and not step.requested:
+            newest = self.issued[-1]
+            return CertificatePlan(
+                request_id=newest.request_id, generation=newest.generation, by_hand_until=self.renew_at(newest)
+            )
         known = step if isinstance(step, EnrolStep) else self.issued[-1]
         return CertificatePlan(request_id=known.request_id, generation=len(self.issued) + 1)
 
     def _issue(self, step: CertificateStep) -> CertificateResult:
         self.issued.append(step)
-        return CertificateResult(renew_at=self.renew_at(step))
+        return CertificateResult(renew_at=self.renew_at(step), by_hand=self.by_hand)
 
 
 class Approvals:

@@ -124,6 +124,19 @@ async def test_renewal_on_demand_moves_the_timer(service, script):
     assert script.calls == [*STEPS, *RENEWAL, *RENEWAL]
 
 
+async def test_certificate_of_an_appliance_is_renewed_only_on_request(service, script):
+    service.services.by_hand = True
+    await service.connect()
+    await service.forward(RENEWED_AFTER + timedelta(minutes=1))
+    await wait_until_async(lambda: script.calls.count("plan-renewal") == 1)
+    await service.forward(timing.BY_HAND_PAUSE + timedelta(minutes=1))
+    await wait_until_async(lambda: script.calls.count("plan-renewal") == 2)
+    await service.has_issued(1)
+    await service.renew()
+    await service.has_issued(2)
+    assert await service.runs()
+
+
 async def test_rejected_renewal_is_retried_after_a_pause(service, script):
     await service.connect()
     script.refused["plan-renewal"] = TenantNotOperational("locked")

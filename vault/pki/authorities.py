@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from core import names as ids
+from core.certificates import APPLIANCE_DAYS
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import ConflictingResource
 from core.errors.services import CaExpired
@@ -44,7 +45,7 @@ from vault.pki.certificates import (
 )
 from vault.transit.keys import disable_key, ensure_key, require_key
 
-LONGEST_LEAF = timedelta(hours=72)
+LONGEST_LEAF = timedelta(days=APPLIANCE_DAYS[1])
 AUTHORITY_LIFETIME = "8760h"
 _SHORTEST_LEAF = timedelta(minutes=1)
 _TEST_SERVICE = "proof"
@@ -107,13 +108,13 @@ class PkiAuthorities:
 
         Raises:
             CsrRefused: the CSR is invalid, or its key is not accepted.
-            InvalidName: the service's name or the lifetime (more than 72 h) is not allowed.
+            InvalidName: the service's name or the lifetime (more than 365 days) is not allowed.
             ConflictingResource: the CA belongs to another tenant.
             CaExpired: the CA has expired or expires within a minute.
             KeyUnavailable: the CA is disabled.
         """
         if not timedelta() < lifetime <= LONGEST_LEAF:
-            raise InvalidName("lifetime", "more than nothing and at most 72 hours")
+            raise InvalidName("lifetime", "more than nothing and at most 365 days")
         names = LeafNames(parse_service_name(service), tenant_dns(tenant_id), service_spiffe(tenant_id, service))
         issuer = load_issuer(self._session, tenant_id, authority.certificate_pem, authority.key_version)
         now = self._now()

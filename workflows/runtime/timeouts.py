@@ -100,6 +100,8 @@ REPORT_DEADLINE = timedelta(minutes=30)
 RENEWAL_PAUSE = timedelta(hours=1)
 """The pause after a rejected renewal. The first attempt is made with a third of the certificate's lifetime left, which
 allows about twenty attempts."""
+BY_HAND_PAUSE = timedelta(days=1)
+"""The pause after the end of an appliance's certificate, which only a person replaces."""
 SHORTEST_LIFE = timedelta(seconds=1)
 """The shortest time between two renewals, regardless of the certificate."""
 DISCOVERED = timedelta(days=7)

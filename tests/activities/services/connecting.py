@@ -6,7 +6,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from core.messages.services import CertificatePlan, CertificateStep, EnrolStep, ServiceStep
+from core.messages.services import CertificatePlan, CertificateStep, EnrolStep, RenewalStep, ServiceStep
 from core.tenants.lifecycle import Transition
 from database.connection.database import Database
 from database.keys import ServiceKeyRow
@@ -38,9 +38,11 @@ class Connection(Recorded):
         kind: ServiceKind = ServiceKind.MONGODB,
         csr_pem: str | None = None,
         service: str = SERVICE,
+        certificate_days: int | None = None,
     ) -> None:
+        row = ServiceRequestRow(request_id, service, kind, csr_pem or csr_of(KEY), certificate_days)
         with self.operator.tenant_tx(self.tenant_id) as tx:
-            tx.services.request(ServiceRequestRow(request_id, service, kind, csr_pem or csr_of(KEY)))
+            tx.services.request(row)
 
     def record(self, request_id: str = "request-1", service: str = SERVICE) -> CertificatePlan:
         step = EnrolStep(tenant_id=self.tenant_id, operation_id="service", service=service, request_id=request_id)
@@ -62,8 +64,8 @@ class Connection(Recorded):
         self.certify(plan)
         return plan
 
-    def plan_renewal(self) -> CertificatePlan:
-        step = ServiceStep(tenant_id=self.tenant_id, operation_id="service", service=SERVICE)
+    def plan_renewal(self, *, requested: bool = False) -> CertificatePlan:
+        step = RenewalStep(tenant_id=self.tenant_id, operation_id="service", service=SERVICE, requested=requested)
         return self.tenant.run_with("plan-renewal", step)
 
     def disconnect(self, run: str = "run-1") -> None:

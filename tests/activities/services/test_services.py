@@ -21,6 +21,7 @@ from openkcm.errors import CallerError
 from tests.activities.dying import after_effect
 from tests.activities.provisioning import REGION, Provisioning
 from tests.activities.services.connecting import CERTIFYING, KEY, SERVICE, Connection, csr_of
+from tests.database.fixtures import Field
 from vault.transit.root_keys import TransitRootKeys
 
 
@@ -60,6 +61,31 @@ def test_certificate_is_for_the_requested_key_and_valid_for_72_hours_and_renewed
     assert began + life - second <= leaf.not_valid_after_utc <= now + life
     assert began + renewal - second <= renew_at <= now + renewal
     assert leaf.not_valid_before_utc == connection.leaf.not_before
+
+
+def test_certificate_of_an_appliance_has_the_chosen_lifetime_and_is_renewed_only_on_request(
+    connection, field: Field
+) -> None:
+    connection.ask("request-2", certificate_days=300)
+    plan, began = connection.record("request-2"), datetime.now(UTC)
+    connection.run("create-service-key", plan)
+    issued = connection.run("issue-certificate", plan)
+    connection.run("mark-connected", plan)
+    leaf, life = connection.leaf, timedelta(days=300)
+    assert began + life - timedelta(seconds=1) <= leaf.not_after <= datetime.now(UTC) + life
+    assert (issued.renew_at, issued.by_hand) == (leaf.not_after, True)
+    waiting = connection.plan_renewal()
+    assert waiting == CertificatePlan(request_id="request-2", generation=1, by_hand_until=leaf.not_after)
+    plan = connection.plan_renewal(requested=True)
+    assert plan == CertificatePlan(request_id="request-2", generation=2)
+    connection.run("issue-certificate", plan)
+    assert connection.leaf.generation == 2
+    [intent] = connection.audited("service.connect_intended", "intended")
+    assert intent["details"]["certificate_days"] == "300"
+    with field.administrator() as administrator:  # kept while the certificate can be renewed
+        query = "select used_at from okcm.service_request where tenant_id = %s and request_id = 'request-2'"
+        ((used_at,),) = administrator.execute(query, [connection.tenant_id]).fetchall()
+    assert used_at == connection.leaf.not_after
 
 
 def test_service_key_needs_both_root_and_tenant_key_to_be_unwrapped(connection, key_server) -> None:

@@ -41,6 +41,25 @@ def test_connect_returns_the_documented_fields_and_a_private_folder(command) -> 
     assert {stat.S_IMODE(path.stat().st_mode) for path in command.out.iterdir()} == {0o600}
 
 
+def test_an_appliance_gets_a_long_lived_certificate_that_only_a_command_renews(command) -> None:
+    words = ("service", "connect", command.tenant_id, "--kind", "microservice", "--name", "firewall")
+    words = (*words, "--out", str(command.out), "--certificate-days", "100")
+    answer, now = command.run(*words), datetime.now(UTC)
+    assert answer["renewed_by_hand"]
+    ends = command.leaf.not_valid_after_utc
+    assert now + timedelta(days=99) < ends <= now + timedelta(days=100)
+    shown = " ".join(CliRunner().invoke(application(), words).stdout.split())
+    assert "The certificate is not renewed automatically: the service stops at its end." in shown
+    renewed = command.run("service", "renew", command.tenant_id, "firewall")
+    leaf, authority = x509.load_pem_x509_certificates(renewed["certificate"].encode())
+    leaf.verify_directly_issued_by(authority)
+    assert (leaf.public_key(), leaf.serial_number != command.leaf.serial_number) == (command.leaf.public_key(), True)
+    refused = CliRunner().invoke(application(), (*words[:-1], "366"))
+    assert refused.exit_code == 2
+    assert "certificate" not in command.connect(name="orders")
+    assert "certificate" not in command.run("service", "renew", command.tenant_id, "orders")
+
+
 def test_a_join_token_names_one_service_and_is_stored_as_a_hash(command, tmp_path) -> None:
     words = ("service", "join-token", command.tenant_id, "--kind", "postgresql", "--name", "orders-db")
     answer = command.run(*words, "--lifetime", "15m")

@@ -119,6 +119,21 @@ def test_a_service_is_connected_in_the_dialog_and_listed_afterwards(scene: Scene
     assert "**orders:**" in text(at)
 
 
+def test_the_lifetime_of_an_appliance_is_chosen_with_its_consequence(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    at = shown("services", scene.page_context())
+    fill(at, "firewall", a_request_pem())
+    assert "valid for at most 72 hours" in text(at)
+    at.checkbox(key="services.appliance").check().run()
+    assert "the service stops at its end" in text(at)
+    at.number_input(key="services.days").set_value(180).run()
+    press(at, "services.connect.do")
+    with scene.worker.tenant_tx(ACME) as tx:
+        leaf = tx.services.leaf("firewall")
+        assert leaf is not None
+        assert tx.services.requested(leaf.request_id).certificate_days == 180
+
+
 @pytest.mark.parametrize(("name", "csr_pem"), [("Orders!", None), ("orders", "nonsense")])
 def test_an_invalid_input_is_explained_and_kept(scene: Scene, name: str, csr_pem: str | None) -> None:
     scene.tenant(State.ACTIVE)

@@ -18,7 +18,7 @@ _PEOPLE = {
         join_token(tenant_id, token_hash, service, kind, made_by, expires_at) protected_field(tenant_id, service, store,
         place, field, mode, plaintext_allowed, changed_by) protection(tenant_id, service, changed_by)
         root_key_request(tenant_id, request_id, place, sealed) service_request(tenant_id, request_id, service, kind,
-        csr_pem)
+        csr_pem, certificate_days)
     """,
     "update": "protected_field(mode, plaintext_allowed, changed_by) protection(changed_by)",
     "delete": "protected_field",
