@@ -13,7 +13,7 @@ from tests.benchmarks.crypto_api import crypto_https, crypto_kmip, neighbours
 from tests.benchmarks.dashboard import page_load as dashboard
 from tests.benchmarks.field_encryption import mongodb as protected_mongodb
 from tests.benchmarks.field_encryption import postgresql as protected_postgresql
-from tests.benchmarks.kmip_fuzzing import fuzz as fuzz_kmip
+from tests.benchmarks.fuzzing import fuzz
 from tests.benchmarks.provisioning import burst, scale
 from tests.benchmarks.provisioning import latency as provision_latency
 from tests.benchmarks.report import Result
@@ -30,7 +30,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "neighbours": neighbours.run,
     "dashboard": dashboard.run,
     "root_key_change": root_key_change.run,
-    "fuzz_kmip": fuzz_kmip.run,
+    "fuzz": fuzz.run,
     "revocation": revocation.run,
     "kill_switch": kill_switch.run,
     "watch": watch.run,

@@ -1,4 +1,4 @@
-"""A short run of the fuzzer (long run: tests/benchmarks/kmip_fuzzing/fuzz.py), and the inputs of the corpus."""
+"""A short run of the fuzzer (long run: tests/benchmarks/fuzzing/fuzz.py), and the inputs of the corpus."""
 
 import asyncio
 import struct
@@ -10,9 +10,9 @@ import pytest
 from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import ResultReason
 from crypto_service.kmip.codec.tags import Tag
-from tests.benchmarks.kmip_fuzzing.in_memory_server import LIMIT, Stand
-from tests.benchmarks.kmip_fuzzing.mutations import Mutator
-from tests.benchmarks.kmip_fuzzing.run import fuzz, seeds
+from tests.benchmarks.fuzzing.in_memory_server import LIMIT, Stand
+from tests.benchmarks.fuzzing.mutations import Mutator
+from tests.benchmarks.fuzzing.run import fuzz, seeds
 from tests.crypto_service.kmip.messages import encoded
 from tests.crypto_service.kmip.scene import Answered, Scene
 

@@ -89,7 +89,7 @@ class MemoryObjects:
         return True
 
 
-class _Given:
+class Given:
     """Stubs for callers, keys, write-ahead log, limits, threads and change notifications; they accept everything."""
 
     def __init__(self) -> None:
@@ -168,8 +168,8 @@ class Stand:
 
     def __init__(self) -> None:
         self.errors: list[str] = []
-        structlog.configure(processors=[self._log])
-        self._given = given = _Given()
+        structlog.configure(processors=[lambda *event: self.log_error(self.errors, *event)])
+        self._given = given = Given()
         self.database = MemoryObjects()
         parts = Dependencies(given, CryptoOperations(given, given, given), given, given, given, given, given)
         self._store = ObjectStore(cast("Any", self.database), parts, 60.0, 10_000)
@@ -230,9 +230,11 @@ class Stand:
         assert identifier is not None
         return str(identifier.value)
 
-    def _log(self, _logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    @staticmethod
+    def log_error(errors: list[str], _logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        """Record an internal error that the service logs, and drop all other lines."""
         if method in ("error", "critical", "exception"):
-            self.errors.append(f"{event['event']}: {event.get('exc_info')!r}")
+            errors.append(f"{event['event']}: {event.get('exc_info')!r}")
         raise structlog.DropEvent
 
 

@@ -1,4 +1,4 @@
-"""Fuzz target of the TTLV decoder for atheris: `python -m tests.benchmarks.kmip_fuzzing.decoder_target CORPUS -runs=N`.
+"""Fuzz target of the TTLV decoder for atheris: `python -m tests.benchmarks.fuzzing.decoder_target CORPUS -runs=N`.
 
 libFuzzer ends the process: with status 0 after its runs, otherwise after a crash, a hang or too much memory.
 """

@@ -1,10 +1,11 @@
-"""Sends mutated requests to a `Stand`, and records their cost."""
+"""Sends mutated requests to a listener without network, and records their cost."""
 
 import asyncio
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import CryptographicAlgorithm, Operation
@@ -12,8 +13,8 @@ from crypto_service.kmip.codec.fields import number, structure
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType, Value
 from crypto_service.kmip.version_2 import to_version_2
-from tests.benchmarks.kmip_fuzzing.in_memory_server import Stand
-from tests.benchmarks.kmip_fuzzing.mutations import Mutator
+from tests.benchmarks.fuzzing.in_memory_server import Stand
+from tests.benchmarks.fuzzing.mutations import Mutator
 from tests.crypto_service.kmip import oasis_xml
 from tests.crypto_service.kmip.oasis_xml import Known, Node
 
@@ -106,49 +107,80 @@ def _values(request: Node, identifiers: Sequence[str]) -> dict[str, Value]:
 
 def fuzz(inputs: int, seed: int) -> Account:
     """Send `inputs` messages, most of them well-formed with invalid contents."""
-    return asyncio.run(_fuzz(inputs, seed))
+
+    async def run() -> Account:
+        stand = Stand()
+        try:
+            mutator = Mutator(seeds(await stand.furnish()), seed)
+
+            def pieces(number: int) -> list[bytes]:
+                return mutator.cut(mutator.noise() if number % 3 == 0 else mutator.message())
+
+            began = time.perf_counter()
+            account = await measure(stand, pieces, inputs, _decode)
+            account.seconds = time.perf_counter() - began
+        finally:
+            stand.stop()
+        return account
+
+    return asyncio.run(run())
 
 
-async def _fuzz(inputs: int, seed: int) -> Account:
-    stand, account = Stand(), Account()
-    try:
-        mutator = Mutator(seeds(await stand.furnish()), seed)
-        began, warm = time.perf_counter(), inputs // 5
-        resident = 0.0
-        for number in range(inputs):
-            if number == warm:
-                resident = _resident()
-            await _one(stand, account, mutator.noise() if number % 3 == 0 else mutator.message(), mutator, number)
-            if number % 1000 == 0:
-                await asyncio.sleep(0)  # lets the loop check the deadlines of the connections
-        account.seconds = time.perf_counter() - began
-        account.grown = _resident() - resident
-    finally:
-        stand.stop()
+def _decode(answer: bytes) -> None:
+    ttlv.decode(answer[: int.from_bytes(answer[4:8], "big") + 8])
+
+
+class Listener(Protocol):
+    """A listener without network: `errors` are its internal errors, `blocked` its CPU seconds outside the loop."""
+
+    errors: list[str]
+
+    @property
+    def blocked(self) -> float: ...
+
+    async def send(self, pieces: Sequence[bytes]) -> bytes: ...
+
+    def hang_up(self) -> None: ...
+
+
+async def measure(
+    listener: Listener, pieces: Callable[[int], list[bytes]], inputs: int, check: Callable[[bytes], None]
+) -> Account:
+    """Send `inputs` inputs in pieces, and record answers, errors, cost and memory; `check` raises for a bad answer."""
+    account, warm, resident = Account(), inputs // 5, 0.0
+    for place in range(inputs):
+        if place == warm:
+            resident = _resident()
+        await _one(listener, account, pieces(place), check, place)
+        if place % 1000 == 0:
+            await asyncio.sleep(0)  # lets the loop check the deadlines of the connections
+    account.grown = _resident() - resident
     return account
 
 
-async def _one(stand: Stand, account: Account, data: bytes, mutator: Mutator, number: int) -> None:
-    began = time.thread_time() - stand.blocked
+async def _one(
+    listener: Listener, account: Account, pieces: list[bytes], check: Callable[[bytes], None], place: int
+) -> None:
+    began = time.thread_time() - listener.blocked
     try:
-        answer = await stand.send(mutator.cut(data))
+        answer = await listener.send(pieces)
         if answer:
-            ttlv.decode(answer[: int.from_bytes(answer[4:8], "big") + 8])
+            check(answer)
     except Exception as escaped:  # noqa: BLE001 - every escaped exception is a finding
-        stand.errors.append(repr(escaped))
+        listener.errors.append(repr(escaped))
         answer = b""
-    spent = time.thread_time() - stand.blocked - began
+    spent = time.thread_time() - listener.blocked - began
     account.inputs += 1
     account.answered += bool(answer)
     if not answer:
-        stand.hang_up()  # it waits for the rest of a message; the next message must not become that rest
-    if stand.errors:
-        account.errors += [(text, data) for text in stand.errors]
-        stand.errors.clear()
-    if number % max(1, account.inputs // _SAMPLES) == 0 and len(account.milliseconds) < 5 * _SAMPLES:
+        listener.hang_up()  # it waits for the rest of a message; the next message must not become that rest
+    if listener.errors:
+        account.errors += [(text, b"".join(pieces)) for text in listener.errors]
+        listener.errors.clear()
+    if place % max(1, account.inputs // _SAMPLES) == 0 and len(account.milliseconds) < 5 * _SAMPLES:
         account.milliseconds.append(round(spent * 1000, 4))
     if spent > account.slowest_seconds:
-        account.slowest_seconds, account.slowest = spent, data
+        account.slowest_seconds, account.slowest = spent, b"".join(pieces)
 
 
 def _resident() -> float:
