@@ -49,7 +49,7 @@ class Stand:
     def client(self, process: Process | None = None, service: str = "orders", home: Home | None = None) -> Client:
         home = home or self.home
         caller = ClientIdentity(home.tenant_id, service, home.l2_key, REGION, "1a2b", State.ACTIVE)
-        return Client(self, process or self.one, caller)  # type: ignore[arg-type]  # what a client uses of both
+        return Client(self, process or self.one, caller, 4, 1)  # type: ignore[arg-type]  # what a client uses of both
 
     def tell(self) -> None:
         """Notify both processes of a change of the tenant."""

@@ -151,7 +151,7 @@ async def test_pykmip_encrypts_authenticates_and_derives(scene: Scene):
         driver.activate(key)
         sealed, nonce = driver.encrypt(b"the data", key, {**CIPHER, "random_iv": True})
         assert driver.decrypt(sealed, key, CIPHER, nonce) == b"the data"
-        refused(enums.ResultReason.CRYPTOGRAPHIC_FAILURE, lambda: driver.decrypt(bytes(16), key, CIPHER, nonce))
+        refused(enums.ResultReason.CRYPTOGRAPHIC_FAILURE, lambda: driver.decrypt(sealed[:-1], key, CIPHER, nonce))
 
         mac = enums.CryptographicAlgorithm.HMAC_SHA256
         authentic = driver.create(mac, 256, cryptographic_usage_mask=[enums.CryptographicUsageMask.MAC_GENERATE])
