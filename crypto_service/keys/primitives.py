@@ -7,11 +7,12 @@ invalid ones, run through exactly these functions (tests/crypto_service/keys/tes
 """
 
 import hmac
+from collections.abc import Callable
 from enum import StrEnum
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import cmac, hashes, keywrap, padding
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import AEADEncryptionContext, Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -180,6 +181,109 @@ def aes_gmac_verify(key: bytes, nonce: bytes, message: bytes, tag: bytes) -> Non
     """Raise CiphertextRefused unless `tag` is the complete MAC of `message`; a truncated one is rejected."""
     if not hmac.compare_digest(aes_gmac(key, nonce, message), tag):
         raise CiphertextRefused
+
+
+class Encryptor:
+    """An encryption of data that arrives in pieces."""
+
+    def __init__(self, context: CipherContext, *, padded: bool, tag_size: int = 0) -> None:
+        self._context, self._tag_size, self._size = context, tag_size, 0
+        self._padder = padding.PKCS7(8 * BLOCK).padder() if padded else None
+        self._whole_blocks = not padded and not tag_size
+
+    def update(self, data: bytes) -> bytes:
+        """Return the ciphertext that is complete so far."""
+        self._size += len(data)
+        return self._context.update(data if self._padder is None else self._padder.update(data))
+
+    def finish(self) -> tuple[bytes, bytes]:
+        """Return the rest of the ciphertext and the tag, which is empty except for GCM; raise InvalidRequest."""
+        if self._whole_blocks and self._size % BLOCK:
+            raise InvalidRequest("without padding the data must be whole blocks of 16 bytes")
+        rest = b"" if self._padder is None else self._context.update(self._padder.finalize())
+        rest += self._context.finalize()
+        tag = self._context.tag[: self._tag_size] if isinstance(self._context, AEADEncryptionContext) else b""
+        return rest, tag
+
+
+class Decryptor:
+    """A decryption of data that arrives in pieces. Not for GCM: its plaintext is verified only at the end."""
+
+    def __init__(self, context: CipherContext, *, padded: bool) -> None:
+        self._context, self._padded, self._size = context, padded, 0
+        self._unpadder = padding.PKCS7(8 * BLOCK).unpadder() if padded else None
+
+    def update(self, data: bytes) -> bytes:
+        """Return the plaintext that is complete so far."""
+        self._size += len(data)
+        plaintext = self._context.update(data)
+        return plaintext if self._unpadder is None else self._unpadder.update(plaintext)
+
+    def finish(self) -> bytes:
+        """Return the rest of the plaintext; raise CiphertextRefused."""
+        if self._size % BLOCK or (self._padded and not self._size):
+            raise CiphertextRefused
+        rest = self._context.finalize()
+        try:
+            return rest if self._unpadder is None else self._unpadder.update(rest) + self._unpadder.finalize()
+        except ValueError:
+            raise CiphertextRefused from None
+
+
+def aes_gcm_encryptor(key: bytes, nonce: bytes, associated_data: bytes, tag_size: int) -> Encryptor:
+    """Return an encryption as `aes_gcm_encrypt`."""
+    _check_gcm(key, nonce, tag_size)
+    context = Cipher(algorithms.AES(key), modes.GCM(nonce)).encryptor()
+    context.authenticate_additional_data(associated_data)
+    return Encryptor(context, padded=False, tag_size=tag_size)
+
+
+def aes_cbc_encryptor(key: bytes, iv: bytes, *, padded: bool) -> Encryptor:
+    """Return an encryption as `aes_cbc_encrypt`."""
+    _check_cbc(key, iv)
+    return Encryptor(Cipher(algorithms.AES(key), modes.CBC(iv)).encryptor(), padded=padded)
+
+
+def aes_cbc_decryptor(key: bytes, iv: bytes, *, padded: bool) -> Decryptor:
+    """Return a decryption as `aes_cbc_decrypt`."""
+    _check_cbc(key, iv)
+    return Decryptor(Cipher(algorithms.AES(key), modes.CBC(iv)).decryptor(), padded=padded)
+
+
+def insecure_ecb_encryptor(key: bytes, *, padded: bool) -> Encryptor:
+    """Return an encryption as `insecure_ecb_encrypt`."""
+    _check_aes_key(key)
+    return Encryptor(Cipher(algorithms.AES(key), modes.ECB()).encryptor(), padded=padded)  # noqa: S305 - see above
+
+
+def insecure_ecb_decryptor(key: bytes, *, padded: bool) -> Decryptor:
+    """Return a decryption as `insecure_ecb_decrypt`."""
+    _check_aes_key(key)
+    return Decryptor(Cipher(algorithms.AES(key), modes.ECB()).decryptor(), padded=padded)  # noqa: S305 - see above
+
+
+class MacContext:
+    """A MAC of a message that arrives in pieces, as `hmac_digest`, or without a hash as `aes_cmac`."""
+
+    def __init__(self, key: bytes, algorithm: Hash | None) -> None:
+        if algorithm is None:
+            _check_aes_key(key)
+            cmac_context = cmac.CMAC(algorithms.AES(key))
+            self.update: Callable[[bytes], None] = cmac_context.update
+            self._finish: Callable[[], bytes] = cmac_context.finalize
+            return
+        if len(key) < _HMAC_KEY_LEAST:
+            raise InvalidRequest("the HMAC key is shorter than 112 bits")
+        hmac_context = hmac.new(key, digestmod=algorithm.value)
+        self.update, self._finish = hmac_context.update, hmac_context.digest
+
+    def finish(self) -> bytes:
+        """Return the complete MAC."""
+        return self._finish()
+
+    def verify(self, tag: bytes) -> bool:
+        """Return whether `tag` is the complete MAC; a truncated one is not."""
+        return hmac.compare_digest(self._finish(), tag)
 
 
 def _encrypted(cipher: "Cipher[modes.CBC] | Cipher[modes.ECB]", plaintext: bytes, *, padded: bool) -> bytes:

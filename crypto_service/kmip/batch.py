@@ -16,6 +16,7 @@ from crypto_service.kmip.codec.fields import read_text, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects.store import ObjectStore
+from crypto_service.kmip.objects.streams import Streams
 from openkcm.contract.audit_events import AuditEvent
 
 _OBJECT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
@@ -34,6 +35,7 @@ class Batch:
     version: int
     parts: Dependencies
     objects: ObjectStore
+    streams: Streams
     now: int
     placeholder: str | None = None
     operation: CryptoOperation | None = None

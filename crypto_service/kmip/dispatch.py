@@ -39,6 +39,7 @@ from crypto_service.kmip.codec.framing import VERSION_2, VERSIONS, feature_level
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects.store import ObjectStore
+from crypto_service.kmip.objects.streams import Streams
 from crypto_service.kmip.operation_table import OPERATIONS, SupportedOperation
 from crypto_service.kmip.operations.query import read_version, version_item
 from crypto_service.kmip.version_2 import from_version_2, to_version_2
@@ -104,6 +105,7 @@ class Dispatcher:
         self._parts = parts
         self._objects = objects
         self._timer = timer
+        self._streams = Streams()
 
     async def answer(self, caller: ClientIdentity, request: Item, address: str, size: int = 0) -> Item:
         """Return the response to a message of `size` bytes; every error becomes a response."""
@@ -121,7 +123,7 @@ class Dispatcher:
             self._parts.limits.enter(caller.tenant_id, len(items) + size // _BYTES_PER_UNIT)
         except OpenKcmError as refused:
             return _message(stamp, [_failure(_repeated(item), refused, version) for item in items])
-        batch = Batch(caller, version, self._parts, self._objects, now)
+        batch = Batch(caller, version, self._parts, self._objects, self._streams, now)
         try:
             answers = await self._answers(batch, header, items, correlation, address)
         finally:

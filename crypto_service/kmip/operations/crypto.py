@@ -8,7 +8,10 @@ Sign and Signature Verify use RSA and elliptic curve keys.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from cryptography.hazmat.primitives import hashes
 
 from crypto_service.keys import primitives
 from crypto_service.kmip.batch import Batch, Payload
@@ -17,7 +20,9 @@ from crypto_service.kmip.codec.enums import (
     CryptographicAlgorithm,
     CryptographicUsageMask,
     ObjectType,
+    Operation,
     PaddingMethod,
+    UsageLimitsUnit,
     ValidityIndicator,
 )
 from crypto_service.kmip.codec.errors import invalid, malformed, unsupported
@@ -25,7 +30,6 @@ from crypto_service.kmip.codec.fields import (
     choice,
     octets,
     read_choice,
-    read_flag,
     read_number,
     read_octets,
     read_structure,
@@ -44,6 +48,7 @@ from crypto_service.kmip.objects.asymmetric import (
 from crypto_service.kmip.objects.key_formats import private_key_cost
 from crypto_service.kmip.objects.managed_object import ManagedObject, require_usable
 from crypto_service.kmip.operations.invocation_limit import count_gcm_invocation
+from crypto_service.kmip.operations.streaming import is_piece, process_piece
 from crypto_service.kmip.operations.usage_limits import consume_usage
 
 _TAG_IN_FIELD = 4
@@ -61,7 +66,88 @@ class _Parameters:
     nonce_size: int
 
 
+class _Encryption:
+    """An encryption with AES in pieces."""
+
+    def __init__(self, managed: ManagedObject, cipher: primitives.Encryptor) -> None:
+        self._managed, self._cipher, self._begun = managed, cipher, False
+
+    async def update(self, batch: Batch, data: bytes) -> bytes:
+        # A limit of objects counts the encryption once, a limit of bytes each piece.
+        if not self._begun or self._managed.usage_unit() == UsageLimitsUnit.BYTE:
+            await consume_usage(batch, self._managed, len(data))
+        self._begun = True
+        return self._cipher.update(data)
+
+    async def finish(self, batch: Batch, _payload: Item) -> tuple[bytes, Payload]:
+        rest, tag = self._cipher.finish()
+        if tag and batch.version >= _TAG_IN_FIELD:
+            return rest, (octets(Tag.AUTHENTICATED_ENCRYPTION_TAG, tag),)
+        return rest + tag, ()
+
+
+class _Decryption:
+    """A decryption with AES in pieces."""
+
+    def __init__(self, cipher: primitives.Decryptor) -> None:
+        self._cipher = cipher
+
+    async def update(self, _batch: Batch, data: bytes) -> bytes:
+        return self._cipher.update(data)
+
+    async def finish(self, _batch: Batch, _payload: Item) -> tuple[bytes, Payload]:
+        return self._cipher.finish(), ()
+
+
+async def _begin_encryption(batch: Batch, payload: Item) -> tuple[_Encryption, Payload]:
+    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
+    require_usable(managed, CryptographicUsageMask.ENCRYPT, batch.now)
+    _require_divisible(managed)
+    parameters = _parameters(managed, payload)
+    key, nonce, made = await _key(batch, managed), b"", Payload()
+    if parameters.mode != BlockCipherMode.ECB:
+        given = read_octets(payload, Tag.IV_COUNTER_NONCE) or None
+        nonce = os.urandom(parameters.nonce_size) if given is None else given
+        made = (octets(Tag.IV_COUNTER_NONCE, nonce),) if given is None else ()
+        if parameters.mode == BlockCipherMode.GCM:
+            await count_gcm_invocation(batch, managed, given)
+    if parameters.mode == BlockCipherMode.GCM:
+        cipher = primitives.aes_gcm_encryptor(key, nonce, _additional(payload), parameters.tag_size)
+    elif parameters.mode == BlockCipherMode.CBC:
+        cipher = primitives.aes_cbc_encryptor(key, nonce, padded=parameters.padded)
+    else:
+        cipher = primitives.insecure_ecb_encryptor(key, padded=parameters.padded)
+    return _Encryption(managed, cipher), made
+
+
+async def _begin_decryption(batch: Batch, payload: Item) -> tuple[_Decryption, Payload]:
+    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
+    require_usable(managed, CryptographicUsageMask.DECRYPT, batch.now)
+    _require_divisible(managed)
+    parameters = _parameters(managed, payload)
+    if parameters.mode == BlockCipherMode.GCM:
+        raise unsupported("GCM is decrypted only in one piece: before its end no plaintext is authentic")
+    key = await _key(batch, managed)
+    if parameters.mode == BlockCipherMode.CBC:
+        nonce = required_nonce(read_octets(payload, Tag.IV_COUNTER_NONCE))
+        return _Decryption(primitives.aes_cbc_decryptor(key, nonce, padded=parameters.padded)), ()
+    return _Decryption(primitives.insecure_ecb_decryptor(key, padded=parameters.padded)), ()
+
+
+def _require_divisible(managed: ManagedObject) -> None:
+    if key_algorithm(managed) == CryptographicAlgorithm.RSA:
+        raise unsupported("an RSA key encrypts and decrypts only in one piece")
+
+
+def usable_for(use: int) -> Callable[[ManagedObject, int], None]:
+    """Return the check of a key before each piece."""
+    return lambda managed, now: require_usable(managed, use, now)
+
+
 async def encrypt(batch: Batch, payload: Item) -> Payload:
+    if is_piece(payload):
+        check = usable_for(CryptographicUsageMask.ENCRYPT)
+        return await process_piece(batch, payload, Operation.ENCRYPT, _begin_encryption, check)
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(managed, CryptographicUsageMask.ENCRYPT, batch.now)
     if key_algorithm(managed) == CryptographicAlgorithm.RSA:
@@ -91,6 +177,9 @@ async def encrypt(batch: Batch, payload: Item) -> Payload:
 
 
 async def decrypt(batch: Batch, payload: Item) -> Payload:
+    if is_piece(payload):
+        check = usable_for(CryptographicUsageMask.DECRYPT)
+        return await process_piece(batch, payload, Operation.DECRYPT, _begin_decryption, check)
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(managed, CryptographicUsageMask.DECRYPT, batch.now)
     if key_algorithm(managed) == CryptographicAlgorithm.RSA:
@@ -137,16 +226,8 @@ def _rsa_request(batch: Batch, managed: ManagedObject, payload: Item) -> tuple[E
     return EncryptionScheme(given), data
 
 
-def require_whole(payload: Item) -> None:
-    """Reject data in several pieces. Some clients flag complete data as neither the first nor the last piece."""
-    begins, ends = read_flag(payload, Tag.INIT_INDICATOR), read_flag(payload, Tag.FINAL_INDICATOR)
-    if payload.first(Tag.CORRELATION_VALUE) is not None or (begins and not ends):
-        raise unsupported("data must be sent in one piece")
-
-
 def whole_data(batch: Batch, payload: Item) -> bytes:
     """Return the data of a request, and record its size for the audit."""
-    require_whole(payload)
     data = required(read_octets(payload, Tag.DATA), Tag.DATA)
     batch.bytes = len(data)
     return data
@@ -209,35 +290,95 @@ async def _key(batch: Batch, managed: ManagedObject) -> bytes:
     return material.key_bytes(await batch.objects.open(batch.caller, managed))
 
 
+class _Digest:
+    """The hash of data in pieces, for a signature or for its verification."""
+
+    def __init__(self, managed: ManagedObject, given: Item, scheme: SignatureScheme) -> None:
+        self.managed, self.given = managed, given
+        self._hash = hashes.Hash(scheme.hash)
+
+    async def update(self, _batch: Batch, data: bytes) -> bytes:
+        self._hash.update(data)
+        return b""
+
+    async def finish(self, batch: Batch, payload: Item) -> tuple[bytes, Payload]:
+        digest = self._hash.finalize()
+        scheme = SignatureScheme(self.given, digest)
+        if self.managed.row.object_type == ObjectType.PRIVATE_KEY:
+            return b"", (await _signed(batch, self.managed, digest, scheme),)
+        return b"", (await _verified(batch, self.managed, payload, digest, scheme),)
+
+
+async def _begin_signature(batch: Batch, payload: Item) -> tuple[_Digest, Payload]:
+    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
+    require_usable(managed, CryptographicUsageMask.SIGN, batch.now)
+    given = given_parameters(managed, payload)
+    _require_private(managed)
+    return _Digest(managed, given, SignatureScheme(given)), ()
+
+
+async def _begin_verification(batch: Batch, payload: Item) -> tuple[_Digest, Payload]:
+    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
+    require_usable(managed, CryptographicUsageMask.VERIFY, batch.now)
+    given = given_parameters(managed, payload)
+    _require_public(managed)
+    return _Digest(managed, given, SignatureScheme(given)), ()
+
+
 async def make_signature(batch: Batch, payload: Item) -> Payload:
+    if is_piece(payload):
+        check = usable_for(CryptographicUsageMask.SIGN)
+        return await process_piece(batch, payload, Operation.SIGN, _begin_signature, check)
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(managed, CryptographicUsageMask.SIGN, batch.now)
     data, scheme = _signature_request(batch, managed, payload)
+    _require_private(managed)
+    signature = await _signed(batch, managed, data, scheme)
+    return (batch.about(managed.row.object_id), signature)
+
+
+def _require_private(managed: ManagedObject) -> None:
     if managed.row.object_type != ObjectType.PRIVATE_KEY:
         raise invalid("signing requires a private key")
+
+
+async def _signed(batch: Batch, managed: ManagedObject, data: bytes, scheme: SignatureScheme) -> Item:
+    """Return the signature of the data, or of the digest that `scheme` expects."""
     key = await batch.objects.open(batch.caller, managed)
     # Before the usage limit is reduced: a refused request uses nothing.
     batch.charge(private_key_cost(key))
     await consume_usage(batch, managed, len(data))
     # RSA takes a millisecond or more, which would block the event loop.
     made = await batch.parts.computing.run(batch.caller.tenant_id, lambda: asymmetric.sign(key, scheme, data))
-    return (batch.about(managed.row.object_id), octets(Tag.SIGNATURE_DATA, made))
+    return octets(Tag.SIGNATURE_DATA, made)
 
 
 async def verify_signature(batch: Batch, payload: Item) -> Payload:
+    if is_piece(payload):
+        check = usable_for(CryptographicUsageMask.VERIFY)
+        return await process_piece(batch, payload, Operation.SIGNATURE_VERIFY, _begin_verification, check)
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(managed, CryptographicUsageMask.VERIFY, batch.now)
     data, scheme = _signature_request(batch, managed, payload)
+    _require_public(managed)
+    validity = await _verified(batch, managed, payload, data, scheme)
+    return (batch.about(managed.row.object_id), validity)
+
+
+def _require_public(managed: ManagedObject) -> None:
     if managed.row.object_type != ObjectType.PUBLIC_KEY:
         raise invalid("signature verification requires a public key")
+
+
+async def _verified(batch: Batch, managed: ManagedObject, payload: Item, data: bytes, scheme: SignatureScheme) -> Item:
+    """Return whether the signature of the payload is valid for the data, or for the digest that `scheme` expects."""
     signature = required(read_octets(payload, Tag.SIGNATURE_DATA), Tag.SIGNATURE_DATA)
     key = await batch.objects.open(batch.caller, managed)
     batch.charge(PUBLIC_KEY_COST)
     valid = await batch.parts.computing.run(
         batch.caller.tenant_id, lambda: asymmetric.is_valid_signature(key, scheme, data, signature)
     )
-    validity = ValidityIndicator.VALID if valid else ValidityIndicator.INVALID
-    return (batch.about(managed.row.object_id), choice(Tag.VALIDITY_INDICATOR, validity))
+    return choice(Tag.VALIDITY_INDICATOR, ValidityIndicator.VALID if valid else ValidityIndicator.INVALID)
 
 
 def _signature_request(batch: Batch, managed: ManagedObject, payload: Item) -> tuple[bytes, SignatureScheme]:
@@ -246,7 +387,6 @@ def _signature_request(batch: Batch, managed: ManagedObject, payload: Item) -> t
     digest = read_octets(payload, Tag.DIGESTED_DATA)
     if digest is None:
         return whole_data(batch, payload), SignatureScheme(given)
-    require_whole(payload)
     if payload.first(Tag.DATA) is not None:
         raise malformed("the request has both data and digested data")
     batch.bytes = len(digest)

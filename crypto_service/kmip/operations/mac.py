@@ -18,9 +18,10 @@ from crypto_service.kmip.codec.enums import (
     BlockCipherMode,
     CryptographicAlgorithm,
     CryptographicUsageMask,
+    Operation,
     ValidityIndicator,
 )
-from crypto_service.kmip.codec.errors import invalid
+from crypto_service.kmip.codec.errors import invalid, unsupported
 from crypto_service.kmip.codec.fields import choice, octets, read_choice, read_octets, read_structure, required
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
@@ -28,8 +29,9 @@ from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import key_material as material
 from crypto_service.kmip.objects.algorithms import HASHES
 from crypto_service.kmip.objects.managed_object import ManagedObject, require_usable
-from crypto_service.kmip.operations.crypto import key_algorithm, required_nonce, whole_data
+from crypto_service.kmip.operations.crypto import key_algorithm, required_nonce, usable_for, whole_data
 from crypto_service.kmip.operations.invocation_limit import count_gcm_invocation
+from crypto_service.kmip.operations.streaming import is_piece, process_piece
 
 _HASHES: Mapping[int, primitives.Hash] = MappingProxyType(
     {
@@ -43,7 +45,67 @@ _MODES = (BlockCipherMode.CMAC, BlockCipherMode.GCM)
 _Method = primitives.Hash | BlockCipherMode
 
 
+class _Mac:
+    """A MAC of data in pieces, or its verification."""
+
+    def __init__(self, context: primitives.MacContext, *, verifies: bool) -> None:
+        self._context, self._verifies = context, verifies
+
+    async def update(self, _batch: Batch, data: bytes) -> bytes:
+        self._context.update(data)
+        return b""
+
+    async def finish(self, _batch: Batch, payload: Item) -> tuple[bytes, Payload]:
+        if not self._verifies:
+            return b"", (octets(Tag.MAC_DATA, self._context.finish()),)
+        valid = self._context.verify(required(read_octets(payload, Tag.MAC_DATA), Tag.MAC_DATA))
+        return b"", (_validity(valid=valid),)
+
+
+class _Hash:
+    """A hash of data in pieces."""
+
+    def __init__(self, context: hashes.Hash) -> None:
+        self._context = context
+
+    async def update(self, _batch: Batch, data: bytes) -> bytes:
+        self._context.update(data)
+        return b""
+
+    async def finish(self, _batch: Batch, _payload: Item) -> tuple[bytes, Payload]:
+        return self._context.finalize(), ()
+
+
+async def _begin(batch: Batch, payload: Item, use: int, *, verifies: bool) -> tuple[_Mac, Payload]:
+    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
+    require_usable(managed, use, batch.now)
+    method = _method(managed, payload)
+    if method is BlockCipherMode.GCM:
+        raise unsupported("a GMAC is made only of data in one piece")
+    algorithm = method if isinstance(method, primitives.Hash) else None
+    return _Mac(primitives.MacContext(await _key(batch, managed), algorithm), verifies=verifies), ()
+
+
+async def _begin_mac(batch: Batch, payload: Item) -> tuple[_Mac, Payload]:
+    return await _begin(batch, payload, CryptographicUsageMask.MAC_GENERATE, verifies=False)
+
+
+async def _begin_verification(batch: Batch, payload: Item) -> tuple[_Mac, Payload]:
+    return await _begin(batch, payload, CryptographicUsageMask.MAC_VERIFY, verifies=True)
+
+
+async def _begin_hash(_batch: Batch, payload: Item) -> tuple[_Hash, Payload]:
+    return _Hash(_new_hash(payload)), ()
+
+
+def _validity(*, valid: bool) -> Item:
+    return choice(Tag.VALIDITY_INDICATOR, ValidityIndicator.VALID if valid else ValidityIndicator.INVALID)
+
+
 async def mac(batch: Batch, payload: Item) -> Payload:
+    if is_piece(payload):
+        check = usable_for(CryptographicUsageMask.MAC_GENERATE)
+        return await process_piece(batch, payload, Operation.MAC, _begin_mac, check)
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(managed, CryptographicUsageMask.MAC_GENERATE, batch.now)
     data, method = whole_data(batch, payload), _method(managed, payload)
@@ -64,6 +126,9 @@ async def mac(batch: Batch, payload: Item) -> Payload:
 
 
 async def mac_verify(batch: Batch, payload: Item) -> Payload:
+    if is_piece(payload):
+        check = usable_for(CryptographicUsageMask.MAC_VERIFY)
+        return await process_piece(batch, payload, Operation.MAC_VERIFY, _begin_verification, check)
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_usable(managed, CryptographicUsageMask.MAC_VERIFY, batch.now)
     data, method = whole_data(batch, payload), _method(managed, payload)
@@ -78,20 +143,26 @@ async def mac_verify(batch: Batch, payload: Item) -> Payload:
             nonce = required_nonce(read_octets(payload, Tag.IV_COUNTER_NONCE))
             primitives.aes_gmac_verify(key, nonce, data, presented)
     except CiphertextRefused:
-        validity = ValidityIndicator.INVALID
+        valid = False
     else:
-        validity = ValidityIndicator.VALID
-    return (batch.about(managed.row.object_id), choice(Tag.VALIDITY_INDICATOR, validity))
+        valid = True
+    return (batch.about(managed.row.object_id), _validity(valid=valid))
 
 
 async def make_hash(batch: Batch, payload: Item) -> Payload:
+    if is_piece(payload):
+        return await process_piece(batch, payload, Operation.HASH, _begin_hash, None)
+    made = _new_hash(payload)
+    made.update(whole_data(batch, payload))
+    return (octets(Tag.DATA, made.finalize()),)
+
+
+def _new_hash(payload: Item) -> hashes.Hash:
     given = required(read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS), Tag.CRYPTOGRAPHIC_PARAMETERS)
     algorithm = HASHES.get(required(read_choice(given, Tag.HASHING_ALGORITHM), Tag.HASHING_ALGORITHM))
     if algorithm is None:
         raise invalid("the hashing algorithm is not supported")
-    made = hashes.Hash(algorithm)
-    made.update(whole_data(batch, payload))
-    return (octets(Tag.DATA, made.finalize()),)
+    return hashes.Hash(algorithm)
 
 
 def _method(managed: ManagedObject, payload: Item) -> _Method:

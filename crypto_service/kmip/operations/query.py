@@ -88,7 +88,7 @@ def query(operations: Sequence[tuple[int, int]]) -> Handler:
 
 
 def _capabilities(version: int) -> Item:
-    own = [flag(tag, value=False) for tag in (Tag.STREAMING_CAPABILITY, Tag.ASYNCHRONOUS_CAPABILITY)]
+    own = [flag(Tag.STREAMING_CAPABILITY, value=True), flag(Tag.ASYNCHRONOUS_CAPABILITY, value=False)]
     own.append(flag(Tag.ATTESTATION_CAPABILITY, value=False))
     if version >= 4:
         own += [flag(Tag.BATCH_UNDO_CAPABILITY, value=False), flag(Tag.BATCH_CONTINUE_CAPABILITY, value=True)]

@@ -25,7 +25,7 @@ async def test_query_returns_capabilities_generator_and_profiles_of_the_clients_
     capabilities, generator, *profiles = await query(scene.client(), *functions)
     assert capabilities == structure(
         Tag.CAPABILITY_INFORMATION,
-        flag(Tag.STREAMING_CAPABILITY, value=False),
+        flag(Tag.STREAMING_CAPABILITY, value=True),
         flag(Tag.ASYNCHRONOUS_CAPABILITY, value=False),
         flag(Tag.ATTESTATION_CAPABILITY, value=False),
         flag(Tag.BATCH_UNDO_CAPABILITY, value=False),
