@@ -56,7 +56,7 @@ def test_an_appliance_gets_a_long_lived_certificate_that_only_a_command_renews(c
     assert (leaf.public_key(), leaf.serial_number != command.leaf.serial_number) == (command.leaf.public_key(), True)
     refused = CliRunner().invoke(application(), (*words[:-1], "366"))
     assert refused.exit_code == 2
-    assert "certificate" not in command.connect(name="orders")
+    assert not command.connect(name="orders", out=command.out.parent / "orders")["renewed_by_hand"]
     assert "certificate" not in command.run("service", "renew", command.tenant_id, "orders")
 
 
