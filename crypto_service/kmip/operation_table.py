@@ -11,7 +11,7 @@ from crypto_service.kmip.codec.enums import Operation
 from crypto_service.kmip.codec.framing import VERSION_2
 from crypto_service.kmip.operations import attributes as change_attributes
 from crypto_service.kmip.operations import attributes as read_attributes
-from crypto_service.kmip.operations import create, crypto, lifecycle, locate, mac, rekey, rng
+from crypto_service.kmip.operations import create, crypto, lifecycle, locate, mac, rekey, rng, signatures
 from crypto_service.kmip.operations import usage_limits as usage
 from crypto_service.kmip.operations.create import create_key_pair, derive_key
 from crypto_service.kmip.operations.get import get
@@ -64,8 +64,8 @@ _SUPPORTED: dict[int, SupportedOperation] = {
     Operation.ENCRYPT: SupportedOperation(crypto.encrypt, _C.ENCRYPT, ENCRYPTS, 2),
     Operation.DECRYPT: SupportedOperation(crypto.decrypt, _C.DECRYPT, DECRYPTS, 2),
     # A signature is for a key pair what a MAC is for a symmetric key; the audit has one operation for both.
-    Operation.SIGN: SupportedOperation(crypto.make_signature, _C.MAC, ENCRYPTS, 2),
-    Operation.SIGNATURE_VERIFY: SupportedOperation(crypto.verify_signature, _C.MAC, DECRYPTS, 2),
+    Operation.SIGN: SupportedOperation(signatures.sign, _C.MAC, ENCRYPTS, 2),
+    Operation.SIGNATURE_VERIFY: SupportedOperation(signatures.signature_verify, _C.MAC, DECRYPTS, 2),
     Operation.MAC: SupportedOperation(mac.mac, _C.MAC, ENCRYPTS, 2),
     Operation.MAC_VERIFY: SupportedOperation(mac.mac_verify, _C.MAC, DECRYPTS, 2),
     Operation.HASH: SupportedOperation(mac.make_hash, None, DECRYPTS, 2),

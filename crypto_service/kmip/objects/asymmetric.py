@@ -1,8 +1,8 @@
 """RSA and elliptic curve keys in use: encryption with RSA (OAEP and PKCS #1 v1.5), signatures with RSA and ECDSA.
 
-SHA-1 is not supported for signatures, because they can be forged; a client that must verify old signatures can fetch
-the public key. OAEP does not need collision resistance, so a client may request it by name. Functions that use a key
-take up to milliseconds, so they MUST run in a thread.
+SHA-1 makes no signatures, because others can be forged with them; it verifies old ones (SP 800-131A, section 3: legacy
+use), if a client requests it by name. OAEP does not need collision resistance, so a client may request it by name.
+Functions that use a key take up to milliseconds, so they MUST run in a thread.
 """
 
 from collections.abc import Mapping
@@ -25,10 +25,12 @@ from crypto_service.kmip.objects.key_formats import load_private, load_public
 _D, _H, _P = DigitalSignatureAlgorithm, HashingAlgorithm, PaddingMethod
 _NAMED: Mapping[int, tuple[int, int | None]] = MappingProxyType(
     {
+        _D.SHA1_WITH_RSA_ENCRYPTION: (_H.SHA_1, _P.PKCS1_V1_5),
         _D.SHA224_WITH_RSA_ENCRYPTION: (_H.SHA_224, _P.PKCS1_V1_5),
         _D.SHA256_WITH_RSA_ENCRYPTION: (_H.SHA_256, _P.PKCS1_V1_5),
         _D.SHA384_WITH_RSA_ENCRYPTION: (_H.SHA_384, _P.PKCS1_V1_5),
         _D.SHA512_WITH_RSA_ENCRYPTION: (_H.SHA_512, _P.PKCS1_V1_5),
+        _D.ECDSA_WITH_SHA1: (_H.SHA_1, None),
         _D.ECDSA_WITH_SHA224: (_H.SHA_224, None),
         _D.ECDSA_WITH_SHA256: (_H.SHA_256, None),
         _D.ECDSA_WITH_SHA384: (_H.SHA_384, None),
@@ -38,22 +40,23 @@ _NAMED: Mapping[int, tuple[int, int | None]] = MappingProxyType(
 """Digital signature algorithm → hash and padding; RSASSA-PSS specifies its hash separately."""
 
 
-_HASHES_AND_SHA_1: Mapping[int, hashes.HashAlgorithm] = MappingProxyType({**HASHES, _H.SHA_1: hashes.SHA1()})  # noqa: S303 - OAEP and mask need no collision resistance
+_HASHES_AND_SHA_1: Mapping[int, hashes.HashAlgorithm] = MappingProxyType({**HASHES, _H.SHA_1: hashes.SHA1()})  # noqa: S303 - see above
 _MGF1, _TRAILER_BC = 1, 1
 
 
 class SignatureScheme:
     """Signature parameters from a request's cryptographic parameters; raises KmipRefused for unsupported ones."""
 
-    def __init__(self, parameters: Item, digest: bytes | None = None) -> None:
-        """With `digest`, the client has hashed the data."""
+    def __init__(self, parameters: Item, digest: bytes | None = None, *, verifies: bool) -> None:
+        """With `digest`, the client has hashed the data; with `verifies`, SHA-1 is accepted."""
         algorithm = read_choice(parameters, Tag.DIGITAL_SIGNATURE_ALGORITHM)
         hashing, padded = _NAMED.get(algorithm or 0, (None, None))
         if algorithm == _D.RSASSA_PSS:
             padded = _P.PSS
         elif algorithm is not None and hashing is None:
             raise invalid("the digital signature algorithm is not supported")
-        wanted = HASHES.get(hashing or read_choice(parameters, Tag.HASHING_ALGORITHM) or 0)
+        accepted = _HASHES_AND_SHA_1 if verifies else HASHES
+        wanted = accepted.get(hashing or read_choice(parameters, Tag.HASHING_ALGORITHM) or 0)
         if wanted is None:
             raise invalid("the hashing algorithm is missing or not supported for signatures")
         if digest is not None and len(digest) != wanted.digest_size:

@@ -157,7 +157,7 @@ async def test_refused_signature_consumes_no_usage(scene: Scene, monkeypatch: py
     private = (await client.ask(Operation.CREATE_KEY_PAIR, template)).value(Tag.PRIVATE_KEY_UNIQUE_IDENTIFIER)
     await client.about(Operation.ACTIVATE, private)
     monkeypatch.setattr(TenantLimits, "charge", refuse)
-    monkeypatch.setattr("crypto_service.kmip.operations.crypto.consume_usage", consume)
+    monkeypatch.setattr("crypto_service.kmip.operations.signatures.consume_usage", consume)
     scheme = structure(
         Tag.CRYPTOGRAPHIC_PARAMETERS,
         choice(Tag.DIGITAL_SIGNATURE_ALGORITHM, DigitalSignatureAlgorithm.ECDSA_WITH_SHA256),

@@ -130,6 +130,38 @@ async def test_digest_is_signed_like_its_data(
         assert answer.value(Tag.VALIDITY_INDICATOR) == ValidityIndicator.INVALID
 
 
+def with_sha1(algorithm: int) -> Item:
+    return structure(Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.DIGITAL_SIGNATURE_ALGORITHM, algorithm))
+
+
+SHA1_PSS = structure(
+    Tag.CRYPTOGRAPHIC_PARAMETERS,
+    choice(Tag.PADDING_METHOD, PaddingMethod.PSS),
+    choice(Tag.HASHING_ALGORITHM, HashingAlgorithm.SHA_1),
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "how", "made"),
+    [
+        (RSA, with_sha1(DigitalSignatureAlgorithm.SHA1_WITH_RSA_ENCRYPTION), RSA.sign(DATA, padding.PKCS1v15(), SHA1)),
+        (RSA, SHA1_PSS, RSA.sign(DATA, padding.PSS(padding.MGF1(SHA1), 20), SHA1)),
+        (EC, with_sha1(DigitalSignatureAlgorithm.ECDSA_WITH_SHA1), EC.sign(DATA, ec.ECDSA(SHA1))),
+    ],
+    ids=["pkcs1", "pss", "ecdsa"],
+)
+async def test_sha1_verifies_old_signatures_and_makes_no_others(
+    scene: Scene, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, how: Item, made: bytes
+):
+    client, pair = scene.client(), await a_pair(scene, key)
+    for data, expected in ((DATA, ValidityIndicator.VALID), (DATA + b"!", ValidityIndicator.INVALID)):
+        answer = await verify(client, pair, how, made, octets(Tag.DATA, data))
+        assert answer.value(Tag.VALIDITY_INDICATOR) == expected
+    assert (await sign(client, pair, how)).reason is ResultReason.INVALID_FIELD
+    digest = octets(Tag.DIGESTED_DATA, hashlib.sha1(DATA).digest())  # noqa: S324 - the attempt that is rejected
+    assert (await sign(client, pair, how, digest)).reason is ResultReason.INVALID_FIELD
+
+
 async def test_digest_of_another_size_or_with_the_data_is_rejected(scene: Scene):
     client, pair = scene.client(), await a_pair(scene, EC)
     short = await sign(client, pair, ECDSA, octets(Tag.DIGESTED_DATA, DIGEST[1:]))
