@@ -16,6 +16,7 @@ import uvloop
 
 from crypto_service.server.executor import FairExecutor
 from crypto_service.server.realtime_scheduling import keep_normal_priority, realtime_priority
+from crypto_service.server.turns import Turns
 
 def of_all():
     return sorted({os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")})
@@ -40,6 +41,16 @@ async def main():
         await asyncio.sleep(0.1)
         seen["computing in a thread"] = of_all()
         computing.close()
+        turns, end = Turns(), time.monotonic() + 0.5
+        def work():
+            busy(0.0005)
+            turns.use("acme", 0.0005)
+            if time.monotonic() < end:
+                turns.call_next("acme", work)
+        turns.call_next("acme", work)
+        await asyncio.sleep(0.3)
+        seen["a tenant with endless work"] = of_all()
+        await asyncio.sleep(0.3)
         # Two turns of the loop: it handles signals when it polls for events.
         for _ in range(2):
             busy(0.2)
@@ -89,6 +100,7 @@ def test_priority_is_realtime_except_under_continuous_load():
         "at rest": first,
         "busy now and then": first,
         "computing in a thread": sorted({FAIR, *first}),
+        "a tenant with endless work": first,
         "without rest": [FAIR],
         "at rest again": first,
         "without rest again": [FAIR],
