@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,9 +34,13 @@ QUIET_SECONDS = 8.0
 def store(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Service:
     """Connect the gateway as a service with the command of the guide."""
     tenant, folder = new_tenant(stack, "objects"), tmp_path_factory.mktemp("store") / "kcm"
-    [command] = blocks(PAGE, "sh", {PLACE: str(folder), ACME: tenant})
-    answer = stack.command(*words(command))
-    return Service(stack, tenant, "object-store", folder, answer)
+    return Service(stack, tenant, "object-store", folder, connect(stack, tenant, folder))
+
+
+def connect(stack: Stack, tenant_id: str, folder: Path) -> Any:
+    """Write a new key and certificate into the folder."""
+    [command] = blocks(PAGE, "sh", {PLACE: str(folder), ACME: tenant_id})
+    return stack.command(*words(command))
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +151,7 @@ def test_a_busy_gateway_fails_only_while_its_tenant_is_locked(stack: Stack, stor
         wait_until(lambda: is_rejected(store), lambda: "the old certificate has not ended", AT_ONCE_SECONDS)
         time.sleep(5)
         assert failed == [], gateway.log[-2000:]
+    connect(stack, store.tenant_id, store.folder)  # the other story opens a connection
 
 
 def is_rejected(store: Service) -> bool:
@@ -176,6 +182,5 @@ def test_an_object_is_stored_as_ciphertext_and_read_until_the_tenant_is_locked_o
 
     store.disconnect()
     wait_until(lambda: read(gateway) != TEXT, lambda: "the gateway still reads", AT_ONCE_SECONDS)
-    [command] = blocks(PAGE, "sh", {PLACE: str(store.folder), ACME: store.tenant_id})
-    stack.command(*words(command))
+    connect(stack, store.tenant_id, store.folder)
     assert_reads_again(gateway)
