@@ -15,6 +15,7 @@ from crypto_service.interfaces import AuditEntry, ClientIdentity, Dependencies
 from crypto_service.kmip.codec.fields import read_text, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.objects.managed_object import ManagedObject, require_usable
 from crypto_service.kmip.objects.store import ObjectStore
 from crypto_service.kmip.objects.streams import Streams
 from openkcm.contract.audit_events import AuditEvent
@@ -70,6 +71,12 @@ class Batch:
         named = read_text(payload, Tag.UNIQUE_IDENTIFIER)
         self.subject = self.checked_id(self.placeholder if named is None else named)
         return self.subject
+
+    async def usable_key(self, payload: Item, use: int) -> ManagedObject:
+        """Return the key that a payload names; raise unless it permits `use`, a bit of the usage mask."""
+        managed = await self.objects.get(self.caller, self.object_id(payload))
+        require_usable(managed, use, self.now)
+        return managed
 
     @staticmethod
     def checked_id(found: str | None) -> str:

@@ -34,7 +34,6 @@ from crypto_service.kmip.objects import key_material as material
 from crypto_service.kmip.objects.algorithms import derivation_cost, derive_key_bytes, key_pair_cost, new_key_pair
 from crypto_service.kmip.objects.attributes import Attributes
 from crypto_service.kmip.objects.key_material import key_facts
-from crypto_service.kmip.objects.managed_object import require_usable
 from crypto_service.kmip.objects.store import NewObject, new_object_id
 
 _X_509 = 1
@@ -217,8 +216,7 @@ async def derive_key(batch: Batch, payload: Item) -> Payload:
         raise invalid("only symmetric keys and secrets can be derived")
     if sum(1 for _ in payload.all(Tag.UNIQUE_IDENTIFIER)) > 1:
         raise unsupported("a key can be derived from only one object")
-    base = await batch.objects.get(batch.caller, batch.object_id(payload))
-    require_usable(base, CryptographicUsageMask.DERIVE_KEY, batch.now)
+    base = await batch.usable_key(payload, CryptographicUsageMask.DERIVE_KEY)
     method = required(read_choice(payload, Tag.DERIVATION_METHOD), Tag.DERIVATION_METHOD)
     parameters = required(read_structure(payload, Tag.DERIVATION_PARAMETERS), Tag.DERIVATION_PARAMETERS)
     given = await given_attributes(batch, payload, Tag.TEMPLATE_ATTRIBUTE)

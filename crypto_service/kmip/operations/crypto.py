@@ -6,7 +6,6 @@ that another implementation encrypted with a registered key can be decrypted her
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from crypto_service.keys import primitives
@@ -36,7 +35,7 @@ from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import key_material as material
 from crypto_service.kmip.objects.asymmetric import PUBLIC_KEY_COST, EncryptionScheme
 from crypto_service.kmip.objects.key_formats import private_key_cost
-from crypto_service.kmip.objects.managed_object import ManagedObject, require_usable
+from crypto_service.kmip.objects.managed_object import ManagedObject
 from crypto_service.kmip.operations.invocation_limit import count_gcm_invocation
 from crypto_service.kmip.operations.streaming import is_piece, process_piece
 from crypto_service.kmip.operations.usage_limits import consume_usage
@@ -90,9 +89,7 @@ class _Decryption:
 
 
 async def _begin_encryption(batch: Batch, payload: Item) -> tuple[_Encryption, Payload]:
-    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
-    require_usable(managed, CryptographicUsageMask.ENCRYPT, batch.now)
-    _require_divisible(managed)
+    managed = await _divisible_key(batch, payload, CryptographicUsageMask.ENCRYPT)
     parameters = _parameters(managed, payload)
     key, nonce, made = await _key(batch, managed), b"", Payload()
     if parameters.mode != BlockCipherMode.ECB:
@@ -111,9 +108,7 @@ async def _begin_encryption(batch: Batch, payload: Item) -> tuple[_Encryption, P
 
 
 async def _begin_decryption(batch: Batch, payload: Item) -> tuple[_Decryption, Payload]:
-    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
-    require_usable(managed, CryptographicUsageMask.DECRYPT, batch.now)
-    _require_divisible(managed)
+    managed = await _divisible_key(batch, payload, CryptographicUsageMask.DECRYPT)
     parameters = _parameters(managed, payload)
     if parameters.mode == BlockCipherMode.GCM:
         raise unsupported("GCM is decrypted only in one piece: before its end no plaintext is authentic")
@@ -124,22 +119,17 @@ async def _begin_decryption(batch: Batch, payload: Item) -> tuple[_Decryption, P
     return _Decryption(primitives.insecure_ecb_decryptor(key, padded=parameters.padded)), ()
 
 
-def _require_divisible(managed: ManagedObject) -> None:
+async def _divisible_key(batch: Batch, payload: Item, use: int) -> ManagedObject:
+    managed = await batch.usable_key(payload, use)
     if key_algorithm(managed) == CryptographicAlgorithm.RSA:
         raise unsupported("an RSA key encrypts and decrypts only in one piece")
-
-
-def usable_for(use: int) -> Callable[[ManagedObject, int], None]:
-    """Return the check of a key before each piece."""
-    return lambda managed, now: require_usable(managed, use, now)
+    return managed
 
 
 async def encrypt(batch: Batch, payload: Item) -> Payload:
     if is_piece(payload):
-        check = usable_for(CryptographicUsageMask.ENCRYPT)
-        return await process_piece(batch, payload, Operation.ENCRYPT, _begin_encryption, check)
-    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
-    require_usable(managed, CryptographicUsageMask.ENCRYPT, batch.now)
+        return await process_piece(batch, payload, Operation.ENCRYPT, _begin_encryption, CryptographicUsageMask.ENCRYPT)
+    managed = await batch.usable_key(payload, CryptographicUsageMask.ENCRYPT)
     if key_algorithm(managed) == CryptographicAlgorithm.RSA:
         return await _encrypt_with_rsa(batch, managed, payload)
     parameters, data = _parameters(managed, payload), whole_data(batch, payload)
@@ -168,10 +158,8 @@ async def encrypt(batch: Batch, payload: Item) -> Payload:
 
 async def decrypt(batch: Batch, payload: Item) -> Payload:
     if is_piece(payload):
-        check = usable_for(CryptographicUsageMask.DECRYPT)
-        return await process_piece(batch, payload, Operation.DECRYPT, _begin_decryption, check)
-    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
-    require_usable(managed, CryptographicUsageMask.DECRYPT, batch.now)
+        return await process_piece(batch, payload, Operation.DECRYPT, _begin_decryption, CryptographicUsageMask.DECRYPT)
+    managed = await batch.usable_key(payload, CryptographicUsageMask.DECRYPT)
     if key_algorithm(managed) == CryptographicAlgorithm.RSA:
         return await _decrypt_with_rsa(batch, managed, payload)
     parameters, data = _parameters(managed, payload), whole_data(batch, payload)

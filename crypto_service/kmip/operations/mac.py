@@ -28,8 +28,8 @@ from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import key_material as material
 from crypto_service.kmip.objects.algorithms import HASHES
-from crypto_service.kmip.objects.managed_object import ManagedObject, require_usable
-from crypto_service.kmip.operations.crypto import key_algorithm, required_nonce, usable_for, whole_data
+from crypto_service.kmip.objects.managed_object import ManagedObject
+from crypto_service.kmip.operations.crypto import key_algorithm, required_nonce, whole_data
 from crypto_service.kmip.operations.invocation_limit import count_gcm_invocation
 from crypto_service.kmip.operations.streaming import is_piece, process_piece
 
@@ -76,24 +76,6 @@ class _Hash:
         return self._context.finalize(), ()
 
 
-async def _begin(batch: Batch, payload: Item, use: int, *, verifies: bool) -> tuple[_Mac, Payload]:
-    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
-    require_usable(managed, use, batch.now)
-    method = _method(managed, payload)
-    if method is BlockCipherMode.GCM:
-        raise unsupported("a GMAC is made only of data in one piece")
-    algorithm = method if isinstance(method, primitives.Hash) else None
-    return _Mac(primitives.MacContext(await _key(batch, managed), algorithm), verifies=verifies), ()
-
-
-async def _begin_mac(batch: Batch, payload: Item) -> tuple[_Mac, Payload]:
-    return await _begin(batch, payload, CryptographicUsageMask.MAC_GENERATE, verifies=False)
-
-
-async def _begin_verification(batch: Batch, payload: Item) -> tuple[_Mac, Payload]:
-    return await _begin(batch, payload, CryptographicUsageMask.MAC_VERIFY, verifies=True)
-
-
 async def _begin_hash(_batch: Batch, payload: Item) -> tuple[_Hash, Payload]:
     return _Hash(_new_hash(payload)), ()
 
@@ -104,10 +86,8 @@ def _validity(*, valid: bool) -> Item:
 
 async def mac(batch: Batch, payload: Item) -> Payload:
     if is_piece(payload):
-        check = usable_for(CryptographicUsageMask.MAC_GENERATE)
-        return await process_piece(batch, payload, Operation.MAC, _begin_mac, check)
-    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
-    require_usable(managed, CryptographicUsageMask.MAC_GENERATE, batch.now)
+        return await _process_piece(batch, payload, Operation.MAC, CryptographicUsageMask.MAC_GENERATE)
+    managed = await batch.usable_key(payload, CryptographicUsageMask.MAC_GENERATE)
     data, method = whole_data(batch, payload), _method(managed, payload)
     key = await _key(batch, managed)
     made_nonce: Payload = ()
@@ -127,10 +107,8 @@ async def mac(batch: Batch, payload: Item) -> Payload:
 
 async def mac_verify(batch: Batch, payload: Item) -> Payload:
     if is_piece(payload):
-        check = usable_for(CryptographicUsageMask.MAC_VERIFY)
-        return await process_piece(batch, payload, Operation.MAC_VERIFY, _begin_verification, check)
-    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
-    require_usable(managed, CryptographicUsageMask.MAC_VERIFY, batch.now)
+        return await _process_piece(batch, payload, Operation.MAC_VERIFY, CryptographicUsageMask.MAC_VERIFY)
+    managed = await batch.usable_key(payload, CryptographicUsageMask.MAC_VERIFY)
     data, method = whole_data(batch, payload), _method(managed, payload)
     presented = required(read_octets(payload, Tag.MAC_DATA), Tag.MAC_DATA)
     key = await _key(batch, managed)
@@ -147,6 +125,19 @@ async def mac_verify(batch: Batch, payload: Item) -> Payload:
     else:
         valid = True
     return (batch.about(managed.row.object_id), _validity(valid=valid))
+
+
+async def _process_piece(batch: Batch, payload: Item, operation: Operation, use: int) -> Payload:
+    async def begin(batch: Batch, payload: Item) -> tuple[_Mac, Payload]:
+        managed = await batch.usable_key(payload, use)
+        method = _method(managed, payload)
+        if method is BlockCipherMode.GCM:
+            raise unsupported("a GMAC is made only of data in one piece")
+        algorithm = method if isinstance(method, primitives.Hash) else None
+        context = primitives.MacContext(await _key(batch, managed), algorithm)
+        return _Mac(context, verifies=operation == Operation.MAC_VERIFY), ()
+
+    return await process_piece(batch, payload, operation, begin, use)
 
 
 async def make_hash(batch: Batch, payload: Item) -> Payload:

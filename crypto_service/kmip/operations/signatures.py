@@ -16,8 +16,8 @@ from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import asymmetric
 from crypto_service.kmip.objects.asymmetric import PUBLIC_KEY_COST, SignatureScheme
 from crypto_service.kmip.objects.key_formats import private_key_cost
-from crypto_service.kmip.objects.managed_object import ManagedObject, require_usable
-from crypto_service.kmip.operations.crypto import given_parameters, usable_for, whole_data
+from crypto_service.kmip.objects.managed_object import ManagedObject
+from crypto_service.kmip.operations.crypto import given_parameters, whole_data
 from crypto_service.kmip.operations.streaming import is_piece, process_piece
 from crypto_service.kmip.operations.usage_limits import consume_usage
 
@@ -36,42 +36,43 @@ class _Digest:
     async def finish(self, batch: Batch, payload: Item) -> tuple[bytes, Payload]:
         digest = self._hash.finalize()
         scheme = _scheme(self.managed, self.given, digest)
-        if self.managed.row.object_type == ObjectType.PRIVATE_KEY:
-            return b"", (await _signed(batch, self.managed, digest, scheme),)
-        return b"", (await _verified(batch, self.managed, payload, digest, scheme),)
-
-
-async def _begin_signature(batch: Batch, payload: Item) -> tuple[_Digest, Payload]:
-    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
-    require_usable(managed, CryptographicUsageMask.SIGN, batch.now)
-    given = given_parameters(managed, payload)
-    _require_private(managed)
-    return _Digest(managed, given, _scheme(managed, given)), ()
-
-
-async def _begin_verification(batch: Batch, payload: Item) -> tuple[_Digest, Payload]:
-    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
-    require_usable(managed, CryptographicUsageMask.VERIFY, batch.now)
-    given = given_parameters(managed, payload)
-    _require_public(managed)
-    return _Digest(managed, given, _scheme(managed, given)), ()
+        return b"", (await _result(batch, self.managed, payload, digest, scheme),)
 
 
 async def sign(batch: Batch, payload: Item) -> Payload:
+    return await _process(batch, payload, Operation.SIGN, CryptographicUsageMask.SIGN, ObjectType.PRIVATE_KEY)
+
+
+async def signature_verify(batch: Batch, payload: Item) -> Payload:
+    use = CryptographicUsageMask.VERIFY
+    return await _process(batch, payload, Operation.SIGNATURE_VERIFY, use, ObjectType.PUBLIC_KEY)
+
+
+async def _process(batch: Batch, payload: Item, operation: Operation, use: int, object_type: ObjectType) -> Payload:
+    async def begin(batch: Batch, payload: Item) -> tuple[_Digest, Payload]:
+        managed, given = await _key(batch, payload, use, object_type)
+        return _Digest(managed, given, _scheme(managed, given)), ()
+
     if is_piece(payload):
-        check = usable_for(CryptographicUsageMask.SIGN)
-        return await process_piece(batch, payload, Operation.SIGN, _begin_signature, check)
-    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
-    require_usable(managed, CryptographicUsageMask.SIGN, batch.now)
-    data, scheme = _signature_request(batch, managed, payload)
-    _require_private(managed)
-    signature = await _signed(batch, managed, data, scheme)
-    return (batch.about(managed.row.object_id), signature)
+        return await process_piece(batch, payload, operation, begin, use)
+    managed, given = await _key(batch, payload, use, object_type)
+    data, scheme = _signature_request(batch, managed, given, payload)
+    return (batch.about(managed.row.object_id), await _result(batch, managed, payload, data, scheme))
 
 
-def _require_private(managed: ManagedObject) -> None:
-    if managed.row.object_type != ObjectType.PRIVATE_KEY:
-        raise invalid("signing requires a private key")
+async def _key(batch: Batch, payload: Item, use: int, object_type: ObjectType) -> tuple[ManagedObject, Item]:
+    """Return the key and the cryptographic parameters."""
+    managed = await batch.usable_key(payload, use)
+    given = given_parameters(managed, payload)
+    if managed.row.object_type != object_type:
+        raise invalid("signing requires a private key, and the verification of a signature a public key")
+    return managed, given
+
+
+async def _result(batch: Batch, managed: ManagedObject, payload: Item, data: bytes, scheme: SignatureScheme) -> Item:
+    if managed.row.object_type == ObjectType.PRIVATE_KEY:
+        return await _signed(batch, managed, data, scheme)
+    return await _verified(batch, managed, payload, data, scheme)
 
 
 async def _signed(batch: Batch, managed: ManagedObject, data: bytes, scheme: SignatureScheme) -> Item:
@@ -85,23 +86,6 @@ async def _signed(batch: Batch, managed: ManagedObject, data: bytes, scheme: Sig
     return octets(Tag.SIGNATURE_DATA, made)
 
 
-async def signature_verify(batch: Batch, payload: Item) -> Payload:
-    if is_piece(payload):
-        check = usable_for(CryptographicUsageMask.VERIFY)
-        return await process_piece(batch, payload, Operation.SIGNATURE_VERIFY, _begin_verification, check)
-    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
-    require_usable(managed, CryptographicUsageMask.VERIFY, batch.now)
-    data, scheme = _signature_request(batch, managed, payload)
-    _require_public(managed)
-    validity = await _verified(batch, managed, payload, data, scheme)
-    return (batch.about(managed.row.object_id), validity)
-
-
-def _require_public(managed: ManagedObject) -> None:
-    if managed.row.object_type != ObjectType.PUBLIC_KEY:
-        raise invalid("signature verification requires a public key")
-
-
 async def _verified(batch: Batch, managed: ManagedObject, payload: Item, data: bytes, scheme: SignatureScheme) -> Item:
     """Return whether the signature of the payload is valid for the data, or for the digest that `scheme` expects."""
     signature = required(read_octets(payload, Tag.SIGNATURE_DATA), Tag.SIGNATURE_DATA)
@@ -113,9 +97,10 @@ async def _verified(batch: Batch, managed: ManagedObject, payload: Item, data: b
     return choice(Tag.VALIDITY_INDICATOR, ValidityIndicator.VALID if valid else ValidityIndicator.INVALID)
 
 
-def _signature_request(batch: Batch, managed: ManagedObject, payload: Item) -> tuple[bytes, SignatureScheme]:
-    """Return the data or its digest, and the signature's parameters (KMIP 1.4, sections 4.31 and 4.32)."""
-    given = given_parameters(managed, payload)
+def _signature_request(
+    batch: Batch, managed: ManagedObject, given: Item, payload: Item
+) -> tuple[bytes, SignatureScheme]:
+    """Return the data or its digest, and the signature's scheme (KMIP 1.4, sections 4.31 and 4.32)."""
     digest = read_octets(payload, Tag.DIGESTED_DATA)
     if digest is None:
         return whole_data(batch, payload), _scheme(managed, given)

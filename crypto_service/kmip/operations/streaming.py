@@ -12,7 +12,7 @@ from crypto_service.kmip.codec.errors import unsupported
 from crypto_service.kmip.codec.fields import octets, read_flag, read_octets
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
-from crypto_service.kmip.objects.managed_object import ManagedObject
+from crypto_service.kmip.objects.managed_object import require_usable
 from crypto_service.kmip.objects.streams import Stream
 
 _SINCE = 3
@@ -33,8 +33,6 @@ class Transform(Protocol):
 
 Begin = Callable[[Batch, Item], Awaitable[tuple[Transform, Payload]]]
 """Returns the transform for a first piece, and the further fields of its response."""
-Check = Callable[[ManagedObject, int], None]
-"""Raises unless the key may be used now."""
 
 
 def is_piece(payload: Item) -> bool:
@@ -44,20 +42,23 @@ def is_piece(payload: Item) -> bool:
     return bool(read_flag(payload, Tag.INIT_INDICATOR)) and not read_flag(payload, Tag.FINAL_INDICATOR)
 
 
-async def process_piece(batch: Batch, payload: Item, operation: int, begin: Begin, check: Check | None) -> Payload:
-    """Process a piece; `check` is None for an operation without a key."""
+async def process_piece(batch: Batch, payload: Item, operation: int, begin: Begin, use: int | None) -> Payload:
+    """Process a piece; `use` is the usage mask that the key needs, None for an operation without a key.
+
+    An error ends the operation: its correlation value is not valid afterwards.
+    """
     if batch.version < _SINCE:
         raise unsupported("data must be sent in one piece")
     correlation, more = read_octets(payload, Tag.CORRELATION_VALUE), Payload()
     if correlation is None:
         transform, more = await begin(batch, payload)
-        object_id = "" if check is None else batch.subject
+        object_id = "" if use is None else batch.subject
     else:
         stream = batch.streams.take(batch.caller, operation, correlation)
         transform, object_id = stream.transform, stream.object_id
-        if check is not None:
+        if use is not None:
             batch.subject = object_id
-            check(await batch.objects.get(batch.caller, object_id), batch.now)
+            require_usable(await batch.objects.get(batch.caller, object_id), use, batch.now)
     data = read_octets(payload, Tag.DATA) or b""
     batch.bytes = len(data)
     result = await transform.update(batch, data)
@@ -68,5 +69,5 @@ async def process_piece(batch: Batch, payload: Item, operation: int, begin: Begi
         caller = batch.caller
         made = batch.streams.put(Stream(caller.tenant_id, caller.service, operation, object_id, transform))
         more = (*more, octets(Tag.CORRELATION_VALUE, made))
-    identified = () if check is None else (batch.about(object_id),)
+    identified = () if use is None else (batch.about(object_id),)
     return (*identified, *((octets(Tag.DATA, result),) if result else ()), *more)
