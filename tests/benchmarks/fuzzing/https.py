@@ -8,20 +8,17 @@ import time
 from collections.abc import Sequence
 from typing import Any, cast
 
-import structlog
-
 from core.errors.services import ObjectNotFound
 from core.names import l2_key
 from core.tenants.lifecycle import State
 from crypto_service.https.schemas import HeartbeatRequest
 from crypto_service.https.server import HttpsServer
-from crypto_service.interfaces import ClientIdentity, Dependencies
+from crypto_service.interfaces import ClientIdentity
 from crypto_service.keys.operations import CryptoOperations
 from crypto_service.server.connection import Connection
-from crypto_service.server.connection_registry import ConnectionRegistry
 from database.services.protected_fields import ProtectionRow
 from openkcm.contract.client_files import Offer
-from tests.benchmarks.fuzzing.in_memory_server import LIMIT, Given, Stand, Wire
+from tests.benchmarks.fuzzing.in_memory_server import LIMIT, Given, Stand
 from tests.benchmarks.fuzzing.run import Account, measure
 
 _RESOURCE = "orders/1"
@@ -44,17 +41,13 @@ _HEADERS = (
 )
 
 
-class HttpsStand:
-    """Must be created on a running loop. `errors` has the internal errors that the listener logged or answered."""
+class HttpsStand(Stand):
+    """`errors` also has the responses that report an internal error."""
 
     def __init__(self) -> None:
-        self.errors: list[str] = []
-        structlog.configure(processors=[lambda *event: Stand.log_error(self.errors, *event)])
-        self._given = given = Given()
-        parts = Dependencies(given, CryptoOperations(given, given, given), given, given, given, given, given)
-        self._connections = ConnectionRegistry(parts)
+        super().__init__()
         self._server = HttpsServer(
-            parts,
+            self._parts,
             self._connections,
             LIMIT,
             cast("Any", self),
@@ -62,35 +55,15 @@ class HttpsStand:
             cast("Any", self),
             Offer("https://localhost:0", "localhost:5696"),
         )
-        self._wire, self._connection = self._connect()
 
     async def send(self, pieces: Sequence[bytes]) -> bytes:
-        """Return the responses; after a connection was closed, the next call opens a new one."""
-        if self._wire.closed:
-            self._connection.connection_lost(None)
-            self._wire, self._connection = self._connect()
-        for piece in pieces:
-            self._connection.data_received(piece)
-        while self._connection.busy:  # noqa: ASYNC110 - the product has no event for it
-            await asyncio.sleep(0)
-        answer = bytes(self._wire.sent)
-        self._wire.sent.clear()
+        answer = await super().send(pieces)
         if b"HTTP/1.1 5" in answer:
             self.errors.append(repr(answer[:200]))
         return answer
 
-    @property
-    def blocked(self) -> float:
-        """CPU seconds of work that the service does in threads, and this class on the loop."""
-        return self._given.blocked
-
-    def hang_up(self) -> None:
-        """End the connection, even within a message."""
-        self._wire.close()
-
-    def stop(self) -> None:
-        self._connections.stop()
-        structlog.reset_defaults()
+    def _protocol(self) -> Connection:
+        return cast("Connection", self._server.protocol())
 
     # Stubs for certificates, heartbeats and protected fields.
 
@@ -105,12 +78,6 @@ class HttpsStand:
 
     async def of(self, _caller: ClientIdentity) -> ProtectionRow:
         return ProtectionRow(0, [])
-
-    def _connect(self) -> tuple[Wire, Connection]:
-        wire = Wire()
-        connection = cast("Connection", self._server.protocol())
-        connection.connection_made(wire)
-        return wire, connection
 
 
 class HttpsMutator:

@@ -1,4 +1,4 @@
-"""A KMIP listener without network, OpenBao and PostgreSQL: codec, loop and operations over objects in memory.
+"""A listener without network, OpenBao and PostgreSQL, and the one of KMIP with its objects in memory.
 
 For fuzzing only, where nothing but the client's input varies.
 """
@@ -6,6 +6,7 @@ For fuzzing only, where nothing but the client's input varies.
 import asyncio
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.dispatch import Dispatcher
 from crypto_service.kmip.objects.store import ObjectStore
 from crypto_service.kmip.server import KmipConnection
+from crypto_service.server.connection import Connection
 from crypto_service.server.connection_registry import ConnectionRegistry
 from database.services.managed_objects import ObjectFilter, ObjectRow
 from openkcm.contract.audit_events import AuditEvent
@@ -146,6 +148,8 @@ class Wire(asyncio.Transport):
     def getpeercert(self, *, binary_form: bool) -> bytes:  # noqa: ARG002 - as `ssl.SSLObject` has it
         return b"certificate"
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += data
 
@@ -163,42 +167,36 @@ class Wire(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
-class Stand:
+class Stand(ABC):
     """Must be created on a running loop. `errors` has the internal errors that the listener logged."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
-        structlog.configure(processors=[lambda *event: self.log_error(self.errors, *event)])
+        structlog.configure(processors=[self._log_error])
         self._given = given = Given()
-        self.database = MemoryObjects()
-        parts = Dependencies(given, CryptoOperations(given, given, given), given, given, given, given, given)
-        self._store = ObjectStore(cast("Any", self.database), parts, 60.0, 10_000)
-        self._parts, self._connections = parts, ConnectionRegistry(parts)
-        self._dispatcher = Dispatcher(parts, self._store)
-        self._wire, self._connection = self._connect()
-        self._kept: dict[str, ObjectRow] = {}
+        self._parts = Dependencies(given, CryptoOperations(given, given, given), given, given, given, given, given)
+        self._connections = ConnectionRegistry(self._parts)
+        self._wire = Wire()
+        self._connection: Connection | None = None
 
-    async def furnish(self) -> list[str]:
-        """Create objects for the requests, and return their identifiers."""
-        made = [await self._create(request) for request in _FIRST]
-        for identifier in made:
-            await self._create(_message(Operation.ACTIVATE, text(Tag.UNIQUE_IDENTIFIER, identifier)))
-        self._kept = dict(self.database.rows)
-        return made
+    @abstractmethod
+    def _protocol(self) -> Connection:
+        """Return the service's side of a new connection."""
 
     async def send(self, pieces: Sequence[bytes]) -> bytes:
         """Return the response; after a connection was closed, the next call opens a new one."""
-        if self._wire.closed:
-            self._connection.connection_lost(None)
-            self._wire, self._connection = self._connect()
+        connection = self._connection
+        if connection is None or self._wire.closed:
+            if connection is not None:
+                connection.connection_lost(None)
+            self._wire, self._connection = Wire(), (connection := self._protocol())
+            connection.connection_made(self._wire)
         for piece in pieces:
-            self._connection.data_received(piece)
-        while self._connection.busy:  # noqa: ASYNC110 - the product has no event for it
+            connection.data_received(piece)
+        while connection.busy:  # noqa: ASYNC110 - the product has no event for it
             await asyncio.sleep(0)
         answer = bytes(self._wire.sent)
         self._wire.sent.clear()
-        if len(self.database.rows) > _MOST_OBJECTS:
-            self.database.rows = dict(self._kept)
         return answer
 
     @property
@@ -214,11 +212,37 @@ class Stand:
         self._connections.stop()
         structlog.reset_defaults()
 
-    def _connect(self) -> tuple[Wire, KmipConnection]:
-        wire = Wire()
-        connection = KmipConnection(self._parts, self._connections, self._dispatcher, LIMIT)
-        connection.connection_made(wire)
-        return wire, connection
+    def _log_error(self, _logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        """Record an internal error that the service logs, and drop all other lines."""
+        if method in ("error", "critical", "exception"):
+            self.errors.append(f"{event['event']}: {event.get('exc_info')!r}")
+        raise structlog.DropEvent
+
+
+class KmipStand(Stand):
+    def __init__(self) -> None:
+        super().__init__()
+        self.database = MemoryObjects()
+        store = ObjectStore(cast("Any", self.database), self._parts, 60.0, 10_000)
+        self._dispatcher = Dispatcher(self._parts, store)
+        self._kept: dict[str, ObjectRow] = {}
+
+    async def furnish(self) -> list[str]:
+        """Create objects for the requests, and return their identifiers."""
+        made = [await self._create(request) for request in _FIRST]
+        for identifier in made:
+            await self._create(_message(Operation.ACTIVATE, text(Tag.UNIQUE_IDENTIFIER, identifier)))
+        self._kept = dict(self.database.rows)
+        return made
+
+    async def send(self, pieces: Sequence[bytes]) -> bytes:
+        answer = await super().send(pieces)
+        if len(self.database.rows) > _MOST_OBJECTS:
+            self.database.rows = dict(self._kept)
+        return answer
+
+    def _protocol(self) -> Connection:
+        return KmipConnection(self._parts, self._connections, self._dispatcher, LIMIT)
 
     async def _create(self, request: Item) -> str:
         (result,) = ttlv.decode(await self.send([ttlv.encode(request)])).all(Tag.BATCH_ITEM)
@@ -229,13 +253,6 @@ class Stand:
         identifier = payload.first(Tag.UNIQUE_IDENTIFIER)
         assert identifier is not None
         return str(identifier.value)
-
-    @staticmethod
-    def log_error(errors: list[str], _logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-        """Record an internal error that the service logs, and drop all other lines."""
-        if method in ("error", "critical", "exception"):
-            errors.append(f"{event['event']}: {event.get('exc_info')!r}")
-        raise structlog.DropEvent
 
 
 def _message(operation: int, *payload: Item) -> Item:

@@ -13,7 +13,7 @@ from crypto_service.kmip.codec.fields import number, structure
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType, Value
 from crypto_service.kmip.version_2 import to_version_2
-from tests.benchmarks.fuzzing.in_memory_server import Stand
+from tests.benchmarks.fuzzing.in_memory_server import KmipStand
 from tests.benchmarks.fuzzing.mutations import Mutator
 from tests.crypto_service.kmip import oasis_xml
 from tests.crypto_service.kmip.oasis_xml import Known, Node
@@ -109,7 +109,7 @@ def fuzz(inputs: int, seed: int) -> Account:
     """Send `inputs` messages, most of them well-formed with invalid contents."""
 
     async def run() -> Account:
-        stand = Stand()
+        stand = KmipStand()
         try:
             mutator = Mutator(seeds(await stand.furnish()), seed)
 

@@ -10,7 +10,7 @@ import pytest
 from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import ResultReason
 from crypto_service.kmip.codec.tags import Tag
-from tests.benchmarks.fuzzing.in_memory_server import LIMIT, Stand
+from tests.benchmarks.fuzzing.in_memory_server import LIMIT, KmipStand
 from tests.benchmarks.fuzzing.mutations import Mutator
 from tests.benchmarks.fuzzing.run import fuzz, seeds
 from tests.crypto_service.kmip.messages import encoded
@@ -80,7 +80,7 @@ def exchange(pieces: list[bytes]) -> tuple[list[str], bytes]:
     """Send pieces over one connection; return the internal errors and the responses."""
 
     async def run() -> tuple[list[str], bytes]:
-        stand = Stand()
+        stand = KmipStand()
         answer = await stand.send(pieces)
         stand.stop()
         return stand.errors, answer
