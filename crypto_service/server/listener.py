@@ -1,8 +1,9 @@
 """Accepting of connections: bounds what the event loop does not bound, connections before the end of their handshake.
 
 Each occupies a descriptor and memory, and no caller is authenticated yet. Above the limit the oldest handshake of the
-address with the most handshakes is ended, so that clients that send nothing give way to those that do. A client whose
-handshake fails receives TLS's alert, and the log has the reason.
+address with the most handshakes is ended, so that clients that send nothing give way to those that do. Handshakes take
+at most half of the loop's time, so that new connections do not delay the requests on others. A client whose handshake
+fails receives TLS's alert, and the log has the reason.
 """
 
 import asyncio
@@ -20,16 +21,37 @@ import structlog
 from crypto_service.server.connection_registry import ConnectionRegistry
 
 _BACKLOG = 1024
-_ACCEPTED_AT_ONCE = 32
+_ACCEPTED_AT_ONCE = 4
 """Connections accepted before the loop does other work."""
+_ACCEPT_SECONDS = 0.0002
+"""What a connection takes beside its handshake: to accept it, and to end it."""
+_SHARE, _BURST_SECONDS = 0.25, 0.004
+"""The share of the time that the handshakes of one port may take, and what they may take at once."""
+_WAIT_SECONDS = 0.001
 _SHUTDOWN_SECONDS = 2.0
 _LOGGED_PER_SECOND = 10
 _PAUSE_SECONDS = 0.1
 """Pause after the system had no descriptor or memory for a connection."""
 
-_accepted: ContextVar[socket.socket] = ContextVar("accepted")
+_handshake: "ContextVar[tuple[socket.socket, _Budget]]" = ContextVar("handshake")
 
 log = structlog.get_logger()
+
+
+class _Budget:
+    """The time that may still be used for handshakes now; negative when they have taken more than their share."""
+
+    def __init__(self) -> None:
+        self._seconds, self._at = _BURST_SECONDS, time.monotonic()
+
+    def is_left(self) -> bool:
+        now = time.monotonic()
+        self._seconds = min(_BURST_SECONDS, self._seconds + (now - self._at) * _SHARE)
+        self._at = now
+        return self._seconds > 0
+
+    def spend(self, seconds: float) -> None:
+        self._seconds -= seconds
 
 
 class _AlertingTls(ssl.SSLObject):
@@ -44,6 +66,8 @@ class _AlertingTls(ssl.SSLObject):
         return made
 
     def do_handshake(self) -> None:
+        accepted, budget = _handshake.get()
+        began = time.perf_counter()
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -51,9 +75,11 @@ class _AlertingTls(ssl.SSLObject):
         except ssl.SSLError:
             alert = self._outgoing.read()
             if alert:
-                with suppress(OSError, LookupError):
-                    _accepted.get().send(alert)
+                with suppress(OSError):
+                    accepted.send(alert)
             raise
+        finally:
+            budget.spend(time.perf_counter() - began)
 
 
 def listen(host: str, port: int) -> Sequence[socket.socket]:
@@ -85,6 +111,7 @@ class TlsListener:
         self._handshakes: defaultdict[str, OrderedDict[asyncio.Task[None], None]] = defaultdict(OrderedDict)
         """The handshakes of each address, the oldest first."""
         self._count = 0
+        self._budget = _Budget()
         self._logged_at, self._logged = 0.0, 0
         for listening in sockets:
             self._loop.add_reader(listening, self._accept, listening)
@@ -103,22 +130,29 @@ class TlsListener:
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
+            if not self._budget.is_left():
+                self._pause(listening, _WAIT_SECONDS)
+                return
             try:
                 accepted, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as failed:
-                self._pause(listening, failed)
+                self._make_room(listening, failed)
                 return
+            self._budget.spend(_ACCEPT_SECONDS)
             accepted.settimeout(0)
             self._begin(accepted, str(address[0]))
 
-    def _pause(self, listening: socket.socket, failed: OSError) -> None:
+    def _make_room(self, listening: socket.socket, failed: OSError) -> None:
         log.error("connection not accepted", reason=failed.strerror, handshakes=self._count)
         if self._count:
             self._end_oldest()
+        self._pause(listening, _PAUSE_SECONDS)
+
+    def _pause(self, listening: socket.socket, seconds: float) -> None:
         self._loop.remove_reader(listening)
-        self._loop.call_later(_PAUSE_SECONDS, self._resume, listening)
+        self._loop.call_later(seconds, self._resume, listening)
 
     def _resume(self, listening: socket.socket) -> None:
         if listening.fileno() >= 0:
@@ -152,7 +186,7 @@ class TlsListener:
             del self._handshakes[address]
 
     async def _handshake(self, accepted: socket.socket, address: str) -> None:
-        _accepted.set(accepted)
+        _handshake.set((accepted, self._budget))
         try:
             await self._loop.connect_accepted_socket(
                 self._protocol,
