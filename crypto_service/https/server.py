@@ -42,6 +42,8 @@ _CLOSE = b"\r\nconnection: close"
 _END = b"\r\n\r\n"
 _BYTES_PER_UNIT = 32_768
 """Bytes of a body that take about as long as a small request, which is the unit of the tenant's rate."""
+_PARSED_AT_ONCE = 4_096
+"""Bytes that are parsed before the requests in them are answered: a hundred small requests."""
 _LINGER_SECONDS = 2.0
 """How long a client that is still sending a rejected body may read its response before the connection is reset."""
 
@@ -96,24 +98,37 @@ class _HttpsConnection(Connection):
         self._context = context
         self._reader = HttpReader(routes, body_limit)
         self._message_seconds = connections.bounds.message_seconds
-        self._lingering = False
+        self._lingering = self._parsing = False
+        self._unparsed = bytearray()
         self._pending = 0
 
     def received(self, data: bytes) -> None:
         if self._lingering:
             return
-        reader = self._reader
-        for message in reader.feed(data):
-            self._pending += len(message.body)
-            self.run(self._answer(message), self._sent)
-        if self._lingering:
-            return
-        if not self.hold(reader.held + self._pending):
+        self._unparsed += data
+        if self._parse() and not self.hold(self._held()):
             self._lingering = True
             refusal = from_error(TooManyRequests("the tenant's connections hold too many bytes of requests"))
             answer = _render(refusal, new_correlation_id(), last=True)
             self.run(hold_position(), lambda _: self._sent(_Reply(answer, last=True, unread=True)))
-            return
+
+    def _parse(self) -> bool:
+        """Parse what can be answered now, because a client may send a thousand requests at once.
+
+        Return whether more is read.
+        """
+        if self._parsing:  # called for a request that could be answered at once
+            return True
+        self._parsing, reader = True, self._reader
+        while self._unparsed and self.answers_next and not self._lingering:
+            part = bytes(self._unparsed[:_PARSED_AT_ONCE])
+            del self._unparsed[:_PARSED_AT_ONCE]
+            for message in reader.feed(part):
+                self._pending += len(message.body)
+                self.run(self._answer(message), self._sent)
+        self._parsing = False
+        if self._lingering or self._unparsed:
+            return not self._lingering
         if reader.within:
             self.awaiting(self._message_seconds)
             if reader.expected:
@@ -121,6 +136,10 @@ class _HttpsConnection(Connection):
                 self.run(hold_position(), lambda _: self.send(_CONTINUE))
         else:
             self.awaiting(None)
+        return True
+
+    def _held(self) -> int:
+        return self._reader.held + self._pending + len(self._unparsed)
 
     async def refused(self, error: OpenKcmError, received: bytes) -> bytes:
         """Return the rejection; for a service of a locked tenant its own certificate, if it requested that."""
@@ -160,7 +179,8 @@ class _HttpsConnection(Connection):
     def _sent(self, reply: _Reply) -> None:
         self.send(reply.data)
         self._pending -= reply.answered
-        self.hold(self._reader.held + self._pending)
+        self._parse()
+        self.hold(self._held())
         if reply.unread:
             self._lingering = True
             self.awaiting(None)

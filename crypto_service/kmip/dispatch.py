@@ -49,6 +49,10 @@ MAX_ITEMS = 128
 """The maximum of items in a batch; real clients send up to a dozen."""
 _BYTES_PER_UNIT = 4_096
 """Bytes of a message whose decoding takes about as long as a small operation, the unit of the tenant's rate."""
+RESPONSE_BYTES = 1 << 20
+"""Bytes of results after which a batch ends: a short batch can ask for a large object many times."""
+_MOST_FIELDS = 512
+"""Fields of a structure; objects have fewer attributes. Operations may compare fields with each other."""
 _MAX_SUBJECT = 512
 _HEADERS = 256
 """Request headers cached: for as many kinds of client."""
@@ -73,11 +77,15 @@ _INTERNAL = "internal"
 
 
 class _Header(NamedTuple):
-    """`protocol` is the version of request and response, `option` the batch error continuation option."""
+    """`protocol` is the version of request and response, `option` the batch error continuation option.
+
+    `maximum` is the size in bytes that the client accepts (KMIP 1.4, section 6.3); 0 is no limit.
+    """
 
     protocol: tuple[int, int]
     size: int
     option: int | None
+    maximum: int
     client_correlation: str | None
 
 
@@ -128,18 +136,31 @@ class Dispatcher:
             answers = await self._answers(batch, header, items, correlation, address)
         finally:
             self._parts.limits.leave(caller.tenant_id)
+        if header.maximum > 0:
+            room = header.maximum - len(ttlv.encode(_message(stamp, ())))
+            answers = _fit(answers, items, room, version)
         return _message(stamp, answers)
 
     async def _answers(
         self, batch: Batch, header: _Header, items: Sequence[Item], correlation: str, address: str
     ) -> Sequence[Item]:
+        """Return the results, of a batch with several items in encoded form."""
         token = correlation_id.set(correlation)
         outcomes: list[_Outcome] = []
+        size = 0
         try:
             for item in items:
                 began = time.perf_counter()
-                outcomes.append(await _process(batch, item, correlation, address, self._timer))
+                if size < RESPONSE_BYTES:
+                    outcomes.append(await _process(batch, item, correlation, address, self._timer))
+                else:
+                    failure = _failure(_repeated(item), _too_large(), batch.version)
+                    outcomes.append(_Outcome(failure, failed=True, entry=None))
                 if len(items) > 1:
+                    # Encoded here, because it takes as long as the processing, and the tenant's turns count both.
+                    encoded = ttlv.encode(outcomes[-1].item)
+                    size += len(encoded)
+                    outcomes[-1] = outcomes[-1]._replace(item=ttlv.from_encoded(Tag.BATCH_ITEM, encoded))
                     self._parts.turns.use(batch.caller.tenant_id, time.perf_counter() - began)
                     await self._parts.turns.pause(batch.caller.tenant_id)
                 if outcomes[-1].failed and header.option != BatchErrorContinuationOption.CONTINUE:
@@ -192,6 +213,9 @@ async def _process(batch: Batch, item: Item, correlation: str, address: str, tim
 
 async def _handle(batch: Batch, supported: SupportedOperation, item: Item) -> Payload:
     payload = read_structure(item, Tag.REQUEST_PAYLOAD) or _NO_PAYLOAD
+    _require_few_fields(payload)
+    for part in payload.children():
+        _require_few_fields(part)
     if batch.version < VERSION_2:
         return await supported.handler(batch, payload)
     operation = required(read_choice(item, Tag.OPERATION), Tag.OPERATION)
@@ -210,6 +234,11 @@ def _find_operation(batch: Batch, item: Item) -> SupportedOperation:
     return supported
 
 
+def _require_few_fields(item: Item) -> None:
+    if len(item.children()) > _MOST_FIELDS:
+        raise malformed("the request has too many fields in a structure")
+
+
 def _require_state(batch: Batch, supported: SupportedOperation) -> None:
     if batch.caller.tenant_state not in supported.needs:
         raise TenantNotOperational(batch.caller.tenant_state)
@@ -220,6 +249,7 @@ def _read(request: Item) -> tuple[_Header, Sequence[Item]]:
     if request.tag != Tag.REQUEST_MESSAGE:
         raise malformed("the message is not a request message")
     item = required(read_structure(request, Tag.REQUEST_HEADER), Tag.REQUEST_HEADER)
+    _require_few_fields(item)
     # Not cached: a header with credentials, although credentials are ignored here, and one that takes much memory.
     cached = _is_small(item) and item.first(Tag.AUTHENTICATION) is None
     header = (_read_header if cached else _read_header.__wrapped__)(item)
@@ -269,7 +299,8 @@ def _read_header(header: Item) -> _Header:
         raise unsupported("asynchronous operation is not supported")
     option = read_choice(header, Tag.BATCH_ERROR_CONTINUATION_OPTION)
     correlation = read_text(header, Tag.CLIENT_CORRELATION_VALUE) if protocol >= (1, 4) else None
-    return _Header(protocol, count, option, correlation)
+    maximum = read_number(header, Tag.MAXIMUM_RESPONSE_SIZE) or 0
+    return _Header(protocol, count, option, maximum, correlation)
 
 
 def _version_to_answer(request: Item) -> tuple[int, int]:
@@ -297,6 +328,28 @@ def _failure(kept: Payload, error: Exception, version: int) -> Item:
     return structure(
         Tag.BATCH_ITEM, *kept, _FAILED, choice(Tag.RESULT_REASON, reason), text(Tag.RESULT_MESSAGE, message)
     )
+
+
+def _too_large() -> KmipRefused:
+    message = "the response is larger than the maximum response size; request fewer objects at once"
+    return KmipRefused(ResultReason.RESPONSE_TOO_LARGE, message)
+
+
+def _fit(answers: Sequence[Item], items: Sequence[Item], room: int, version: int) -> Sequence[Item]:
+    """Return results of at most `room` bytes, if errors instead of the largest ones suffice.
+
+    So the few bytes of a Create result still reach the client.
+    """
+    fitting = [ttlv.encode(answer) for answer in answers]
+    size = sum(map(len, fitting))
+    for place in sorted(range(len(fitting)), key=lambda place: len(fitting[place]), reverse=True):
+        if size <= room:
+            break
+        error = ttlv.encode(_failure(_repeated(items[place]), _too_large(), version))
+        if len(error) < len(fitting[place]):
+            size += len(error) - len(fitting[place])
+            fitting[place] = error
+    return [ttlv.from_encoded(Tag.BATCH_ITEM, encoded) for encoded in fitting]
 
 
 def _message(stamp: _Stamp, answers: Sequence[Item]) -> Item:

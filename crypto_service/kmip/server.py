@@ -16,7 +16,7 @@ from crypto_service.server.connection_registry import ConnectionRegistry
 from openkcm.errors import OpenKcmError
 
 _LARGE = 8_192
-"""Bytes of a message that is decoded in a thread, because that may take longer than a millisecond, and is not kept."""
+"""Bytes of a message that is decoded in steps, because that may take some milliseconds, and is not kept."""
 
 
 class KmipServer:
@@ -94,7 +94,7 @@ class KmipConnection(Connection):
     async def _read(self, message: bytes) -> Item:
         """Decode a message; reuse the previous result for equal bytes: clients request the same key repeatedly."""
         if len(message) > _LARGE:
-            return await self.parts.blocking.run(self.caller.tenant_id, lambda: ttlv.decode(message))
+            return await self.parts.turns.complete(self.caller.tenant_id, ttlv.decode_in_steps(message))
         if self._last_request is not None and self._last_request[0] == message:
             return self._last_request[1]
         request = ttlv.decode(message)
@@ -113,7 +113,7 @@ class KmipConnection(Connection):
         except OpenKcmError as refused:
             answer = framing.refuse(message, framing.ErrorReply(*reason_and_message(refused)))
             return answer, not isinstance(refused, ClientNotAuthorized)
-        return framing.reply(request, response), True
+        return ttlv.encode(response), True
 
     def _answered(self, answer: tuple[bytes, bool]) -> None:
         data, continues = answer

@@ -27,6 +27,8 @@ from openkcm.errors import OpenKcmError
 Result = TypeVar("Result")
 Step = tuple[Coroutine[Any, Any, Any], Callable[[Any], None], Context]
 
+_UNREAD_BYTES = 65_536
+"""Bytes of responses that a client may leave unread before they count as held."""
 _EARLY_BYTES = 65_536
 """Bytes accepted before the caller is identified; then reading pauses, and TCP flow control stops the client."""
 
@@ -66,6 +68,7 @@ class Connection(asyncio.Protocol):
         self._running = self._waits = False
         self._queue: deque[Step] = deque()
         self._reading, self._writable, self._drained_by = True, True, 0.0
+        self._message_bytes = self._unread_bytes = 0
         self._granted_seconds = 0.0
 
     def received(self, data: bytes) -> None:
@@ -110,7 +113,12 @@ class Connection(asyncio.Protocol):
             self._run_queue()
 
     def hold(self, size: int) -> bool:
-        """Hold `size` bytes of messages from now on; return False when the tenant has no room, and then reject."""
+        """Hold `size` bytes of messages from now on, beside the responses that the client does not read.
+
+        Return False when the tenant has no room; then the message must be rejected.
+        """
+        self._message_bytes = size
+        size += self._unread_bytes
         return (size <= SMALL_BYTES and not self.held) or self.connections.hold(self, size)
 
     async def current(self) -> ClientIdentity:
@@ -152,6 +160,11 @@ class Connection(asyncio.Protocol):
         """Whether a response is pending; until it is sent, no deadline of the client runs."""
         return self._running or bool(self._queue)
 
+    @property
+    def answers_next(self) -> bool:
+        """Whether work that is passed to `run` now would be the next that is done."""
+        return not self._queue
+
     def overdue(self, now: float) -> bool:
         """Return whether the client has exceeded its deadline."""
         if not self._writable and now > self._drained_by:
@@ -174,6 +187,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(_UNREAD_BYTES)
         self.deadline = self._loop.time() + self.connections.bounds.identify_seconds
         certificate = self.certificate
         if not self.connections.enter(self) or certificate is None:
@@ -201,10 +215,15 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._writable = False
         self._drained_by = self._loop.time() + self.connections.bounds.message_seconds
+        # A client that does not read its responses must not fill the memory.
+        self._unread_bytes = self._transport.get_write_buffer_size()
+        if not self.hold(self._message_bytes):
+            self.abort()
         self._update_reading()
 
     def resume_writing(self) -> None:
-        self._writable = True
+        self._writable, self._unread_bytes = True, 0
+        self.hold(self._message_bytes)
         self._restart_deadline()
         self._run_queue()
 

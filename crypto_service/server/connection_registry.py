@@ -38,7 +38,7 @@ class ConnectionLimits:
     handshake_seconds: float = 10.0
     identify_seconds: float = 10.0
     message_bytes: int = 192 * 1024 * 1024
-    """Bytes of messages that are incomplete or being answered; a tenant may have as many as are free."""
+    """Bytes of messages that are incomplete, being answered or not read; a tenant may have as many as are free."""
     message_seconds: float = 30.0
     """Time for a client to read a pending response, and the recommended time for the rest of a message."""
     idle_seconds: float = 300.0
@@ -119,8 +119,8 @@ class ConnectionRegistry:
         self._open.discard(connection)
         if not self._open:
             self._empty.set()
+        self.hold(connection, 0)
         if connection.identified:
-            self.hold(connection, 0)
             tenant = connection.tenant_mark
             members = self._of_tenant.get(tenant, set())
             members.discard(connection)

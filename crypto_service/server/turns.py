@@ -10,7 +10,8 @@ While work waits, the loop never pauses, and a thread that never pauses loses it
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import TypeVar
 
 SLICE_SECONDS = 0.001
 _SECONDS_PER_BYTE = 2e-9
@@ -21,6 +22,7 @@ _BUSY_SHARE = 0.9
 """A loop that uses less of its time pauses anyway. The kernel permits 95 % to all real-time threads of a CPU."""
 _PAUSE_SECONDS = 0.001
 """The shortest pause of the loop's timers. Data that arrives meanwhile ends it for its tenant."""
+Result = TypeVar("Result")
 
 
 class Turns:
@@ -56,6 +58,19 @@ class Turns:
             turn = asyncio.get_running_loop().create_future()
             self.call_next(tenant, lambda: None if turn.done() else turn.set_result(None))
             await turn
+
+    async def complete(self, tenant: str, steps: Generator[None, None, Result]) -> Result:
+        """Return the result of work in short steps, between which all tenants have their turns."""
+        while True:
+            began = time.perf_counter()
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            finally:
+                self.use(tenant, time.perf_counter() - began)
+            await self.pause(tenant)
 
     def _schedule(self) -> None:
         if not self._scheduled:

@@ -114,6 +114,7 @@ class Place:
     callers: FakeCallers
     changes: Changes
     connections: ConnectionRegistry
+    threads: FairExecutor
     listener: TlsListener
     port: int
     made: list[Echo]
@@ -154,7 +155,7 @@ async def place(
 
     [listening] = listen("127.0.0.1", 0)
     listener = TlsListener(connections, protocol, server_context(authority.server_identity()), [listening])
-    here = Place(callers, changes, connections, listener, listening.getsockname()[1], made)
+    here = Place(callers, changes, connections, threads, listener, listening.getsockname()[1], made)
     try:
         yield here
     finally:

@@ -1,4 +1,4 @@
-"""Message boundaries, the response size limit, and responses to messages that are not processed."""
+"""Message boundaries, and responses to messages that are not processed."""
 
 import time
 from dataclasses import dataclass
@@ -17,7 +17,6 @@ VERSION_2 = 5
 _REQUEST = Tag.REQUEST_MESSAGE << 8 | ItemType.STRUCTURE
 _HEAD = Struct(">II")
 _VERSION = slice(16, 56)  # the protocol version is first in the header, which is first in the message
-_KEPT = frozenset({Tag.OPERATION, Tag.UNIQUE_BATCH_ITEM_ID})
 _ASKING = frozenset({Operation.GET, Operation.GET_ATTRIBUTES, Operation.LOCATE, Operation.CHECK})
 
 
@@ -87,30 +86,3 @@ def refuse(beginning: bytes, refusal: ErrorReply) -> bytes:
         Tag.RESPONSE_HEADER, version, moment(Tag.TIME_STAMP, int(time.time())), number(Tag.BATCH_COUNT, 1)
     )
     return ttlv.encode(structure(Tag.RESPONSE_MESSAGE, header, structure(Tag.BATCH_ITEM, *refusal.items())))
-
-
-def reply(request: Item, response: Item) -> bytes:
-    """Encode `response` within the maximum size in bytes that the client stated (KMIP 1.4, section 6.3); 0 is no limit.
-
-    The largest results are replaced first: the few bytes of a Create result still reach the client.
-    """
-    data = ttlv.encode(response)
-    header = request.first(Tag.REQUEST_HEADER)
-    maximum = header.first(Tag.MAXIMUM_RESPONSE_SIZE) if header else None
-    if maximum is None or not isinstance(maximum.value, int) or not maximum.value or len(data) <= maximum.value:
-        return data
-    parts = list(response.children())
-    batch = [
-        place for place, item in enumerate(parts) if item.tag == Tag.BATCH_ITEM and item.first(Tag.RESPONSE_PAYLOAD)
-    ]
-    batch.sort(key=lambda place: len(ttlv.encode(parts[place])), reverse=True)
-    too_large = ErrorReply(
-        ResultReason.RESPONSE_TOO_LARGE, "the response is larger than the maximum response size"
-    ).items()
-    for place in batch:
-        kept = (item for item in parts[place].children() if item.tag in _KEPT)
-        parts[place] = structure(Tag.BATCH_ITEM, *kept, *too_large)
-        data = ttlv.encode(structure(Tag.RESPONSE_MESSAGE, *parts))
-        if len(data) <= maximum.value:
-            break
-    return data

@@ -190,17 +190,11 @@ def _holding(attributes: Attributes, name: str, value: Item) -> Attributes:
 
 async def get_attributes(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
-    everything = managed.all_attributes(batch.now)
-    wanted = _names(payload)
-    if not wanted:
-        wanted = list(dict.fromkeys(attribute.name for attribute in everything))
-    found = [
-        to_item(attribute, batch.version)
-        for name in wanted
-        if is_visible(name, batch.version)
-        for attribute in everything
-        if attribute.name == name
-    ]
+    by_name: dict[str, list[Item]] = {}
+    for attribute in managed.all_attributes(batch.now):
+        if is_visible(attribute.name, batch.version):
+            by_name.setdefault(attribute.name, []).append(to_item(attribute, batch.version))
+    found = [item for name in _names(payload) or by_name for item in by_name.get(name, ())]
     return (batch.about(managed.row.object_id), *found)
 
 

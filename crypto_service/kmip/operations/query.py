@@ -122,6 +122,6 @@ async def log_message(batch: Batch, payload: Item) -> Payload:
 
 
 async def discover_versions(_batch: Batch, payload: Item) -> Payload:
-    asked = [read_version(item) for item in payload.all(Tag.PROTOCOL_VERSION)]
+    asked = dict.fromkeys(read_version(item) for item in payload.all(Tag.PROTOCOL_VERSION))
     both = [version for version in asked if version in VERSIONS] if asked else VERSIONS
     return tuple(version_item(*version) for version in both)

@@ -97,6 +97,16 @@ def test_pipelined_requests_are_answered_in_order(wire: Wire, stage: Stage):
     assert [wire.reply().status for _ in range(102)] == [200, 404, *[200] * 100]
 
 
+def test_pipelined_requests_are_parsed_when_they_can_be_answered(wire: Wire, stage: Stage):
+    """The attack: thousands of requests at once, whose parsing alone would delay all tenants."""
+    gate = stage.on_loop(stage.core.hold)
+    wire.send(post("/v1/encrypt", encrypt_body()) + get("/healthz") * 3000)
+    assert wire.quiet(0.05)
+    assert 0 < max(stage.on_loop(lambda: [len(one._queue) for one in stage.connections._open])) < 200
+    stage.on_loop(gate.set)
+    assert [wire.reply().status for _ in range(3001)] == [200] * 3001
+
+
 def test_expect_100_gets_continue_or_the_rejection_before_the_body(wire: Wire):
     head, _, body = post("/v1/encrypt", encrypt_body(), "Expect: 100-continue").partition(b"\r\n\r\n")
     wire.send(head + b"\r\n\r\n")

@@ -3,16 +3,25 @@ import pytest
 from core.services import CryptoOperation
 from core.tenants.lifecycle import State
 from crypto_service.kmip import dispatch
-from crypto_service.kmip.codec import framing
-from crypto_service.kmip.codec.enums import BatchErrorContinuationOption, Operation, ResultReason, ResultStatus
+from crypto_service.kmip.codec import framing, ttlv
+from crypto_service.kmip.codec.enums import (
+    BatchErrorContinuationOption,
+    KeyFormatType,
+    ObjectType,
+    Operation,
+    ResultReason,
+    ResultStatus,
+)
 from crypto_service.kmip.codec.enums import State as KeyState
 from crypto_service.kmip.codec.fields import choice, flag, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType
+from crypto_service.kmip.objects.key_material import MOST_BYTES
 from crypto_service.server.eager import Completed, start_eagerly
 from tests.crypto_service.kmip.messages import batch_item, message, version
-from tests.crypto_service.kmip.scene import Answered, Scene, a_name, creation, custom
+from tests.crypto_service.kmip.scene import Answered, Client, Scene, a_name, creation, custom
 
+CONTINUE = choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.CONTINUE)
 UNDO = choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.UNDO)
 
 
@@ -89,9 +98,77 @@ async def test_batch_stops_at_the_first_failure_without_continue(scene: Scene):
     client = scene.client()
     lost, query = batch_item(Operation.GET, text(Tag.UNIQUE_IDENTIFIER, "lost")), batch_item(*creation())
     assert [answer.reason for answer in await client.batch(lost, query)] == [ResultReason.ITEM_NOT_FOUND]
-    options = (choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.CONTINUE),)
-    answers = await client.batch(lost, query, header=options)
+    answers = await client.batch(lost, query, header=(CONTINUE,))
     assert [answer.reason for answer in answers] == [ResultReason.ITEM_NOT_FOUND, None]
+
+
+async def sized(client: Client, *items: Item, maximum: int) -> tuple[list[Answered], int]:
+    """Return the results of a request with a maximum response size, and the bytes of the response."""
+    response = await client.send(message(*items, header=(CONTINUE, number(Tag.MAXIMUM_RESPONSE_SIZE, maximum))))
+    return [Answered(item) for item in response.all(Tag.BATCH_ITEM)], len(ttlv.encode(response))
+
+
+async def test_largest_results_are_replaced_until_the_response_fits(scene: Scene):
+    client = scene.client()
+    get = batch_item(Operation.GET, text(Tag.UNIQUE_IDENTIFIER, await client.activated()))
+    batch = batch_item(Operation.DISCOVER_VERSIONS, version(4)), get, batch_item(Operation.LOCATE)
+    _, whole = await sized(client, *batch, maximum=0)
+    answers, size = await sized(client, *batch, maximum=whole)
+    assert size == whole
+    assert {answer.reason for answer in answers} == {None}
+    answers, size = await sized(client, *batch, maximum=whole - 8)
+    assert size < whole
+    assert [answer.reason for answer in answers] == [None, ResultReason.RESPONSE_TOO_LARGE, None]
+    answers, _ = await sized(client, *batch, maximum=1)
+    # The other results are smaller than an error.
+    assert [answer.reason for answer in answers] == [None, ResultReason.RESPONSE_TOO_LARGE, None]
+    operations = [answer.item.first(Tag.OPERATION).value for answer in answers]
+    assert operations == [Operation.DISCOVER_VERSIONS, Operation.GET, Operation.LOCATE]
+    (alone,), _ = await sized(client, get, maximum=64)
+    assert alone.reason is ResultReason.RESPONSE_TOO_LARGE
+
+
+async def test_short_batch_cannot_ask_for_more_than_fits_in_memory(scene: Scene):
+    """The attack: a batch of 128 Gets of one of the largest objects."""
+    client = scene.client()
+    block = structure(
+        Tag.KEY_BLOCK,
+        choice(Tag.KEY_FORMAT_TYPE, KeyFormatType.OPAQUE),
+        structure(Tag.KEY_VALUE, octets(Tag.KEY_MATERIAL, bytes(MOST_BYTES - 100))),
+    )
+    secret = structure(Tag.SECRET_DATA, choice(Tag.SECRET_DATA_TYPE, 2), block)
+    kind, template = choice(Tag.OBJECT_TYPE, ObjectType.SECRET_DATA), structure(Tag.TEMPLATE_ATTRIBUTE)
+    large = await client.ask(Operation.REGISTER, kind, template, secret)
+    get = batch_item(Operation.GET, text(Tag.UNIQUE_IDENTIFIER, large.object_id))
+    response = await client.send(message(*[get] * 127, batch_item(*creation(a_name("never"))), header=(CONTINUE,)))
+    assert len(ttlv.encode(response)) < dispatch.RESPONSE_BYTES + 2 * MOST_BYTES
+    reasons = [Answered(item).reason for item in response.all(Tag.BATCH_ITEM)]
+    results = reasons.count(None)
+    assert results == -(-dispatch.RESPONSE_BYTES // MOST_BYTES)
+    assert reasons == [None] * results + [ResultReason.RESPONSE_TOO_LARGE] * (128 - results)
+    assert (await client.ask(Operation.LOCATE, a_name("never"))).ids == []
+    assert Answered((await client.send(message(get))).first(Tag.BATCH_ITEM)).reason is None
+
+
+async def test_structure_with_more_fields_than_any_object_has_is_rejected(scene: Scene):
+    """The attack: thousands of names or attributes, which an operation would compare with each other."""
+    client = scene.client()
+    object_id = await client.activated()
+    names = [text(Tag.ATTRIBUTE_NAME, "State"), *(text(Tag.ATTRIBUTE_NAME, f"x-{place}") for place in range(512))]
+    assert (await client.about(Operation.GET_ATTRIBUTES, object_id, *names[:511])).attributes == {"State": 2}
+    operation, kind, template = creation(*(custom(f"x-{place}", "v") for place in range(510)))
+    versions = [version(4)] * 513
+    for items, header in (
+        ([batch_item(Operation.GET_ATTRIBUTES, text(Tag.UNIQUE_IDENTIFIER, object_id), *names)], ()),
+        ([batch_item(operation, kind, template)], ()),
+        ([batch_item(Operation.DISCOVER_VERSIONS, *versions)], ()),
+        ([batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, 1))], (number(Tag.VENDOR_EXTENSION, 1),) * 513),
+    ):
+        (answer,) = await client.batch(*items, header=header)
+        assert answer.reason is ResultReason.INVALID_MESSAGE
+        assert "too many fields" in answer.message
+    discovered = await client.ask(Operation.DISCOVER_VERSIONS, *versions[:512])
+    assert list(discovered.payload.children()) == [version(4)]
 
 
 async def test_undo_batch_that_changes_only_in_its_last_item_is_processed(scene: Scene):

@@ -274,13 +274,17 @@ async def test_requests_of_a_locked_tenant_are_limited_to_its_rate():
 
 
 @on_uvloop
-async def test_response_above_the_maximum_size_is_replaced_by_a_reason():
+async def test_large_message_is_decoded_on_the_loop_in_turns():
+    """A thread would take the interpreter lock from the loop, and so delay all tenants."""
     async with kmip_server() as (here, _):
-        streams = await here.connect()
-        small = (number(Tag.MAXIMUM_RESPONSE_SIZE, 64),)
-        assert refusal(await ask(streams, encoded(a_get(header=small))))[0] == ResultReason.RESPONSE_TOO_LARGE
-        large = (number(Tag.MAXIMUM_RESPONSE_SIZE, 2048),)
-        assert asked_id(await ask(streams, encoded(a_get(header=large)))) == "object-1"
+        here.threads.close()
+        hostile, other = await here.connect(ACME), await here.connect(BETA)
+        await ask(other, encoded(a_get()))
+        large = encoded(message(batch_item(Operation.GET, *[number(Tag.BATCH_COUNT, 1)] * 3_000)))
+        for _, writer in (hostile, other):
+            writer.write(large if writer is hostile[1] else encoded(a_get("small")))
+        assert asked_id(await receive(other)) == "small"
+        assert len(next((await receive(hostile)).all(Tag.BATCH_ITEM)).first(Tag.RESPONSE_PAYLOAD).children()) == 3_000
 
 
 @on_uvloop

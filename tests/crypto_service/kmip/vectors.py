@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from crypto_service.kmip.codec import framing, ttlv
+from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.enums import Operation
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
@@ -131,7 +131,7 @@ async def _run(case: Case, answer: Answer) -> list[str]:
             item = oasis_xml.item(request, comparison.known)
             comparison.record_request(item)
             response = await answer(ttlv.decode(ttlv.encode(item)), _time(expected))
-            wrong = comparison.differences(request, expected, ttlv.decode(framing.reply(item, response)))
+            wrong = comparison.differences(request, expected, ttlv.decode(ttlv.encode(response)))
         except KeyError as unknown:
             wrong = [f"names {unknown}, which no answer gave a value"]
         if wrong:

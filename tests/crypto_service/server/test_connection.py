@@ -205,6 +205,25 @@ async def test_client_that_does_not_read_is_closed():
 
 
 @on_uvloop
+async def test_tenant_that_does_not_read_its_responses_cannot_fill_the_memory():
+    """The kernel's buffers take about 8 MiB of each connection."""
+    async with place(ConnectionLimits(message_bytes=30_000_000)) as here:
+        lazy = [await here.connect() for _ in range(4)]
+        for _, writer in lazy:
+            cast("asyncio.Transport", writer.transport).pause_reading()
+            writer.write(b"big\n" * 2)
+        await wait_until_async(lambda: here.connections.refused == 3)
+        assert here.connections.held < 9_000_000
+        reader, writer = await here.connect(BETA)
+        writer.write(b"big\n" * 2)
+        assert len(await reader.readexactly(16 * 1024 * 1024)) == 16 * 1024 * 1024
+        for _, writer in lazy:
+            cast("asyncio.Transport", writer.transport).resume_reading()
+        assert len(await lazy[0][0].readexactly(16 * 1024 * 1024)) == 16 * 1024 * 1024
+        await wait_until_async(lambda: here.connections.held == 0)
+
+
+@on_uvloop
 async def test_slow_reader_gets_all_data_and_delays_its_next_requests():
     async with place() as here:
         reader, writer = await here.connect()

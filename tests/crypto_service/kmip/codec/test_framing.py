@@ -4,10 +4,9 @@ import pytest
 
 from crypto_service.kmip.codec import framing, ttlv
 from crypto_service.kmip.codec.enums import Operation, ResultReason, ResultStatus
-from crypto_service.kmip.codec.fields import choice, number, octets, structure, text
+from crypto_service.kmip.codec.fields import octets, structure
 from crypto_service.kmip.codec.framing import ErrorReply, InvalidFrame
 from crypto_service.kmip.codec.tags import Tag
-from crypto_service.kmip.codec.ttlv import Item
 from tests.crypto_service.kmip.messages import a_get, batch_item, encoded, message, version
 
 LIMIT = 4096
@@ -58,49 +57,3 @@ def test_asks_only_is_false_for_requests_with_secrets():
     register = batch_item(Operation.REGISTER, octets(Tag.KEY_MATERIAL, b"secret"))
     assert not framing.asks_only(message(register))
     assert not framing.asks_only(message(*a_get().all(Tag.BATCH_ITEM), register))
-
-
-def a_response(*sizes: int) -> Item:
-    items = [
-        structure(
-            Tag.BATCH_ITEM,
-            choice(Tag.OPERATION, Operation.GET),
-            octets(Tag.UNIQUE_BATCH_ITEM_ID, bytes([place])),
-            choice(Tag.RESULT_STATUS, ResultStatus.SUCCESS),
-            structure(Tag.RESPONSE_PAYLOAD, text(Tag.UNIQUE_IDENTIFIER, "x" * size)),
-        )
-        for place, size in enumerate(sizes)
-    ]
-    return structure(Tag.RESPONSE_MESSAGE, structure(Tag.RESPONSE_HEADER, version()), *items)
-
-
-def at_most(size: int) -> Item:
-    return message(header=(number(Tag.MAXIMUM_RESPONSE_SIZE, size),))
-
-
-def test_response_within_the_maximum_size_is_unchanged():
-    response = a_response(8, 800)
-    whole = ttlv.encode(response)
-    assert framing.reply(message(), response) == whole
-    assert framing.reply(at_most(len(whole)), response) == whole
-
-
-def test_maximum_size_of_zero_is_no_limit():
-    response = a_response(8, 800)
-    assert framing.reply(at_most(0), response) == ttlv.encode(response)
-
-
-def test_largest_results_are_replaced_until_the_response_fits():
-    response = ttlv.decode(framing.reply(at_most(700), a_response(8, 800, 80)))
-    small, large, medium = response.all(Tag.BATCH_ITEM)
-    assert small.first(Tag.RESPONSE_PAYLOAD) is not None
-    assert medium.first(Tag.RESPONSE_PAYLOAD) is not None
-    assert large.first(Tag.RESPONSE_PAYLOAD) is None
-    assert large.first(Tag.RESULT_REASON).value == ResultReason.RESPONSE_TOO_LARGE
-    assert large.first(Tag.UNIQUE_BATCH_ITEM_ID).value == b"\x01"
-    assert large.first(Tag.OPERATION).value == Operation.GET
-
-
-def test_tiny_maximum_size_leaves_only_reasons():
-    response = ttlv.decode(framing.reply(at_most(1), a_response(8, 80)))
-    assert all(item.first(Tag.RESPONSE_PAYLOAD) is None for item in response.all(Tag.BATCH_ITEM))

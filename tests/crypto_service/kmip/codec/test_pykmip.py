@@ -40,7 +40,7 @@ class Wire:
     def sendall(self, data: bytes) -> None:
         request = ttlv.decode(bytes(data))
         response = asyncio.run_coroutine_threadsafe(self.client.send(request), self.loop).result(30)
-        self.unread += framing.reply(request, response)
+        self.unread += ttlv.encode(response)
 
     def shutdown(self, _how: int) -> None:
         """Do nothing."""

@@ -70,6 +70,16 @@ def test_decode_returns_the_encoded_item(item):
     assert ttlv.decode(ttlv.encode(item)) == item
 
 
+@given(st.integers(0, 2000), st.integers(1, 400))
+def test_decoding_in_steps_returns_the_same_and_never_takes_long(count, width):
+    """Structures of `width` items each, so that steps end inside and between structures."""
+    numbers = [Item(TAG, ItemType.INTEGER, number) for number in range(count)]
+    item = structure(*(structure(*numbers[begin : begin + width]) for begin in range(0, count, width)))
+    data = ttlv.encode(item)
+    assert ttlv.decode(data) == item
+    assert len(list(ttlv.decode_in_steps(data))) == (1 + count + len(item.children())) // ttlv.STEP_ITEMS
+
+
 @given(st.binary(max_size=64) | items.map(ttlv.encode).flatmap(lambda whole: st.binary(max_size=8).map(whole.__add__)))
 def test_encode_returns_the_decoded_bytes(data):
     try:
