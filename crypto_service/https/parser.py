@@ -79,6 +79,11 @@ class HttpReader:
         """Bytes of the body of the incomplete message."""
         return len(self._body) if self.within else 0
 
+    @property
+    def missing(self) -> int:
+        """Announced bytes of the body of the incomplete message that have not arrived."""
+        return max(0, self._length - self._size) if self.within and self._head_done else 0
+
     def feed(self, data: bytes) -> list[Message]:
         """Return the messages that are now complete, in order."""
         if self.ended:

@@ -121,8 +121,9 @@ class _HttpsConnection(Connection):
             return True
         self._parsing, reader = True, self._reader
         while self._unparsed and self.answers_next and not self._lingering:
-            part = bytes(self._unparsed[:_PARSED_AT_ONCE])
-            del self._unparsed[:_PARSED_AT_ONCE]
+            size = max(_PARSED_AT_ONCE, reader.missing)
+            part = bytes(self._unparsed[:size])
+            del self._unparsed[:size]
             for message in reader.feed(part):
                 self._pending += len(message.body)
                 self.run(self._answer(message), self._sent)

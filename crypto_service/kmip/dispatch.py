@@ -69,6 +69,9 @@ _UNCHANGING = frozenset(
     }
 )
 """Audited operations that change nothing. Others may change an object, its usage limits or the attribute Fresh."""
+_REPEATED = frozenset({Tag.OPERATION, Tag.UNIQUE_BATCH_ITEM_ID})
+_MOST_CORRELATION = 1024
+"""Characters of a client correlation value, which the response repeats."""
 _UNDONE = choice(Tag.RESULT_STATUS, ResultStatus.OPERATION_UNDONE)
 _SUCCESS = choice(Tag.RESULT_STATUS, ResultStatus.SUCCESS)
 _FAILED = choice(Tag.RESULT_STATUS, ResultStatus.OPERATION_FAILED)
@@ -130,7 +133,10 @@ class Dispatcher:
         try:
             self._parts.limits.enter(caller.tenant_id, len(items) + size // _BYTES_PER_UNIT)
         except OpenKcmError as refused:
-            return _message(stamp, [_failure(_repeated(item), refused, version) for item in items])
+            began = time.perf_counter()
+            answers = _failures(items, refused, version)
+            self._parts.turns.use(caller.tenant_id, time.perf_counter() - began)
+            return _message(stamp, answers)
         batch = Batch(caller, version, self._parts, self._objects, self._streams, now)
         try:
             answers = await self._answers(batch, header, items, correlation, address)
@@ -169,7 +175,7 @@ class Dispatcher:
             if entries:
                 await self._parts.journal.write(entries)
         except OpenKcmError as unwritten:
-            return [_failure(_repeated(item), unwritten, batch.version) for item in items[: len(outcomes)]]
+            return _failures(items[: len(outcomes)], unwritten, batch.version)
         finally:
             correlation_id.reset(token)
         if outcomes[-1].failed and header.option == BatchErrorContinuationOption.UNDO:
@@ -299,6 +305,8 @@ def _read_header(header: Item) -> _Header:
         raise unsupported("asynchronous operation is not supported")
     option = read_choice(header, Tag.BATCH_ERROR_CONTINUATION_OPTION)
     correlation = read_text(header, Tag.CLIENT_CORRELATION_VALUE) if protocol >= (1, 4) else None
+    if correlation is not None and len(correlation) > _MOST_CORRELATION:
+        raise malformed(f"the client correlation value has more than {_MOST_CORRELATION} characters")
     maximum = read_number(header, Tag.MAXIMUM_RESPONSE_SIZE) or 0
     return _Header(protocol, count, option, maximum, correlation)
 
@@ -316,7 +324,7 @@ def _version_to_answer(request: Item) -> tuple[int, int]:
 
 def _repeated(item: Item) -> Payload:
     """Return the parts of an item that its response repeats."""
-    return tuple(part for part in item.children() if part.tag in (Tag.OPERATION, Tag.UNIQUE_BATCH_ITEM_ID))
+    return tuple([part for part in item.children() if part[0] in _REPEATED])  # its tag; an index is faster
 
 
 def _success(kept: Payload, payload: Payload) -> Item:
@@ -324,10 +332,20 @@ def _success(kept: Payload, payload: Payload) -> Item:
 
 
 def _failure(kept: Payload, error: Exception, version: int) -> Item:
+    return structure(Tag.BATCH_ITEM, *kept, *_error(error, version))
+
+
+def _failures(items: Sequence[Item], error: Exception, version: int) -> Sequence[Item]:
+    """Return an error that concerns all items; the items of a batch mostly repeat the same."""
+    fields = _error(error, version)
+    repeated = [_repeated(item) for item in items]
+    made = {kept: ttlv.pre_encode(structure(Tag.BATCH_ITEM, *kept, *fields)) for kept in dict.fromkeys(repeated)}
+    return [made[kept] for kept in repeated]
+
+
+def _error(error: Exception, version: int) -> Payload:
     reason, message = reason_and_message(error, of_2=version >= VERSION_2)
-    return structure(
-        Tag.BATCH_ITEM, *kept, _FAILED, choice(Tag.RESULT_REASON, reason), text(Tag.RESULT_MESSAGE, message)
-    )
+    return _FAILED, choice(Tag.RESULT_REASON, reason), text(Tag.RESULT_MESSAGE, message)
 
 
 def _too_large() -> KmipRefused:

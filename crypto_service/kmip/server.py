@@ -72,7 +72,8 @@ class KmipConnection(Connection):
             self.close()
             return
         if size is not None and size <= len(self._unread):
-            message = bytes(self._unread[:size])
+            with memoryview(self._unread) as unread:
+                message = bytes(unread[:size])  # one copy, of up to a megabyte
             del self._unread[:size]
             self._answering, self._in_progress = True, size
             self.awaiting(None)
@@ -94,7 +95,10 @@ class KmipConnection(Connection):
     async def _read(self, message: bytes) -> Item:
         """Decode a message; reuse the previous result for equal bytes: clients request the same key repeatedly."""
         if len(message) > _LARGE:
-            return await self.parts.turns.complete(self.caller.tenant_id, ttlv.decode_in_steps(message))
+            turns, tenant_id = self.parts.turns, self.caller.tenant_id
+            request = await turns.complete(tenant_id, ttlv.decode_in_steps(message))
+            await turns.pause(tenant_id)
+            return request
         if self._last_request is not None and self._last_request[0] == message:
             return self._last_request[1]
         request = ttlv.decode(message)

@@ -22,6 +22,7 @@ from core.errors.tenants import TenantNotOperational
 from crypto_service.interfaces import ClientIdentity, Dependencies
 from crypto_service.server.connection_registry import SMALL_BYTES, ConnectionRegistry
 from crypto_service.server.eager import Completed, start_eagerly
+from crypto_service.server.turns import SLICE_SECONDS
 from openkcm.errors import OpenKcmError
 
 Result = TypeVar("Result")
@@ -318,6 +319,8 @@ class Connection(asyncio.Protocol):
             # At least one piece of work, so that each turn of a connection makes progress.
             if self._queue and self._writable and not self._running:
                 self._start(*self._queue.popleft())
+            else:
+                self._turns.use(self._tenant_id, SLICE_SECONDS)  # it reads, in the next iteration
             self._run_queue()
 
     def _start(self, work: Coroutine[Any, Any, Any], then: Callable[[Any], None], context: Context) -> None:

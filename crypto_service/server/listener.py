@@ -21,11 +21,11 @@ import structlog
 from crypto_service.server.connection_registry import ConnectionRegistry
 
 _BACKLOG = 1024
-_ACCEPTED_AT_ONCE = 4
+_ACCEPTED_AT_ONCE = 2
 """Connections accepted before the loop does other work."""
 _ACCEPT_SECONDS = 0.0002
 """What a connection takes beside its handshake: to accept it, and to end it."""
-_SHARE, _BURST_SECONDS = 0.25, 0.004
+_SHARE, _BURST_SECONDS = 0.25, 0.001
 """The share of the time that the handshakes of one port may take, and what they may take at once."""
 _WAIT_SECONDS = 0.001
 _SHUTDOWN_SECONDS = 2.0

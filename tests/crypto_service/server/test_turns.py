@@ -1,6 +1,7 @@
 """Turns of tenants on the event loop: work of one that always has more delays another one by little."""
 
 import asyncio
+from collections.abc import Generator
 
 import pytest
 
@@ -71,7 +72,30 @@ async def test_time_is_given_again_in_each_iteration():
     assert not turns.has_time("acme")
     assert turns.has_time("beta")
     await turns.pause("acme")
+    await asyncio.sleep(0)
     assert turns.has_time("acme")
+
+
+@on_uvloop
+async def test_one_part_of_long_requests_is_done_in_an_iteration():
+    """Its time is not known before; many requests at once must not do a part of each in the same iteration."""
+    turns, done = Turns(), list[int]()
+
+    def steps(number: int) -> Generator[None, None, int]:
+        for _ in range(3):
+            done.append(number)
+            yield
+        return number
+
+    turns.use("acme", SLICE_SECONDS)
+    requests = [asyncio.create_task(turns.complete("acme", steps(number))) for number in range(4)]
+    await asyncio.sleep(0)
+    while not all(request.done() for request in requests):
+        before = len(done)
+        await asyncio.sleep(0)
+        assert len(done) - before <= 1
+    assert [request.result() for request in requests] == list(range(4))
+    assert len(done) == 12
 
 
 @on_uvloop
@@ -103,4 +127,5 @@ async def test_cancelled_pause_leaves_no_one_waiting():
     waiting.send(None)
     waiting.close()
     await turns.pause("acme")
+    await asyncio.sleep(0)
     assert turns.has_time("acme")
