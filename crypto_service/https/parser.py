@@ -84,7 +84,7 @@ class HttpReader:
         """Announced bytes of the body of the incomplete message that have not arrived."""
         return max(0, self._length - self._size) if self.within and self._head_done else 0
 
-    def feed(self, data: bytes) -> list[Message]:
+    def feed(self, data: bytes | memoryview) -> list[Message]:
         """Return the messages that are now complete, in order."""
         if self.ended:
             return []

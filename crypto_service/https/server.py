@@ -99,13 +99,14 @@ class _HttpsConnection(Connection):
         self._reader = HttpReader(routes, body_limit)
         self._message_seconds = connections.bounds.message_seconds
         self._lingering = self._parsing = False
-        self._unparsed = bytearray()
+        self._unparsed = memoryview(b"")
         self._pending = 0
 
     def received(self, data: bytes) -> None:
         if self._lingering:
             return
-        self._unparsed += data
+        # Not copied unless something waits: a body of a megabyte arrives in a few pieces.
+        self._unparsed = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
         if self._parse() and not self.hold(self._held()):
             self._lingering = True
             refusal = from_error(TooManyRequests("the tenant's connections hold too many bytes of requests"))
@@ -122,8 +123,7 @@ class _HttpsConnection(Connection):
         self._parsing, reader = True, self._reader
         while self._unparsed and self.answers_next and not self._lingering:
             size = max(_PARSED_AT_ONCE, reader.missing)
-            part = bytes(self._unparsed[:size])
-            del self._unparsed[:size]
+            part, self._unparsed = self._unparsed[:size], self._unparsed[size:]
             for message in reader.feed(part):
                 self._pending += len(message.body)
                 self.run(self._answer(message), self._sent)

@@ -2,8 +2,8 @@
 
 Each occupies a descriptor and memory, and no caller is authenticated yet. Above the limit the oldest handshake of the
 address with the most handshakes is ended, so that clients that send nothing give way to those that do. Handshakes take
-at most half of the loop's time, so that new connections do not delay the requests on others. A client whose handshake
-fails receives TLS's alert, and the log has the reason.
+at most a third of the loop's time, so that new connections do not delay the requests on others. A client whose
+handshake fails receives TLS's alert, and the log has the reason.
 """
 
 import asyncio
@@ -21,11 +21,9 @@ import structlog
 from crypto_service.server.connection_registry import ConnectionRegistry
 
 _BACKLOG = 1024
-_ACCEPTED_AT_ONCE = 2
-"""Connections accepted before the loop does other work."""
 _ACCEPT_SECONDS = 0.0002
 """What a connection takes beside its handshake: to accept it, and to end it."""
-_SHARE, _BURST_SECONDS = 0.25, 0.001
+_SHARE, _BURST_SECONDS = 0.15, 0.001
 """The share of the time that the handshakes of one port may take, and what they may take at once."""
 _WAIT_SECONDS = 0.001
 _SHUTDOWN_SECONDS = 2.0
@@ -129,20 +127,20 @@ class TlsListener:
                 listening.close()
 
     def _accept(self, listening: socket.socket) -> None:
-        for _ in range(_ACCEPTED_AT_ONCE):
-            if not self._budget.is_left():
-                self._pause(listening, _WAIT_SECONDS)
-                return
-            try:
-                accepted, address = listening.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as failed:
-                self._make_room(listening, failed)
-                return
-            self._budget.spend(_ACCEPT_SECONDS)
-            accepted.settimeout(0)
-            self._begin(accepted, str(address[0]))
+        """Accept one connection; the loop calls again while others wait."""
+        if not self._budget.is_left():
+            self._pause(listening, _WAIT_SECONDS)
+            return
+        try:
+            accepted, address = listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as failed:
+            self._make_room(listening, failed)
+            return
+        self._budget.spend(_ACCEPT_SECONDS)
+        accepted.settimeout(0)
+        self._begin(accepted, str(address[0]))
 
     def _make_room(self, listening: socket.socket, failed: OSError) -> None:
         log.error("connection not accepted", reason=failed.strerror, handshakes=self._count)

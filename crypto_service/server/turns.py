@@ -15,11 +15,11 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
-SLICE_SECONDS = 0.0003
+SLICE_SECONDS = 0.0002
 """Smaller slices cost a saturated tenant throughput, larger ones cost all others latency."""
 _SECONDS_PER_BYTE = 2e-9
 """What receiving costs before any work begins: decryption of TLS records and copies."""
-_BUSY_SECONDS = 0.008
+_BUSY_SECONDS = 0.006
 """How long the loop may be busy without a sleep; the kernel permits much more, see realtime_scheduling.py."""
 _SLEEP_SECONDS = 0.0001
 _PAUSE_SECONDS = 0.001
