@@ -44,6 +44,7 @@ _BYTES_PER_UNIT = 32_768
 """Bytes of a body that take about as long as a small request, which is the unit of the tenant's rate."""
 _PARSED_AT_ONCE = 4_096
 """Bytes that are parsed before the requests in them are answered: a hundred small requests."""
+_NOTHING = memoryview(b"")
 _LINGER_SECONDS = 2.0
 """How long a client that is still sending a rejected body may read its response before the connection is reset."""
 
@@ -99,7 +100,7 @@ class _HttpsConnection(Connection):
         self._reader = HttpReader(routes, body_limit)
         self._message_seconds = connections.bounds.message_seconds
         self._lingering = self._parsing = False
-        self._unparsed = memoryview(b"")
+        self._unparsed = _NOTHING
         self._pending = 0
 
     def received(self, data: bytes) -> None:
@@ -128,6 +129,8 @@ class _HttpsConnection(Connection):
                 self._pending += len(message.body)
                 self.run(self._answer(message), self._sent)
         self._parsing = False
+        if not self._unparsed:
+            self._unparsed = _NOTHING  # an empty view keeps all bytes that it was made of
         if self._lingering or self._unparsed:
             return not self._lingering
         if reader.within:
@@ -140,7 +143,7 @@ class _HttpsConnection(Connection):
         return True
 
     def _held(self) -> int:
-        return self._reader.held + self._pending + len(self._unparsed)
+        return self._reader.held + self._pending + memoryview(self._unparsed.obj).nbytes
 
     async def refused(self, error: OpenKcmError, received: bytes) -> bytes:
         """Return the rejection; for a service of a locked tenant its own certificate, if it requested that."""

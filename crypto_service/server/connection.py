@@ -30,6 +30,8 @@ Step = tuple[Coroutine[Any, Any, Any], Callable[[Any], None], Context]
 
 _UNREAD_BYTES = 65_536
 """Bytes of responses that a client may leave unread before they count as held."""
+_ESTABLISHED_SECONDS = 1.0
+"""Age from which a connection counts as established: it does not belong to a client that connects for each request."""
 _EARLY_BYTES = 65_536
 """Bytes accepted before the caller is identified; then reading pauses, and TCP flow control stops the client."""
 
@@ -70,7 +72,7 @@ class Connection(asyncio.Protocol):
         self._queue: deque[Step] = deque()
         self._reading, self._writable, self._drained_by = True, True, 0.0
         self._message_bytes = self._unread_bytes = 0
-        self._granted_seconds = 0.0
+        self._granted_seconds = self._established_at = 0.0
 
     def received(self, data: bytes) -> None:
         """Process data from the client; never called before `caller` is set, nor after `close`."""
@@ -189,7 +191,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(_UNREAD_BYTES)
-        self.deadline = self._loop.time() + self.connections.bounds.identify_seconds
+        now = self._loop.time()
+        self._established_at, self.deadline = now + _ESTABLISHED_SECONDS, now + self.connections.bounds.identify_seconds
         certificate = self.certificate
         if not self.connections.enter(self) or certificate is None:
             self.abort()
@@ -287,6 +290,9 @@ class Connection(asyncio.Protocol):
     # Work, in order.
 
     def _receive(self, data: bytes) -> None:
+        now = self._loop.time()
+        if now >= self._established_at:
+            self.connections.used_at = now
         try:
             self.received(data)
         except Exception as unexpected:  # noqa: BLE001 - logged; the loop must continue

@@ -63,6 +63,8 @@ class ConnectionRegistry:
         self.loop = asyncio.get_running_loop()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.opened, self.refused = 0, 0
+        self.used_at = 0.0
+        """When an established connection last received data, by the loop's clock."""
         self._callers = parts.callers
         self._open: set[Connection] = set()
         self._of_tenant: defaultdict[str, set[Connection]] = defaultdict(set)

@@ -1,9 +1,9 @@
 """Accepting of connections: bounds what the event loop does not bound, connections before the end of their handshake.
 
 Each occupies a descriptor and memory, and no caller is authenticated yet. Above the limit the oldest handshake of the
-address with the most handshakes is ended, so that clients that send nothing give way to those that do. Handshakes take
-at most a third of the loop's time, so that new connections do not delay the requests on others. A client whose
-handshake fails receives TLS's alert, and the log has the reason.
+address with the most handshakes is ended, so that clients that send nothing give way to those that do. While
+clients use established connections, handshakes have only a share of the loop's time, so that they do not delay those
+requests much. A client whose handshake fails receives TLS's alert, and the log has the reason.
 """
 
 import asyncio
@@ -25,6 +25,8 @@ _ACCEPT_SECONDS = 0.0002
 """What a connection takes beside its handshake: to accept it, and to end it."""
 _SHARE, _BURST_SECONDS = 0.15, 0.001
 """The share of the time that the handshakes of one port may take, and what they may take at once."""
+_IN_USE_SECONDS = 0.1
+"""How long after a request on an established connection the share is enforced."""
 _WAIT_SECONDS = 0.001
 _SHUTDOWN_SECONDS = 2.0
 _LOGGED_PER_SECOND = 10
@@ -50,6 +52,9 @@ class _Budget:
 
     def spend(self, seconds: float) -> None:
         self._seconds -= seconds
+
+    def refill(self) -> None:
+        self._seconds = _BURST_SECONDS
 
 
 class _AlertingTls(ssl.SSLObject):
@@ -128,7 +133,9 @@ class TlsListener:
 
     def _accept(self, listening: socket.socket) -> None:
         """Accept one connection; the loop calls again while others wait."""
-        if not self._budget.is_left():
+        if self._loop.time() - self._connections.used_at > _IN_USE_SECONDS:
+            self._budget.refill()
+        elif not self._budget.is_left():
             self._pause(listening, _WAIT_SECONDS)
             return
         try:

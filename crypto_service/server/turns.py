@@ -33,7 +33,7 @@ class Turns:
     def __init__(self) -> None:
         self._used: dict[str, float] = {}
         self._waiting: dict[str, deque[Callable[[], None]]] = {}
-        self._scheduled = False
+        self._scheduled = self._paused = False
         self._measured_at, self._waits = 0.0, 0
 
     def has_time(self, tenant: str) -> bool:
@@ -90,10 +90,17 @@ class Turns:
         self._used.clear()
         if self._is_busy():
             time.sleep(_SLEEP_SECONDS)
-            if self._waiting:
-                self._scheduled = True
-                asyncio.get_running_loop().call_later(_PAUSE_SECONDS, self._begin_iteration)
-                return
+            if self._waiting and not self._paused:
+                self._paused = True
+                asyncio.get_running_loop().call_later(_PAUSE_SECONDS, self._resume)
+        if not self._paused:
+            self._call_waiting()
+
+    def _resume(self) -> None:
+        self._paused = False
+        self._schedule()
+
+    def _call_waiting(self) -> None:
         for tenant, waiting in list(self._waiting.items()):
             while waiting and self._used.get(tenant, 0.0) < SLICE_SECONDS:
                 waiting.popleft()()

@@ -20,9 +20,11 @@ from matplotlib.figure import Figure
 from psycopg.conninfo import conninfo_to_dict
 
 from database.postgres.change_feed import ChangeFeed
+from devstack.servers.postgres import PostgresServer
 from tests.benchmarks import report
 from tests.benchmarks.report import Check, Result
 from tests.database.fixtures import Field, durable_database
+from tests.ports import free_port
 
 _CONNECTIONS = (1, 8, 32)
 _TENANTS = 10_000
@@ -52,7 +54,10 @@ _PROTOCOL = (
 def run(*, quick: bool) -> tuple[Result, Figure]:
     seconds, rounds = (1, 1) if quick else (3, 3)
     rates: dict[tuple[str, int, str], list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="openkcm-commits-") as folder, durable_database(Path(folder)) as database:
+    with (
+        tempfile.TemporaryDirectory(prefix="openkcm-commits-") as folder,
+        durable_database(PostgresServer(Path(folder), free_port())) as database,
+    ):
         script = Path(folder) / "change"
         script.write_text(_CHANGE.format(tenants=_TENANTS), encoding="ascii")
         with database.administrator() as administrator, _readers(database):

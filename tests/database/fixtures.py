@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from pathlib import Path
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -15,7 +14,6 @@ from database.connection.database import Database
 from database.postgres.access import MIGRATOR, PROCESSES, login
 from database.schema.setup import prepare_database
 from devstack.servers.postgres import PostgresServer
-from tests.ports import free_port
 
 
 @dataclass(frozen=True)
@@ -110,15 +108,14 @@ def prepare(server: Server, database: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def durable_database(folder: Path) -> Iterator[Field]:
-    """Start a PostgreSQL with the settings of the real stack in `folder`; yield its migrated, empty database."""
-    running = PostgresServer(folder, free_port())
+def durable_database(running: PostgresServer) -> Iterator[Field]:
+    """Start a new PostgreSQL with the settings of the real stack; yield its migrated, empty database."""
     running.prepare()
     running.start()
     try:
         running.wait_ready(60)
         server = with_secrets(make_conninfo(running.admin_conninfo, dbname="postgres"))
-        name = "openkcm_benchmark"
+        name = "openkcm"
         prepare(server, name)
         field = Field(server, name, f"postgresql://{LOOPBACK}:{running.port}/{name}")
         try:

@@ -17,9 +17,10 @@ from crypto_service.kmip.codec.enums import (
     ObjectType,
     Operation,
     PaddingMethod,
+    ResultReason,
     UsageLimitsUnit,
 )
-from crypto_service.kmip.codec.errors import invalid, malformed, unsupported
+from crypto_service.kmip.codec.errors import KmipRefused, invalid, malformed, unsupported
 from crypto_service.kmip.codec.fields import (
     octets,
     read_choice,
@@ -247,7 +248,8 @@ def _gcm_sizes(given: Item) -> tuple[int, int]:
     """Return the bytes of the tag and of a nonce from the server; KMIP counts bytes of the tag, bits of the nonce."""
     tag, nonce_bits = read_number(given, Tag.TAG_LENGTH), read_number(given, Tag.IV_LENGTH) or 0
     if tag is not None and tag not in primitives.GCM_TAGS:
-        raise invalid("the tag length must be 4, 8 or 12 to 16 bytes")
+        # The reason that the profile case CS-BC-M-GCM-1 requires.
+        raise KmipRefused(ResultReason.GENERAL_FAILURE, "the tag length must be 4, 8 or 12 to 16 bytes")
     # Random nonces have at least 96 bits (SP 800-38D, section 8.2.2). Smaller values are ignored: they are those of
     # clients that count bytes, or that give the nonce.
     nonce = nonce_bits // 8 if nonce_bits in _RANDOM_NONCE_BITS else primitives.GCM_NONCE

@@ -30,11 +30,13 @@ from core.keys.root_keys import OpenBaoKeyRef
 from core.messages.keys import WatchRootKeysInput
 from database.platform.scheduled import PlatformQueries
 from database.root_keys import RootKeyChanges
+from devstack.servers.postgres import PostgresServer
 from tests.benchmarks import report
 from tests.benchmarks.harness.processes import read_cpu
 from tests.benchmarks.report import Check, Result, percentile
 from tests.database.fixtures import Field, durable_database
 from tests.kms.simulated_holders import CIPHERTEXT, PLAINTEXT, SimulatedHolders
+from tests.ports import free_port
 
 _REGION = "eu-west-1"
 _LIMIT_SECONDS = 5.0
@@ -107,7 +109,10 @@ def run(*, quick: bool, amounts: Amounts | None = None) -> tuple[Result, Figure]
     # Thousands of keys change their health.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     found = []
-    with tempfile.TemporaryDirectory(prefix="openkcm-scaling-") as folder, durable_database(Path(folder)) as database:
+    with (
+        tempfile.TemporaryDirectory(prefix="openkcm-scaling-") as folder,
+        durable_database(PostgresServer(Path(folder), free_port())) as database,
+    ):
         postgres = int((next(Path(folder).rglob("postmaster.pid"))).read_text(encoding="ascii").split()[0])
         for size in amounts.sizes:
             found.append(_measure(database, postgres, size, amounts))

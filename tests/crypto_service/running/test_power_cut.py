@@ -17,15 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from psycopg.conninfo import make_conninfo
 
-from config.settings import LOOPBACK
 from crypto_service.kmip.codec.enums import Operation, State
 from devstack.servers import process
 from devstack.servers.postgres import PostgresServer
 from tests.concurrency import wait_until_async
 from tests.crypto_service.kmip.scene import Base, Scene, creation
-from tests.database.fixtures import Field, prepare, with_secrets
+from tests.database.fixtures import Field, durable_database
 from tests.ports import free_port
 
 pytestmark = pytest.mark.full
@@ -76,21 +74,12 @@ class UnsyncedPostgres(PostgresServer):
 @contextmanager
 def running(folder: Path) -> Iterator[tuple[UnsyncedPostgres, Field]]:
     server = UnsyncedPostgres(folder, free_port())
-    server.prepare()
-    server.start()
-    try:
-        server.wait_ready(60)
-        access = with_secrets(make_conninfo(server.admin_conninfo, dbname="postgres"))
-        prepare(access, "openkcm")
+    with durable_database(server) as field:
         server.stop()
         server.observe()
         server.start()
         server.wait_ready(60)
-        field = Field(access, "openkcm", f"postgresql://{LOOPBACK}:{server.port}/openkcm")
         yield server, field
-        field.close()
-    finally:
-        server.stop()
 
 
 @contextmanager

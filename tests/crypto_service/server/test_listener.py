@@ -21,7 +21,7 @@ from crypto_service.server.connection_registry import ConnectionLimits
 from tests.concurrency import wait_until_async
 from tests.crypto_service import authority
 from tests.crypto_service.authority import key_pem
-from tests.crypto_service.echo import ACME, ask, client_context, on_uvloop, place
+from tests.crypto_service.echo import ACME, Place, ask, client_context, on_uvloop, place
 
 pytestmark = pytest.mark.integration
 FEW = ConnectionLimits(handshakes=8, check_seconds=0.02)
@@ -90,6 +90,14 @@ def foreign_context(folder: Path) -> ssl.SSLContext:
     return context
 
 
+async def establish(here: Place, streams: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
+    """Let all connections count as established, and send a request on one."""
+    assert await ask(streams, b"hello") == b"acme-corp-12345 hello\n"
+    for one in here.made:
+        one._established_at = 0.0
+    assert await ask(streams, b"hello") == b"acme-corp-12345 hello\n"
+
+
 @contextmanager
 def files_limited_to(more: int) -> Iterator[None]:
     """Let this process open `more` files than it has open."""
@@ -120,6 +128,7 @@ async def test_silent_connections_keep_no_client_out():
 async def test_handshakes_leave_time_to_the_requests_on_other_connections():
     async with place() as here:
         streams = await here.connect()
+        await establish(here, streams)
         here.listener._budget.spend(0.05)
         began = time.perf_counter()
         waiting = asyncio.create_task(here.connect())
@@ -127,6 +136,20 @@ async def test_handshakes_leave_time_to_the_requests_on_other_connections():
             assert await ask(streams, b"hello") == b"acme-corp-12345 hello\n"
         assert time.perf_counter() - began > 0.1  # less than the budget needs, for coarse clocks
         assert await ask(await waiting, b"hello") == b"acme-corp-12345 hello\n"
+
+
+@on_uvloop
+async def test_handshakes_have_all_the_time_that_established_connections_do_not_use():
+    """A client that connects for each request uses only new connections."""
+    async with place() as here:
+        streams = await here.connect()
+        await ask(streams, b"hello")
+        here.listener._budget.spend(3600)
+        assert await asyncio.wait_for(ask(await here.connect(), b"hello"), 10) == b"acme-corp-12345 hello\n"
+        await establish(here, streams)
+        await asyncio.sleep(0.2)
+        here.listener._budget.spend(3600)
+        assert await asyncio.wait_for(ask(await here.connect(), b"hello"), 10) == b"acme-corp-12345 hello\n"
 
 
 @on_uvloop
@@ -146,14 +169,8 @@ async def test_exhausted_descriptors_are_recovered_from_handshakes():
     """As many silent connections as the process may open files: a client is still served."""
     async with place(ConnectionLimits(check_seconds=0.02)) as here:
         await ask(await here.connect(), b"hello")
-        opened = []
         with files_limited_to(60), capture_logs() as logs:
-            for _ in range(45):  # each takes two: this process is both ends
-                try:
-                    opened.append(silent(here.port))
-                except OSError:
-                    break
-                await asyncio.sleep(0)
+            opened = [silent(here.port) for _ in range(45)]  # each takes two: this process is both ends
             await wait_until_async(lambda: "connection not accepted" in {log["event"] for log in logs})
             while opened:
                 opened.pop().close()

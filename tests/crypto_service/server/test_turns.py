@@ -120,6 +120,22 @@ async def test_waiting_work_is_called_in_order_and_no_more_than_a_slice_at_once(
 
 
 @on_uvloop
+async def test_tenant_without_waiting_work_has_time_during_the_pause_of_others():
+    turns, called = Turns(), list[str]()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("crypto_service.server.turns._PAUSE_SECONDS", 0.1)
+        patched.setattr(Turns, "_is_busy", lambda _: True)
+        turns.call_next("acme", lambda: called.append("acme"))
+        await asyncio.sleep(0)
+        for _ in range(5):
+            turns.use("beta", 2 * SLICE_SECONDS)
+            await asyncio.sleep(0)
+            assert turns.has_time("beta")
+            assert not called
+    await wait_until_async(lambda: called == ["acme"])
+
+
+@on_uvloop
 async def test_cancelled_pause_leaves_no_one_waiting():
     turns = Turns()
     turns.use("acme", 2 * SLICE_SECONDS)
