@@ -137,7 +137,7 @@ class _HttpsConnection(Connection):
             self.awaiting(self._message_seconds)
             if reader.expected:
                 reader.expected = False
-                self.run(hold_position(), lambda _: self.send(_CONTINUE))
+                self.run(hold_position(), lambda _: self.send(_CONTINUE, complete=False))
         else:
             self.awaiting(None)
         return True
@@ -181,7 +181,7 @@ class _HttpsConnection(Connection):
             return await self._locked(not_operational, message)
 
     def _sent(self, reply: _Reply) -> None:
-        self.send(reply.data)
+        self.send(reply.data, complete=not reply.unread)
         self._pending -= reply.answered
         self._parse()
         self.hold(self._held())

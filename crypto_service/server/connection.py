@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
         self._early = bytearray()
         self._refusal: OpenKcmError | None = None
         self._barred: TenantNotOperational | None = None
-        self._running = self._waits = False
+        self._running = self._waits = self._has_responded = False
         self._queue: deque[Step] = deque()
         self._reading, self._writable, self._drained_by = True, True, 0.0
         self._message_bytes = self._unread_bytes = 0
@@ -82,8 +82,11 @@ class Connection(asyncio.Protocol):
         """Return the response to a rejected client; `received` is what it has sent so far."""
         return b""
 
-    def send(self, data: bytes) -> None:
-        """Send, unless the connection is already closed."""
+    def send(self, data: bytes, *, complete: bool = True) -> None:
+        """Send, unless the connection is already closed; `complete` for the response to a complete request."""
+        if complete and not self._has_responded and self.identified:
+            self._has_responded = True
+            self.connections.first_answers += 1
         if not self._transport.is_closing():
             self._transport.write(data)
 

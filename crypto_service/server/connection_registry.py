@@ -65,6 +65,8 @@ class ConnectionRegistry:
         self.opened, self.refused = 0, 0
         self.used_at = 0.0
         """When an established connection last received data, by the loop's clock."""
+        self.first_answers = 0
+        """Connections that have received the response to a complete request."""
         self._callers = parts.callers
         self._open: set[Connection] = set()
         self._of_tenant: defaultdict[str, set[Connection]] = defaultdict(set)

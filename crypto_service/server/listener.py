@@ -1,9 +1,10 @@
 """Accepting of connections: bounds what the event loop does not bound, connections before the end of their handshake.
 
 Each occupies a descriptor and memory, and no caller is authenticated yet. Above the limit the oldest handshake of the
-address with the most handshakes is ended, so that clients that send nothing give way to those that do. While
-clients use established connections, handshakes have only a share of the loop's time, so that they do not delay those
-requests much. A client whose handshake fails receives TLS's alert, and the log has the reason.
+address with the most handshakes is ended, so that clients that send nothing give way to those that do. Handshakes have
+only a share of the loop's time, so that they do not delay requests much. They have more while clients send requests
+only on new connections: such a client makes a handshake for each request. A client whose handshake fails receives TLS's
+alert, and the log has the reason.
 """
 
 import asyncio
@@ -21,12 +22,14 @@ import structlog
 from crypto_service.server.connection_registry import ConnectionRegistry
 
 _BACKLOG = 1024
+_RECEIVED_BYTES = 65_536
+"""What the system receives for a connection before the service reads it: the loop decrypts all of it at once."""
 _ACCEPT_SECONDS = 0.0002
 """What a connection takes beside its handshake: to accept it, and to end it."""
-_SHARE, _BURST_SECONDS = 0.15, 0.001
+_SHARE, _BURST_SECONDS = 0.08, 0.001
 """The share of the time that the handshakes of one port may take, and what they may take at once."""
 _IN_USE_SECONDS = 0.1
-"""How long after a request on an established connection the share is enforced."""
+"""How long after a request on an established connection only the share is granted."""
 _WAIT_SECONDS = 0.001
 _SHUTDOWN_SECONDS = 2.0
 _LOGGED_PER_SECOND = 10
@@ -91,6 +94,7 @@ def listen(host: str, port: int) -> Sequence[socket.socket]:
     for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
         # create_server takes host and port also of an IPv6 address.
         listening = socket.create_server(address[:2], family=family, backlog=_BACKLOG, reuse_port=True)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVED_BYTES)
         listening.settimeout(0)
         found.append(listening)
     return found
@@ -114,7 +118,7 @@ class TlsListener:
         self._handshakes: defaultdict[str, OrderedDict[asyncio.Task[None], None]] = defaultdict(OrderedDict)
         """The handshakes of each address, the oldest first."""
         self._count = 0
-        self._budget = _Budget()
+        self._budget, self._first_answers = _Budget(), 0
         self._logged_at, self._logged = 0.0, 0
         for listening in sockets:
             self._loop.add_reader(listening, self._accept, listening)
@@ -133,9 +137,9 @@ class TlsListener:
 
     def _accept(self, listening: socket.socket) -> None:
         """Accept one connection; the loop calls again while others wait."""
-        if self._loop.time() - self._connections.used_at > _IN_USE_SECONDS:
+        if self._are_new_connections_used():
             self._budget.refill()
-        elif not self._budget.is_left():
+        if not self._budget.is_left():
             self._pause(listening, _WAIT_SECONDS)
             return
         try:
@@ -148,6 +152,12 @@ class TlsListener:
         self._budget.spend(_ACCEPT_SECONDS)
         accepted.settimeout(0)
         self._begin(accepted, str(address[0]))
+
+    def _are_new_connections_used(self) -> bool:
+        """Return whether a new connection received its first response meanwhile, and no established one is in use."""
+        connections = self._connections
+        former, self._first_answers = self._first_answers, connections.first_answers
+        return former != connections.first_answers and self._loop.time() - connections.used_at > _IN_USE_SECONDS
 
     def _make_room(self, listening: socket.socket, failed: OSError) -> None:
         log.error("connection not accepted", reason=failed.strerror, handshakes=self._count)

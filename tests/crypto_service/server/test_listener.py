@@ -139,17 +139,22 @@ async def test_handshakes_leave_time_to_the_requests_on_other_connections():
 
 
 @on_uvloop
-async def test_handshakes_have_all_the_time_that_established_connections_do_not_use():
-    """A client that connects for each request uses only new connections."""
+async def test_handshakes_of_a_client_that_connects_for_each_request_are_not_limited():
     async with place() as here:
-        streams = await here.connect()
-        await ask(streams, b"hello")
-        here.listener._budget.spend(3600)
-        assert await asyncio.wait_for(ask(await here.connect(), b"hello"), 10) == b"acme-corp-12345 hello\n"
-        await establish(here, streams)
-        await asyncio.sleep(0.2)
-        here.listener._budget.spend(3600)
-        assert await asyncio.wait_for(ask(await here.connect(), b"hello"), 10) == b"acme-corp-12345 hello\n"
+        await ask(await here.connect(), b"hello")
+        for _ in range(3):
+            here.listener._budget.spend(3600)
+            assert await asyncio.wait_for(ask(await here.connect(), b"hello"), 10) == b"acme-corp-12345 hello\n"
+
+
+@on_uvloop
+async def test_handshakes_without_requests_are_limited():
+    async with place() as here:
+        await here.connect()
+        here.listener._budget.spend(0.05)
+        began = time.perf_counter()
+        await here.connect()
+        assert time.perf_counter() - began > 0.1
 
 
 @on_uvloop
