@@ -198,6 +198,10 @@ class Settings(BaseSettings):
         "then it is attempted again with growing delays, at most 15 minutes",
     )
 
+    codec_host: str = Field(LOOPBACK, description="address the codec server listens on")
+    codec_origins: tuple[str, ...] = Field(
+        (), description="origins of Temporal UIs whose pages may use the codec server; default: the embedded one"
+    )
     codec_port: Port = Field(18081, description="port of the codec server that decodes payloads for the Temporal UI")
     crypto_host: str = Field(LOOPBACK, description="address the crypto service listens on")
     crypto_https_port: Port = Field(18443, description="port of the crypto service's HTTPS API")
@@ -225,6 +229,9 @@ class Settings(BaseSettings):
         10_000, ge=1, description="maximum number of KMIP objects of a service that are not destroyed"
     )
     crypto_body_limit: int = Field(1_048_576, ge=4096, description="maximum request size of the crypto service, bytes")
+    crypto_metrics_host: str = Field(
+        LOOPBACK, description="address of the crypto service's Prometheus metrics and health check"
+    )
     crypto_metrics_port: Port = Field(
         17465, description="port of the crypto service's Prometheus metrics and health check"
     )
@@ -338,7 +345,15 @@ class Settings(BaseSettings):
         description="parts of a region's root keys that workers check concurrently, each in one worker at a time; all "
         "workers need the same number",
     )
+    worker_metrics_host: str = Field(LOOPBACK, description="address of the worker's Prometheus metrics")
     worker_metrics_port: Port = Field(17464, description="port of the worker's Prometheus metrics")
+    shutdown_notice_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=300,
+        description="time for which a stopping crypto service still accepts connections and reports that it is not "
+        "ready, seconds; at least the interval at which load balancers check it",
+    )
     shutdown_grace_seconds: float = Field(
         20.0, ge=0, description="time for running activities of a stopping worker, seconds"
     )

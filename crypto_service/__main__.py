@@ -7,7 +7,7 @@ from functools import partial
 
 import structlog
 
-from config.settings import LOOPBACK, Settings, load_settings
+from config.settings import Settings, load_settings
 from crypto_service.audit.wal import journal_folder
 from crypto_service.processes.shipper_process import deliver
 from crypto_service.processes.supervisor import Child, Supervisor
@@ -32,8 +32,9 @@ def run(settings: Settings) -> None:
     children = [Child(f"serve-{number}", serving) for number in range(1, count + 1)]
     # The shipper stops last, so that it ships what the workers wrote before they ended.
     children.append(Child("deliver", partial(deliver, settings, credentials), stage=1))
-    address = (LOOPBACK, settings.crypto_metrics_port)
-    supervision = Supervisor(children, address, settings.shutdown_grace_seconds + _STOP_MARGIN_SECONDS)
+    address = (settings.crypto_metrics_host, settings.crypto_metrics_port)
+    stop_seconds = settings.shutdown_grace_seconds + _STOP_MARGIN_SECONDS
+    supervision = Supervisor(children, address, stop_seconds, settings.shutdown_notice_seconds)
     # The collector would write to, and so copy, all memory that is shared with the children.
     gc.freeze()
     supervision.run()

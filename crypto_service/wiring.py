@@ -18,6 +18,7 @@ from crypto_service.keys.reencryption import ObjectReencryption
 from crypto_service.keys.unwrap_audit import UnwrapAudit
 from crypto_service.kmip.objects.store import ObjectStore
 from crypto_service.kmip.server import KmipServer
+from crypto_service.processes.readiness import Readiness
 from crypto_service.server.client_authorities import ClientAuthorities, authorities_folder
 from crypto_service.server.connection_registry import ConnectionLimits, ConnectionRegistry
 from crypto_service.server.executor import FairExecutor
@@ -75,6 +76,7 @@ class Service:
     connections: ConnectionRegistry
     authorities: ClientAuthorities
     tls: ServerTls
+    readiness: Readiness
     https: HttpsServer
     kmip: KmipServer
 
@@ -112,7 +114,8 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
         namespace=settings.vault_namespace,
     )
     root_keys = TransitRootKeys(vault)
-    tenant_keys = TransitTenantKeys(vault, InlineTenants(vault, credentials.identity_pem, Role.CRYPTO))
+    tenants = InlineTenants(vault, credentials.identity_pem, Role.CRYPTO)
+    tenant_keys = TransitTenantKeys(vault, tenants)
     changes = NotifyInvalidations(ChangeFeed(settings.postgres_url, Role.CRYPTO, credentials.database_password))
     threads, opening = FairExecutor(_THREADS), FairExecutor(_UNWRAP_THREADS)
     computing = FairExecutor(_COMPUTING_THREADS, _COMPUTING_PER_TENANT, prepare=keep_normal_priority)
@@ -162,6 +165,7 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
         connections,
         authorities,
         ServerTls(PkiServerCertificates(vault), settings.crypto_names, shared_identity, authorities.folder),
+        Readiness(journal, vault, tenants.session),
         HttpsServer(parts, connections, body_limit, certificates, heartbeats, protections, offer),
         KmipServer(parts, connections, objects, body_limit),
     )

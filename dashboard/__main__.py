@@ -60,6 +60,10 @@ def create_app(parts: Dependencies) -> AuthMiddleware:
         raise SettingsInvalid(
             "Streamlit settings enable the agent API or usage statistics", "unset the STREAMLIT_* variables"
         )
+    # Streamlit creates its session middleware before it reads `secrets`. Without this option each process would sign
+    # with another key, and a sign-on that begins at one instance could not end at another. Not earlier: the first
+    # access to an option reads the file beside the script, which `App` names.
+    config.set_option("server.cookieSecret", parts.cookie_secret)
     return AuthMiddleware(app, parts.guard, parts.cookie_secret, origin, develops=parts.develops)
 
 

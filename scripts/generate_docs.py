@@ -159,8 +159,9 @@ def metrics_page() -> str:
 
 {_ORIGIN.format(origin="activities/runtime/metrics.py, worker/__main__.py and crypto_service/server/metrics.py")}
 
-The worker exports its metrics at `127.0.0.1:worker_metrics_port`, with those of Temporal's SDK; the crypto service at
-`127.0.0.1:crypto_metrics_port`. Both use the path `/metrics`. No metric names a tenant.
+The worker exports its metrics at `worker_metrics_host` and `worker_metrics_port`, with those of Temporal's SDK; the
+crypto service at `crypto_metrics_host` and `crypto_metrics_port`. Both use the path `/metrics`, without authentication.
+No metric names a tenant.
 
 Each counter is exported with 0 from the start of its process, so `increase()` also sees the first incident. The
 exception is `openkcm_crypto_operations_total`: the series of a refusal appears with the first refusal of its code.

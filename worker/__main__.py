@@ -17,7 +17,7 @@ from temporalio.client import Client
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.service import RPCError
 
-from config.settings import LOOPBACK, Settings, load_settings
+from config.settings import Settings, load_settings
 from core.errors.platform import TemporalUnavailable
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
@@ -131,7 +131,7 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logs(settings.log_format, "worker")
-        runtime = metrics_runtime(f"{LOOPBACK}:{settings.worker_metrics_port}", settings.log_format)
+        runtime = metrics_runtime(f"{settings.worker_metrics_host}:{settings.worker_metrics_port}", settings.log_format)
         asyncio.run(run(settings, wiring.build(settings, meter=runtime.metric_meter), runtime))
     except OpenKcmError as refused:
         sys.exit(f"worker cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")

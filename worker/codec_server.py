@@ -152,9 +152,9 @@ def main() -> None:
         token = read_secret(settings.secrets, config_secrets.CODEC_TOKEN)
     except OpenKcmError as refused:
         sys.exit(f"codec server cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")
-    origins = [f"http://{host}:{settings.temporal_ui_port}" for host in (LOOPBACK, "localhost")]
-    app = CodecServer(TenantCodec(keyring), token).app(origins)
-    uvicorn.run(app, host=LOOPBACK, port=settings.codec_port, log_config=None, access_log=False)
+    embedded = [f"http://{host}:{settings.temporal_ui_port}" for host in (LOOPBACK, "localhost")]
+    app = CodecServer(TenantCodec(keyring), token).app(settings.codec_origins or embedded)
+    uvicorn.run(app, host=settings.codec_host, port=settings.codec_port, log_config=None, access_log=False)
 
 
 _SECONDS = 8 * 3600

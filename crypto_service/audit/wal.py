@@ -38,6 +38,7 @@ WAITING_BYTES = 2 * 1024 * 1024 * 1024
 """What may wait for the database in the folder; beyond it requests are rejected, before the disk is full."""
 SHARED_BYTES = 2 * 1024 * 1024
 """What may wait of a tenant in the shared files of a process before the tenant gets a lane."""
+_PROBE, _BLOCK = ".probe", bytes(4096)
 
 log = structlog.get_logger()
 
@@ -233,6 +234,20 @@ class WriteAheadLog:
             raise AuditUnavailable
         for entry in entries:
             self.operations[entry.operation, entry.refused] += entry.count
+
+    def is_writable(self) -> bool:
+        """Return whether records may be added: the limit is not reached, and the disk accepts a block."""
+        probe = self._folder / _PROBE
+        try:
+            descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                is_whole = os.write(descriptor, _BLOCK) == len(_BLOCK)
+            finally:
+                os.close(descriptor)
+                probe.unlink(missing_ok=True)
+        except OSError:
+            return False
+        return is_whole and self._total < self._limit
 
     def close(self) -> None:
         """Close the files, so that the shipper may finish and delete them."""

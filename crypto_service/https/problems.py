@@ -17,6 +17,7 @@ from core.errors.requests import BodyTooLarge, TooManyRequests
 from core.errors.services import CiphertextRefused, ClientNotAuthorized, InvalidRequest, ObjectNotFound
 from core.errors.tenants import TenantNotOperational
 from openkcm.errors import InvalidName, OpenKcmError
+from vault.auth.client import LoginRefused
 
 CONTENT_TYPE = "application/problem+json"
 INTERNAL = "internal"
@@ -53,6 +54,9 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         root_key_errors.RootKeyThrottled: HTTPStatus.SERVICE_UNAVAILABLE,
         KeyUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.VaultUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+        # Wrong rights, secrets or clock of this instance: another one may answer.
+        errors.VaultRefused: HTTPStatus.SERVICE_UNAVAILABLE,
+        LoginRefused: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         AuditUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         AuditBacklogExceeded: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -1,4 +1,7 @@
-"""The parent process: forks the children, restarts those that end, and serves health and metrics on loopback.
+"""The parent process: forks the children, restarts those that end, and serves health and metrics.
+
+`/healthz` reports that this process runs, and `/readyz` whether requests should be sent here. After a signal to stop,
+`/readyz` reports so for some time before the children stop, until each load balancer has noticed it.
 
 It has one thread and a loop without asyncio, because it forks: a child inherits loaded code but no running task. The
 parent connects to neither database nor Vault, so neither can block it.
@@ -47,8 +50,14 @@ class Child:
 
 
 class Supervisor:
-    def __init__(self, children: Sequence[Child], address: tuple[str, int], stop_seconds: float) -> None:
-        """`address` is that of the metrics; `stop_seconds` is the time in which a stage must end before SIGKILL."""
+    def __init__(
+        self, children: Sequence[Child], address: tuple[str, int], stop_seconds: float, notice_seconds: float = 0.0
+    ) -> None:
+        """`address` is that of the metrics; `stop_seconds` is the time in which a stage must end before SIGKILL.
+
+        `notice_seconds` is the time between a signal to stop and its first effect on the children.
+        """
+        self._notice_seconds = notice_seconds
         self._children = children
         self._stop_seconds = stop_seconds
         self._totals = Totals()
@@ -77,13 +86,18 @@ class Supervisor:
     def _on_signal(self, number: int) -> None:
         if number != signal.SIGCHLD and self._stopping is None:
             log.info("stopping")
-            self._stopping = 0.0
+            self._stopping = time.monotonic() + self._notice_seconds
 
     def _answer(self, path: bytes) -> tuple[int, bytes]:
         if path == b"/metrics":
             return 200, self._totals.text()
         if path == b"/healthz":
-            return (200, b"ready\n") if self._totals.ready else (503, b"not ready\n")
+            return 200, b"running\n"
+        if path == b"/readyz":
+            faults = ["stopping"] if self._stopping is not None else self._totals.faults
+            if not faults and self._totals.ready:
+                return 200, b"ready\n"
+            return 503, "".join(f"{fault}\n" for fault in faults or ["not_serving"]).encode()
         return 404, b"not found\n"
 
     def _start_due(self) -> None:
@@ -160,9 +174,9 @@ class Supervisor:
 
     def _continue_stop(self) -> None:
         """While stopping: send SIGTERM to the next stage, and SIGKILL to children that exceed the time limit."""
-        if self._stopping is None:
-            return
         now = time.monotonic()
+        if self._stopping is None or (not self._stage and now < self._stopping):
+            return
         running = [child for child in self._children if child.pid]
         if running and (stage := min(child.stage for child in running)) >= self._stage:
             self._stage, self._stopping = stage + 1, now + self._stop_seconds

@@ -110,7 +110,7 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
         _listen(settings, service, service.https.protocol, settings.crypto_https_port, ["http/1.1"]),
         _listen(settings, service, service.kmip.protocol, settings.crypto_kmip_port),
     ]
-    loops = (tls.keep(identity), service.resealing.run(), service.heartbeats.run())
+    loops = (tls.keep(identity), service.resealing.run(), service.heartbeats.run(), service.readiness.watch())
     background += [asyncio.create_task(one) for one in loops]
     garbage = GarbageCollector()
     log.info("serving", https=settings.crypto_https_port, kmip=settings.crypto_kmip_port)
@@ -146,7 +146,8 @@ def _listen(
 
 def _report(service: Service, listeners: Sequence[TlsListener], *, ready: bool = True) -> Report:
     connections = service.connections
-    report = Report(ready)
+    faults = service.readiness.faults
+    report = Report(ready and not faults, faults)
     for (operation, refused), count in service.journal.operations.items():
         report.counters["openkcm_crypto_operations", (("operation", operation), ("refused", refused))] = count
     report.counters |= {

@@ -13,7 +13,7 @@ import selectors
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -66,18 +66,20 @@ class Report:
     """A report from a child to its parent, twice a second."""
 
     ready: bool = False
+    faults: Sequence[str] = ()
+    """Why a child that listens should receive no requests."""
     counters: Samples = field(default_factory=dict)
     gauges: Samples = field(default_factory=dict)
 
     def encode(self) -> bytes:
         samples = [[[*key, value] for key, value in kind.items()] for kind in (self.counters, self.gauges)]
-        return json.dumps([self.ready, *samples]).encode()
+        return json.dumps([self.ready, self.faults, *samples]).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> "Report":
-        ready, *kinds = json.loads(data)
+        ready, faults, *kinds = json.loads(data)
         counters, gauges = ({(name, _labels(labels)): value for name, labels, value in kind} for kind in kinds)
-        return cls(ready, counters, gauges)
+        return cls(ready, faults, counters, gauges)
 
 
 class Totals:
@@ -89,6 +91,11 @@ class Totals:
     def ready(self) -> int:
         """The number of children that serve."""
         return sum(report.ready for report in self._reports.values())
+
+    @property
+    def faults(self) -> Sequence[str]:
+        """The faults of all children: connections reach each of them."""
+        return sorted({fault for report in self._reports.values() for fault in report.faults})
 
     def take(self, child: str, report: Report) -> None:
         self._reports[child] = report

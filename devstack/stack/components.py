@@ -93,7 +93,7 @@ def components(settings: Settings) -> list[Component]:
                 "crypto_https_port": settings.crypto_https_port,
                 "crypto_kmip_port": settings.crypto_kmip_port,
             },
-            health="/healthz",
+            health="/readyz",
             after=prepared + allowed,
             stop_seconds=2 * settings.shutdown_grace_seconds + _DRAIN_MARGIN_SECONDS,
             niceness=0,  # customers' databases wait for its responses

@@ -36,6 +36,18 @@ def test_defaults_use_embedded_servers_on_loopback():
     settings = load_settings()
     addresses = (settings.vault_url, settings.postgres_url, settings.temporal_address, settings.marketplace_url)
     assert all("127.0.0.1:" in address for address in addresses)
+    hosts = {name: value for name, value in settings.model_dump().items() if name.endswith("_host") and value}
+    assert hosts == dict.fromkeys(
+        (
+            "marketplace_host",
+            "codec_host",
+            "crypto_host",
+            "crypto_metrics_host",
+            "worker_metrics_host",
+            "dashboard_host",
+        ),
+        LOOPBACK,
+    )
     assert settings.secrets == settings.state_dir / "secrets"
 
 

@@ -34,7 +34,7 @@ class Running:
 
     def __init__(self, folder: Path, vault_address: str, secret_id: str) -> None:
         self.port, ui_port = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://127.0.0.2:{self.port}"
         self.ui_origin = f"http://127.0.0.1:{ui_port}"
         self.log = folder / "codec.log"
         ensure_secret(folder, secrets.CODEC_TOKEN, TOKEN)
@@ -42,6 +42,7 @@ class Running:
         environment = {
             "OPENKCM_SECRETS_DIR": str(folder),
             "OPENKCM_VAULT_ADDRESS": vault_address,
+            "OPENKCM_CODEC_HOST": "127.0.0.2",
             "OPENKCM_CODEC_PORT": str(self.port),
             "OPENKCM_TEMPORAL_UI_PORT": str(ui_port),
         }
@@ -219,4 +220,4 @@ def test_every_decode_is_logged_with_its_keys_and_without_token_or_text(http, co
 
 
 def test_server_listens_on_loopback_only(codec):
-    assert listening_addresses(codec.process.pid) == [(ip_address("127.0.0.1"), codec.port)]
+    assert listening_addresses(codec.process.pid) == [(ip_address("127.0.0.2"), codec.port)]

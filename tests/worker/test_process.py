@@ -103,13 +103,13 @@ def is_active(database: Database, tenant_id: str) -> bool:
 async def test_worker_serves_metrics_and_completes_its_activity_before_it_stops(
     start, process_settings, callback, parts, enable
 ):
-    worker = start(process_settings)
+    worker = start(process_settings.model_copy(update={"worker_metrics_host": "127.0.0.2"}))
     worker.wait_until(lambda: is_active(parts.database, CANARY_TENANT_ID))
     tenant_id = await enable()
     for one in (tenant_id, MIRROR_TENANT_ID):
         worker.wait_until(lambda one=one: is_active(parts.database, one))
     async with httpx2.AsyncClient() as http:
-        answer = await http.get(f"http://127.0.0.1:{process_settings.worker_metrics_port}/metrics")
+        answer = await http.get(f"http://127.0.0.2:{process_settings.worker_metrics_port}/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     values = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if line and not line.startswith("#"))
     named = {name.partition("{")[0] for name in values}

@@ -33,7 +33,9 @@ def job(name, deaf=False):
         note(name, "started")
         stopped = []
         signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
-        reports.send(Report(True, {("openkcm_crypto_operations", (("operation", name), ("refused", ""))): 1}).encode())
+        counters = {("openkcm_crypto_operations", (("operation", name), ("refused", ""))): 1}
+        faults = ["journal_not_writable"] if name == "faulty" else []
+        reports.send(Report(not faults, faults, counters).encode())
         if name == "crash":
             raise ValueError("never ready")
         while not stopped or deaf:
@@ -44,7 +46,8 @@ def job(name, deaf=False):
 children = [Child("one", job("one")), Child("two", job("two")), Child("last", job("last"), stage=1)]
 if len(sys.argv) > 3:
     children.append(Child(sys.argv[3], job(sys.argv[3], deaf=sys.argv[3] == "deaf")))
-Supervisor(children, ("127.0.0.1", port), 1.0).run()
+notice = 2.0 if "noticed" in sys.argv else 0.0
+Supervisor(children, ("127.0.0.1", port), 1.0, notice).run()
 """
 
 
@@ -90,12 +93,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Parent]]:
 
 def test_children_start_and_stop_in_order_and_health_works_beside_silent_clients(start: Callable[..., Parent]):
     parent = start()
-    wait_until(lambda: parent.get("/healthz") == (200, "ready\n"))
+    wait_until(lambda: parent.get("/readyz") == (200, "ready\n"))
     wait_until(lambda: 'operations_total{operation="two",refused=""} 1.0' in parent.get("/metrics")[1])
     silent = [http.client.HTTPConnection("127.0.0.1", parent.port, timeout=3) for _ in range(80)]
     for connection in silent:
         connection.connect()
-    wait_until(lambda: parent.get("/healthz")[0] == 200)
+    wait_until(lambda: parent.get("/readyz")[0] == 200)
     for connection in silent:
         connection.close()
     assert parent.get("/nothing")[0] == 404
@@ -107,9 +110,28 @@ def test_children_start_and_stop_in_order_and_health_works_beside_silent_clients
     assert sorted(stopped) == ["last", "one", "two"]
 
 
+def test_fault_of_one_child_makes_the_service_not_ready_while_it_runs(start: Callable[..., Parent]):
+    parent = start("faulty")
+    wait_until(lambda: parent.get("/readyz") == (503, "journal_not_writable\n"))
+    assert parent.get("/healthz") == (200, "running\n")
+
+
+def test_stopping_service_is_not_ready_and_still_serves_until_load_balancers_noticed(start: Callable[..., Parent]):
+    parent = start("noticed")
+    wait_until(lambda: parent.get("/readyz")[0] == 200 and parent.pids("noticed") and parent.pids("last"))
+    began = time.monotonic()
+    parent.process.terminate()
+    wait_until(lambda: parent.get("/readyz") == (503, "stopping\n"))
+    assert not [what for _, what, _ in parent.notes() if what == "stopped"]
+    assert parent.get("/healthz")[0] == 200
+    assert parent.process.wait(60) == 0
+    assert time.monotonic() - began > 2.0
+    assert len([what for _, what, _ in parent.notes() if what == "stopped"]) == 4
+
+
 def test_killed_child_is_restarted_and_its_counters_remain(start: Callable[..., Parent]):
     parent = start()
-    wait_until(lambda: parent.pids("one") and parent.get("/healthz")[0] == 200)
+    wait_until(lambda: parent.pids("one") and parent.get("/readyz")[0] == 200)
     wait_until(lambda: 'operation="one",refused=""} 1.0' in parent.get("/metrics")[1])
     os.kill(parent.pids("one")[0], signal.SIGKILL)
     wait_until(lambda: len(parent.pids("one")) == 2)
@@ -119,7 +141,7 @@ def test_killed_child_is_restarted_and_its_counters_remain(start: Callable[..., 
 def test_failing_child_is_restarted_with_backoff_and_the_others_continue(start: Callable[..., Parent]):
     parent = start("crash")
     wait_until(lambda: len(parent.pids("crash")) >= 3)
-    wait_until(lambda: len(parent.pids("one")) == 1 and parent.get("/healthz")[0] == 200)
+    wait_until(lambda: len(parent.pids("one")) == 1 and parent.get("/readyz")[0] == 200)
     began, before = time.monotonic(), len(parent.pids("crash"))
     time.sleep(1.5)
     assert (len(parent.pids("crash")) - before) / (time.monotonic() - began) < 4
@@ -129,7 +151,7 @@ def test_failing_child_is_restarted_with_backoff_and_the_others_continue(start: 
 def test_child_that_ignores_sigterm_is_killed(start: Callable[..., Parent]):
     parent = start("deaf")
     wait_until(lambda: parent.pids("deaf") and parent.pids("last"))
-    wait_until(lambda: parent.get("/healthz")[0] == 200)
+    wait_until(lambda: parent.get("/readyz")[0] == 200)
     parent.process.terminate()
     assert parent.process.wait(60) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in parent.pids("deaf"))

@@ -49,6 +49,7 @@ class Service:
             "OPENKCM_VAULT_ADDRESS": world.vault.url,
             "OPENKCM_CRYPTO_HTTPS_PORT": str(self.https),
             "OPENKCM_CRYPTO_KMIP_PORT": str(self.kmip),
+            "OPENKCM_CRYPTO_METRICS_HOST": "127.0.0.2",
             "OPENKCM_CRYPTO_METRICS_PORT": str(self.metrics),
             "OPENKCM_SHUTDOWN_GRACE_SECONDS": "3",
         }
@@ -67,7 +68,7 @@ class Service:
 
     def wait_ready(self, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
-        while self.page("/healthz")[0] != 200:
+        while self.page("/readyz")[0] != 200:
             assert self.alive, self.log()
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.02)
@@ -95,7 +96,7 @@ class Service:
 
     def page(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}{path}", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.2:{self.metrics}{path}", timeout=2) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as refused:
             return refused.code, refused.read().decode()

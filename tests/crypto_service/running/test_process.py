@@ -99,7 +99,7 @@ def test_killed_process_is_restarted_while_the_others_serve(service: Service, wo
 def test_service_waits_for_an_unavailable_database(service: Service, world: World):
     with world.field.server.offline(world.field.name):
         service.start()
-        wait_until(lambda: service.page("/healthz")[0] == 503)
+        wait_until(lambda: service.page("/readyz")[0] == 503)
         assert service.alive
     service.wait_ready()
 

@@ -24,7 +24,7 @@ def test_counters_are_exported_with_zero_before_anything_is_counted():
 
 def test_counters_and_connections_are_summed_and_the_earliest_expiry_exported():
     totals = Totals()
-    report = Report(ready=True, counters={ENCRYPT: 7}, gauges={OPEN: 3, ENDS: 2000})
+    report = Report(ready=True, faults=["slow"], counters={ENCRYPT: 7}, gauges={OPEN: 3, ENDS: 2000})
     totals.take("serve-1", Report.decode(report.encode()))
     totals.take("serve-2", Report(ready=True, counters={ENCRYPT: 5}, gauges={OPEN: 1, ENDS: 1000}))
     found = page(totals)
@@ -32,6 +32,7 @@ def test_counters_and_connections_are_summed_and_the_earliest_expiry_exported():
     assert found["openkcm_crypto_connections"] == 4
     assert found["openkcm_crypto_certificate_not_after_seconds"] == 1000
     assert found["openkcm_crypto_ready"] == totals.ready == 2
+    assert totals.faults == ["slow"]
 
 
 def test_counters_of_an_ended_process_remain_but_not_its_gauges():

@@ -1,0 +1,73 @@
+"""Whether a process should receive requests: faults of the process itself or of its machine.
+
+A server that does not respond is no such fault: it is the same for all instances, and what they have in memory they
+still serve. A load balancer that excluded all of them would make it worse.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from core.errors.platform import VaultRefused
+from core.names import CANARY_TENANT_ID
+from crypto_service.audit.wal import WriteAheadLog
+from openkcm.errors import OpenKcmError
+from vault.auth.client import LoginRefused, VaultClient
+
+_CHECK_SECONDS = 1.0
+_LOGIN_SECONDS = 15.0
+"""Two requests of each process to the key server, which logs them."""
+JOURNAL, LOGIN, TENANT_LOGIN = "journal_not_writable", "login_refused", "tenant_login_refused"
+
+log = structlog.get_logger()
+
+
+class Readiness:
+    """Checks periodically; MUST be used from the event loop."""
+
+    def __init__(self, journal: WriteAheadLog, vault: VaultClient, tenants: Callable[[str], VaultClient]) -> None:
+        """`tenants` returns a session with the identity of a tenant."""
+        self.faults: tuple[str, ...] = ()
+        """The codes of what is wrong; the process is ready without one."""
+        self._journal, self._vault, self._tenants = journal, vault, tenants
+        self._login: str | None = None
+        self._logged_in_at = -_LOGIN_SECONDS
+
+    async def watch(self) -> None:
+        """Check until cancelled."""
+        while True:
+            await self.check()
+            await asyncio.sleep(_CHECK_SECONDS)
+
+    async def check(self) -> None:
+        """Update `faults`."""
+        journal = [] if self._journal.is_writable() else [JOURNAL]
+        now = time.monotonic()
+        if now - self._logged_in_at >= _LOGIN_SECONDS:
+            self._logged_in_at = now
+            with suppress(OpenKcmError):  # the former result remains
+                self._login = await asyncio.to_thread(self._refused_login)
+        faults = (*journal, *([self._login] if self._login else []))
+        if faults != self.faults:
+            self.faults = faults
+            (log.error if faults else log.info)("readiness changed", faults=faults)
+
+    def _refused_login(self) -> str | None:
+        """Return which login the key server refuses: that of the process, or that of tenants.
+
+        The second depends on the clock, because it is a token with times.
+        """
+        try:
+            self._vault.read("auth/token/lookup-self")
+        except VaultRefused:
+            return LOGIN
+        try:
+            self._tenants(CANARY_TENANT_ID).read("auth/token/lookup-self")
+        except LoginRefused:
+            return TENANT_LOGIN
+        except VaultRefused:  # the policy of tenants denies this request, after a successful login
+            pass
+        return None
