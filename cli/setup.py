@@ -2,24 +2,41 @@
 
 The embedded stack does the same automatically when it starts. Only this command needs administrator rights. They come
 from two secret files that no running process reads; the files may be removed afterwards.
+
+A host without the secrets of the installation must not change it: with new passwords and keys, all running processes
+would lose their access. So a server that is already set up keeps its secrets, and no file is written, unless `--add`
+or `--replace` is given.
 """
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from config.secrets import (
+    BOUNDARY_IDENTITY,
     BOUNDARY_PUBLIC_KEY,
     DATABASE_ADMIN,
+    MIGRATOR,
     ROLES,
     VAULT_ADMIN,
+    context_key,
     database_credentials,
+    database_password,
+    ensure_pair,
     ensure_secrets,
     read_secret,
     vault_secret,
 )
 from config.settings import Settings, load_settings
-from core.errors.platform import SettingsInvalid
+from core.errors.platform import SecretsDiffer, SettingsInvalid
+from core.existing_secrets import ExistingSecrets
 from openkcm.cli import output
+
+Add = Annotated[bool, typer.Option("--add", help="Let the server accept this host's secrets beside those it has.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Let the server accept only this host's secrets.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -29,20 +46,24 @@ def register(app: typer.Typer) -> None:
     app.add_typer(setup, name="setup")
 
 
-def database(*, as_json: output.AsJson = False) -> None:
+def database(*, add: Add = False, replace: Replace = False, as_json: output.AsJson = False) -> None:
     """Create roles, schema and row-level security in database_url; the secret database-admin is user:password."""
-    from database.schema.setup import administrator_of, prepare_database  # noqa: PLC0415 - `setup vault` does not need it
+    from database.schema import setup  # noqa: PLC0415 - `setup vault` does not need it
 
     settings = load_settings()
     if settings.database_url is None:
         raise SettingsInvalid(
             "database_url is not set", "name your PostgreSQL in it; an embedded one is prepared when it starts"
         )
+    administrator = setup.administrator_of(settings.database_url, *_administrator(settings))
+    existing = _existing(add=add, replace=replace)
+    if existing is ExistingSecrets.KEEP:
+        roles = setup.existing_roles(administrator)
+        names = [database_password(role) for role in roles]
+        _require_files(settings.secrets, names + [context_key(role) for role in roles if role != MIGRATOR])
     ensure_secrets(settings.secrets)
     passwords, keys = database_credentials(settings.secrets)
-    user, password = _administrator(settings)
-    administrator = administrator_of(settings.database_url, user, password)
-    applied = prepare_database(administrator, passwords=passwords, context_keys=keys)
+    applied = setup.prepare_database(administrator, passwords=passwords, context_keys=keys, existing=existing)
 
     def show(console: Console) -> None:
         console.print(f"applied {', '.join(applied)}" if applied else "the database is up to date")
@@ -50,10 +71,10 @@ def database(*, as_json: output.AsJson = False) -> None:
     output.answer({"applied": list(applied)}, as_json=as_json, show=show)
 
 
-def vault(*, as_json: output.AsJson = False) -> None:
+def vault(*, add: Add = False, replace: Replace = False, as_json: output.AsJson = False) -> None:
     """Set up mounts and policies at vault_address; the secret vault-admin is an administrator's token."""
     from vault.auth.client import token_session  # noqa: PLC0415 - `setup database` does not need it
-    from vault.setup import SetupConfig, apply  # noqa: PLC0415 - likewise
+    from vault.setup import SetupConfig, apply, require_same_secrets  # noqa: PLC0415 - likewise
 
     settings = load_settings()
     if settings.vault_address is None:
@@ -61,26 +82,42 @@ def vault(*, as_json: output.AsJson = False) -> None:
             "vault_address is not set", "name your OpenBao or Vault in it; an embedded one is prepared when it starts"
         )
     folder = settings.secrets
-    ensure_secrets(folder)
     session = token_session(
         settings.vault_address,
         read_secret(folder, VAULT_ADMIN),
         ca_file=settings.vault_ca_file,
         namespace=settings.vault_namespace,
     )
-    apply(
-        session,
-        SetupConfig(
-            secret_id_files={role.value: folder / vault_secret(role) for role in ROLES},
-            boundary_public_key_file=folder / BOUNDARY_PUBLIC_KEY,
-            server_names=settings.crypto_names,
-        ),
+    wanted = SetupConfig(
+        secret_id_files={role.value: folder / vault_secret(role) for role in ROLES},
+        boundary_public_key_file=folder / BOUNDARY_PUBLIC_KEY,
+        server_names=settings.crypto_names,
     )
+    existing = _existing(add=add, replace=replace)
+    if (folder / BOUNDARY_IDENTITY).exists():
+        ensure_pair(folder, BOUNDARY_IDENTITY, BOUNDARY_PUBLIC_KEY)
+    if existing is ExistingSecrets.KEEP:
+        require_same_secrets(session, wanted)  # before new files are written
+    ensure_secrets(folder)
+    apply(session, wanted, existing)
     output.answer(
         {"vault": settings.vault_address},
         as_json=as_json,
         show=lambda console: console.print(f"{settings.vault_address} is prepared"),
     )
+
+
+def _existing(*, add: bool, replace: bool) -> ExistingSecrets:
+    if add and replace:
+        raise SettingsInvalid("--add and --replace exclude each other", "use --add first, and --replace when done")
+    return ExistingSecrets.ADD if add else ExistingSecrets.REPLACE if replace else ExistingSecrets.KEEP
+
+
+def _require_files(folder: Path, names: Iterable[str]) -> None:
+    """Reject a host without the secrets of a server that is set up, before new ones are written."""
+    missing = [f"this host has no {name}" for name in names if not (folder / name).exists()]
+    if missing:
+        raise SecretsDiffer("database server", missing)
 
 
 def _administrator(settings: Settings) -> tuple[str, str]:

@@ -30,7 +30,10 @@ class Role(StrEnum):
 
 
 def database_password(role: str) -> str:
-    """Return the name of the file with a database role's password."""
+    """Return the name of the file with a database role's password.
+
+    A second line is the former password, with which a process logs in until the database has the new one.
+    """
     return f"database-{role}"
 
 
@@ -119,8 +122,8 @@ def ensure_secret(folder: Path, name: str, value: str | None = None) -> str:
 
 
 def database_credentials(folder: Path) -> tuple[dict[str, str], dict[str, bytes]]:
-    """Return the password of the migrator and each process, and the context key of each process."""
-    passwords = {role: read_secret(folder, database_password(role)) for role in (MIGRATOR, *DATABASE_ROLES)}
+    """Return the current password of the migrator and each process, and the context key of each process."""
+    passwords = {role: read_secret_lines(folder, database_password(role))[0] for role in (MIGRATOR, *DATABASE_ROLES)}
     return passwords, {role: bytes.fromhex(read_secret(folder, context_key(role))) for role in DATABASE_ROLES}
 
 

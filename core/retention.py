@@ -173,7 +173,7 @@ LIMITED: Mapping[str, Limit] = MappingProxyType(
             "one for each CA rotation of a tenant, about one a year", "verifies certificates after their expiry"
         ),
         "certificate_revocation_list": Limit("one for each CA", "a new CRL replaces the last one"),
-        "context_key": Limit("one for each role", "signs the contexts of transactions"),
+        "context_key": Limit("one for each role, two during a replacement", "signs the contexts of transactions"),
         "destruction": Limit("the keys of one offboarding", "evidence of the destruction"),
         "discovery": Limit("one for each service", "the kind of a service that the marketplace announced"),
         "key": Limit("three for each tenant", "the keys in use"),

@@ -14,6 +14,8 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Literal
 
+from core.errors.platform import SecretsDiffer
+from core.existing_secrets import ExistingSecrets
 from vault.auth.client import ROLE_PREFIX, VaultClient, VaultRejected
 from vault.auth.tenant_tokens import TENANT_ROLE, TOKEN_AUDIENCE, TOKEN_ISSUER
 from vault.auth.transport import CORRELATION_HEADER, PROCESS_HEADER
@@ -30,6 +32,7 @@ SETUP = "setup"
 
 POLICIES = Path(__file__).parent / "policies"
 
+_JWT_CONFIG, _JWT_KEYS = "auth/jwt/config", "jwt_validation_pubkeys"
 _TEN_YEARS = "87600h"
 ACCESSOR = "JWT_ACCESSOR"
 """The placeholder in policies/tenant.hcl for the accessor of the JWT mount, which only the running server knows."""
@@ -108,18 +111,67 @@ def desired_state(wanted: SetupConfig) -> tuple[SetupRequest, ...]:
     )
 
 
-def apply(session: VaultClient, wanted: SetupConfig) -> None:
+def apply(session: VaultClient, wanted: SetupConfig, existing: ExistingSecrets = ExistingSecrets.KEEP) -> None:
     """Update an existing server to the desired state; idempotent.
 
-    The session belongs to an administrator or to the role `setup`. Nothing is removed: resources of an older version
-    that this one lacks stay.
+    The session belongs to an administrator or to the role `setup`. Resources of an older version that this one lacks
+    stay. `existing` is about the secret ids of the processes and the keys that verify tenant tokens.
+
+    Raises:
+        SecretsDiffer: with KEEP, see `require_same_secrets`.
     """
+    if existing is ExistingSecrets.KEEP:
+        require_same_secrets(session, wanted)
     accessors: dict[str, str] = {}
     for request in desired_state(wanted):
         if request.operation == "read":
             accessors[request.name] = (session.read(request.path) or {})["accessor"]
         elif request.unless is None or not _exists(session, request.unless):
-            session.write(request.path, _plain(request.data, accessors))
+            fields = _plain(request.data, accessors)
+            if request.path == _JWT_CONFIG:
+                fields[_JWT_KEYS] = _keys_to_verify(session, str(fields[_JWT_KEYS]), existing)
+            session.write(request.path, fields)
+    if existing is ExistingSecrets.REPLACE:
+        _revoke_other_secret_ids(session, wanted)
+
+
+def _keys_to_verify(session: VaultClient, wanted: str, existing: ExistingSecrets) -> list[str]:
+    others = frozenset() if existing is ExistingSecrets.REPLACE else _verification_keys(session)
+    return [wanted, *sorted(others - {wanted})]
+
+
+def _revoke_other_secret_ids(session: VaultClient, wanted: SetupConfig) -> None:
+    """Revoke the secret ids of each role except the wanted one; tokens of the others end within an hour."""
+    for role, file in wanted.secret_id_files.items():
+        path = f"auth/approle/role/{ROLE_PREFIX}{role}"
+        check = _secret_id_check(ROLE_PREFIX + role, file)
+        kept = (session.write(check.path, _plain(check.data or {}, {})) or {})["secret_id_accessor"]
+        for accessor in session.list(f"{path}/secret-id"):
+            if accessor != kept:
+                session.write(f"{path}/secret-id-accessor/destroy", {"secret_id_accessor": accessor})
+
+
+def require_same_secrets(session: VaultClient, wanted: SetupConfig) -> None:
+    """Reject secrets that the server does not accept although it is set up, because processes use others.
+
+    Nothing is changed, and the files need not exist.
+
+    Raises:
+        SecretsDiffer: with each difference.
+    """
+    differences = []
+    for role, file in wanted.secret_id_files.items():
+        name = ROLE_PREFIX + role
+        if _exists(session, ExistenceCheck(f"auth/approle/role/{name}")) and not (
+            file.exists() and _exists(session, _secret_id_check(name, file))
+        ):
+            differences.append(f"the role {name} does not have the secret id in {file.name}")
+    public_key = wanted.boundary_public_key_file
+    accepted = _verification_keys(session)
+    if accepted and not (public_key.exists() and public_key.read_text(encoding="utf-8").strip() in accepted):
+        differences.append(f"tenant tokens are verified by another key than {public_key.name}")
+    if differences:
+        raise SecretsDiffer("key server", differences)
 
 
 def digest(wanted: SetupConfig) -> str:
@@ -183,8 +235,8 @@ def _tenant_login(public_key: Path, folder: Path) -> tuple[SetupRequest, ...]:
         SetupRequest("jwt-mount", "sys/auth/jwt", {}, operation="read"),
         SetupRequest(
             "jwt-config",
-            "auth/jwt/config",
-            {"jwt_validation_pubkeys": FileText(public_key), "bound_issuer": TOKEN_ISSUER},
+            _JWT_CONFIG,
+            {_JWT_KEYS: FileText(public_key), "bound_issuer": TOKEN_ISSUER},
         ),
         SetupRequest(
             "tenant-policy",
@@ -278,9 +330,20 @@ def _login(role: str, secret_id: Path) -> tuple[SetupRequest, ...]:
             f"{role}-secret-id",
             f"auth/approle/role/{name}/custom-secret-id",
             {"secret_id": FileText(secret_id)},
-            unless=ExistenceCheck(f"auth/approle/role/{name}/secret-id/lookup", {"secret_id": FileText(secret_id)}),
+            unless=_secret_id_check(name, secret_id),
         ),
     )
+
+
+def _secret_id_check(role: str, secret_id: Path) -> ExistenceCheck:
+    return ExistenceCheck(f"auth/approle/role/{role}/secret-id/lookup", {"secret_id": FileText(secret_id)})
+
+
+def _verification_keys(session: VaultClient) -> frozenset[str]:
+    with suppress(VaultRejected):  # there is no such mount
+        keys = (session.read(_JWT_CONFIG) or {}).get(_JWT_KEYS)
+        return frozenset(key.strip() for key in keys or ())
+    return frozenset()
 
 
 def _exists(session: VaultClient, check: ExistenceCheck) -> bool:

@@ -63,7 +63,7 @@ _AROUND: Mapping[tuple[str, bool], KeyOperation] = MappingProxyType(
 _ROLES = f"{ROLE_PREFIX}(worker|codec|crypto|offboarding|setup)"
 _SET_UP = re.compile(
     rf"sys/(mounts|auth)/(transit|pki|jwt|approle)(/tune)?|sys/policies/acl/({_ROLES}|{ROLE_PREFIX}{TENANT_ROLE})"
-    rf"|auth/jwt/(config|role/{TENANT_ROLE})|auth/approle/role/{_ROLES}(/custom-secret-id|/secret-id/lookup)?"
+    rf"|auth/jwt/(config|role/{TENANT_ROLE})|auth/approle/role/{_ROLES}(/custom-secret-id|/secret-id/lookup|/secret-id-accessor/destroy)?"
     rf"|sys/config/auditing/request-headers/.+|pki/root/generate/internal|pki/roles/{SERVER_ROLE}"
     r"|sys/rotate/recovery/init"
 )

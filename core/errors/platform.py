@@ -6,6 +6,8 @@ and no name of another tenant. Each interface (webhook, command, workflow) has o
 it maps any other exception to "internal", with a reference into the log.
 """
 
+from collections.abc import Sequence
+
 from openkcm.errors import CallerError, OpenKcmError, PlatformError
 
 
@@ -13,6 +15,16 @@ class SettingsInvalid(CallerError):
     code = "settings_invalid"
     message = "the settings cannot be used"
     hint = "see docs/settings.md"
+
+
+class SecretsDiffer(CallerError):
+    """A server that is already set up does not accept the secrets of this host; nothing was changed."""
+
+    code = "secrets_differ"
+    hint = "use the secrets of the host that set it up; to replace them, see docs/own-servers.md#replace-secrets"
+
+    def __init__(self, server: str, differences: Sequence[str]) -> None:
+        super().__init__(f"the {server} is already set up with other secrets: {'; '.join(differences)}")
 
 
 class VaultUnavailable(PlatformError):

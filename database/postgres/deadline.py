@@ -7,7 +7,7 @@ healthy connection, and the server's own timeouts never arrive. Only a deadline 
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 from psycopg import Connection, OperationalError
 from psycopg.abc import RV, PQGen
@@ -46,6 +46,17 @@ class DeadlineConnection(Connection[TupleRow]):
     """
 
     call_seconds = CALL_SECONDS
+
+    @classmethod
+    def connect(cls, conninfo: str = "", *, password: str | None = None, **options: Any) -> Self:  # type: ignore[override]  # fewer parameters
+        """Connect with a password; each further line of it is tried when the server refuses the one before."""
+        first, *others = (password or "").split("\n")
+        for other in others:
+            try:
+                return super().connect(conninfo, password=first, **options)
+            except OperationalError:
+                first = other
+        return super().connect(conninfo, password=first or None, **options)
 
     def wait(self, gen: PQGen[RV], interval: float = _INTERVAL_SECONDS, timeout: float | None = None) -> RV:
         """Wait for one call; `timeout` in seconds is that of a caller for which its end is no error."""

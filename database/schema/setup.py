@@ -1,17 +1,20 @@
 """Preparation of a PostgreSQL server for the controller; idempotent."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 
 import psycopg
 from psycopg import Connection, conninfo, errors, sql
 
-from core.errors.platform import DatabaseRefused, SchemaRefused
+from core.errors.platform import DatabaseRefused, SchemaRefused, SecretsDiffer
+from core.existing_secrets import ExistingSecrets
 from database.postgres.access import MIGRATOR, OWNER, PROCESSES, login, pads
 from database.postgres.deadline import LIVENESS, DeadlineConnection
 from database.postgres.errors import translate_errors
 from database.schema.migrate import migrate, missing_migrations, read_migrations
 
+_LOGINS = {login(role): role for role in (MIGRATOR, *PROCESSES)}
 _LOCK = 0x6F6B6372  # "okcr": all databases of a server share its roles, and two processes may start at once
 _ADMINISTRATOR_HINT = (
     "use a role with LOGIN, CREATEROLE and CREATEDB that owns the database, or a superuser;"
@@ -20,7 +23,11 @@ _ADMINISTRATOR_HINT = (
 
 
 def prepare_database(
-    admin_conninfo: str, *, passwords: Mapping[str, str], context_keys: Mapping[str, bytes]
+    admin_conninfo: str,
+    *,
+    passwords: Mapping[str, str],
+    context_keys: Mapping[str, bytes],
+    existing: ExistingSecrets = ExistingSecrets.KEEP,
 ) -> tuple[str, ...]:
     """Create missing parts of database, roles, schema and keys; return the names of the migrations applied now.
 
@@ -29,18 +36,34 @@ def prepare_database(
             it need not be a superuser.
         passwords: password of the migrator and of each process.
         context_keys: context key of each process, 32 to 64 bytes.
+        existing: what to do with other passwords and context keys that the server already has.
 
     Raises:
+        SecretsDiffer: with KEEP, the server has other passwords or context keys; nothing was changed.
         DatabaseUnavailable, DatabaseRefused: the server does not respond, or the administrator lacks a right.
         SchemaRefused: see `migrate`.
     """
     with translate_errors():
-        _prepare_as_administrator(admin_conninfo, passwords)
+        if existing is ExistingSecrets.KEEP:
+            _require_same_secrets(admin_conninfo, passwords, context_keys)
+        _prepare_as_administrator(admin_conninfo, passwords, existing)
         migrator = conninfo.make_conninfo(admin_conninfo, user=login(MIGRATOR), password=passwords[MIGRATOR])
         with _connect(migrator, autocommit=True) as connection:
             applied = migrate(connection, read_migrations())
-            _store_keys(connection, context_keys)
+            with connection.transaction():
+                _store_keys(connection, context_keys, existing)
     return applied
+
+
+def existing_roles(admin_conninfo: str) -> tuple[str, ...]:
+    """Return the migrator and the processes whose login roles the server has: none before the first setup.
+
+    Raises:
+        DatabaseUnavailable: the server does not respond.
+    """
+    with translate_errors(), _connect_to_server(admin_conninfo) as administrator:
+        rows = administrator.execute("select rolname from pg_roles where rolname = any(%s)", [list(_LOGINS)]).fetchall()
+    return tuple(_LOGINS[name] for (name,) in rows)
 
 
 def require_prepared(url: str, migrator_password: str) -> None:
@@ -61,6 +84,51 @@ def require_prepared(url: str, migrator_password: str) -> None:
 def administrator_of(url: str, user: str, password: str) -> str:
     """Return the connection string of an administrator for a database URL without credentials; never log it."""
     return conninfo.make_conninfo(url, user=user, password=password)
+
+
+def _require_same_secrets(admin_conninfo: str, passwords: Mapping[str, str], context_keys: Mapping[str, bytes]) -> None:
+    roles = existing_roles(admin_conninfo)
+    differences = [refused for role in roles if (refused := _refused_login(admin_conninfo, role, passwords[role]))]
+    if not differences and MIGRATOR in roles:
+        stored = _stored_keys(admin_conninfo, passwords[MIGRATOR])
+        for role, key in context_keys.items():
+            if pads(key) not in stored.get(login(role), {pads(key)}):
+                differences.append(f"{login(role)} has another context key")
+    if differences:
+        raise SecretsDiffer("database server", differences)
+
+
+def _refused_login(admin_conninfo: str, role: str, password: str) -> str | None:
+    """Return why a role cannot log in: SQL shows the verifier of a password only to a superuser."""
+    try:
+        _connect_to_server(admin_conninfo, user=login(role), password=password).close()
+    except psycopg.OperationalError as refused:
+        return f"{login(role)} cannot log in ({str(refused).strip().rpartition('FATAL:')[2].strip()})"
+    return None
+
+
+def _stored_keys(admin_conninfo: str, password: str) -> Mapping[str, set[tuple[bytes, bytes]]]:
+    """Return the context keys in the database by login role; none before its first migration."""
+    found: defaultdict[str, set[tuple[bytes, bytes]]] = defaultdict(set)
+    with _connect_to_server(admin_conninfo, user=login(MIGRATOR), password=password) as connection:
+        connection.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
+        if connection.execute("select to_regclass('okcm.context_key')").fetchone() == (None,):
+            return found
+        for role, inner, outer in connection.execute("select role, inner_pad, outer_pad from okcm.context_key"):
+            found[role].add((inner, outer))
+    return found
+
+
+def _connect_to_server(admin_conninfo: str, **login_as: str) -> Connection:
+    """Connect to the named database, or to `postgres` if it does not exist."""
+    address = conninfo.make_conninfo(admin_conninfo, **login_as)
+    try:
+        return _connect(address)
+    except psycopg.OperationalError as failed:
+        try:
+            return _connect(conninfo.make_conninfo(address, dbname="postgres"))
+        except psycopg.OperationalError:
+            raise failed from None
 
 
 def _administrator(admin_conninfo: str) -> Connection:
@@ -91,7 +159,7 @@ def _create_database(admin_conninfo: str, name: str) -> bool:
         return True
 
 
-def _prepare_as_administrator(admin_conninfo: str, passwords: Mapping[str, str]) -> None:
+def _prepare_as_administrator(admin_conninfo: str, passwords: Mapping[str, str], existing: ExistingSecrets) -> None:
     """Create the database if it does not exist; create roles and schema and revoke default rights in one transaction.
 
     Raises:
@@ -106,7 +174,7 @@ def _prepare_as_administrator(admin_conninfo: str, passwords: Mapping[str, str])
             )
             if owned.fetchone() != (True,):
                 raise DatabaseRefused("the administrator does not own the database", _ADMINISTRATOR_HINT)
-            _create_roles(administrator, passwords)
+            _create_roles(administrator, passwords, existing)
             _create_schema(administrator)
             _revoke_from_public(administrator, administrator.info.dbname)
     except errors.InsufficientPrivilege as denied:
@@ -115,22 +183,26 @@ def _prepare_as_administrator(admin_conninfo: str, passwords: Mapping[str, str])
         ) from None
 
 
-def _create_roles(administrator: Connection, passwords: Mapping[str, str]) -> None:
+def _create_roles(administrator: Connection, passwords: Mapping[str, str], existing: ExistingSecrets) -> None:
     names = [OWNER, *(login(role) for role in (MIGRATOR, *PROCESSES))]
     rows = administrator.execute("select rolname from pg_roles where rolname = any(%s)", [names]).fetchall()
-    existing = {name for (name,) in rows}
-    if OWNER not in existing:
+    found = {name for (name,) in rows}
+    if OWNER not in found:
         administrator.execute(sql.SQL("create role {} nologin").format(sql.Identifier(OWNER)))
     for role in (MIGRATOR, *PROCESSES):
-        verb = sql.SQL("alter role {} " if login(role) in existing else "create role {} ")
-        # Hashed here, so that the password is never part of a statement that the server may log. Set at every start,
-        # so that an attribute that an administrator added manually does not remain.
-        scrambled = administrator.pgconn.encrypt_password(
-            passwords[role].encode(), login(role).encode(), b"scram-sha-256"
-        ).decode()
-        attributes = sql.SQL("login noinherit nocreatedb nocreaterole password {}").format(sql.Literal(scrambled))
-        administrator.execute(verb.format(sql.Identifier(login(role))) + attributes)
-    if login(MIGRATOR) not in existing:
+        verb = sql.SQL("alter role {} " if login(role) in found else "create role {} ")
+        # Set each time, so that an attribute that an administrator added manually does not remain.
+        statement = verb.format(sql.Identifier(login(role))) + sql.SQL("login noinherit nocreatedb nocreaterole")
+        # No running process logs in as the migrator, so its password needs no overlap.
+        is_replaced = existing is ExistingSecrets.REPLACE or (existing is ExistingSecrets.ADD and role == MIGRATOR)
+        if is_replaced or login(role) not in found:
+            # Hashed here, so that the password is never part of a statement that the server may log.
+            scrambled = administrator.pgconn.encrypt_password(
+                passwords[role].encode(), login(role).encode(), b"scram-sha-256"
+            ).decode()
+            statement += sql.SQL(" password {}").format(sql.Literal(scrambled))
+        administrator.execute(statement)
+    if login(MIGRATOR) not in found:
         # With NOINHERIT, this membership permits only SET ROLE, on PostgreSQL 15 as well.
         administrator.execute(sql.SQL("grant {} to {}").format(sql.Identifier(OWNER), sql.Identifier(login(MIGRATOR))))
 
@@ -158,13 +230,13 @@ def _revoke_from_public(administrator: Connection, database: str) -> None:
     )
 
 
-def _store_keys(connection: Connection, context_keys: Mapping[str, bytes]) -> None:
+def _store_keys(connection: Connection, context_keys: Mapping[str, bytes], existing: ExistingSecrets) -> None:
     """Store the context key of each process; `connection` is the migrator's, with the role of the owner."""
     for role in PROCESSES:
         inner, outer = pads(context_keys[role])
         connection.execute(
-            "insert into okcm.context_key as kept (role, inner_pad, outer_pad) values (%s, %s, %s)"
-            " on conflict (role) do update set inner_pad = excluded.inner_pad, outer_pad = excluded.outer_pad"
-            " where kept.inner_pad <> excluded.inner_pad",
+            "insert into okcm.context_key (role, inner_pad, outer_pad) values (%s, %s, %s) on conflict do nothing",
             [login(role), inner, outer],
         )
+        if existing is ExistingSecrets.REPLACE:
+            connection.execute("delete from okcm.context_key where role = %s and inner_pad <> %s", [login(role), inner])

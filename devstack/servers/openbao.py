@@ -103,7 +103,8 @@ class OpenBaoServer(Server):
         Raises:
             ComponentFailed: the server was first started by a version that did not create the role for this.
         """
-        from vault.auth.client import VaultSession  # noqa: PLC0415 - see `configuration`
+        from core.existing_secrets import ExistingSecrets  # noqa: PLC0415 - see `configuration`
+        from vault.auth.client import VaultSession  # noqa: PLC0415 - the same
         from vault.setup import SETUP, apply, digest  # noqa: PLC0415 - the same
 
         target = self._target_config()
@@ -118,7 +119,8 @@ class OpenBaoServer(Server):
                 "the embedded key server was created by an older version and accepts no changes from this one",
                 f"use the version that created it; or run make down, move {self.state_dir} away and start again",
             ) from refused
-        apply(session, target)
+        # The server belongs to this state folder, and so do all processes that use its secrets.
+        apply(session, target, ExistingSecrets.REPLACE)
         process.write_atomically(self._applied, newest)
 
     def configuration(self) -> str:

@@ -164,10 +164,12 @@ def addresses(settings: Settings) -> dict[str, str | None]:
 
 
 def _prepare_database(settings: Settings, postgres: PostgresServer) -> None:
-    from database.schema.setup import prepare_database  # noqa: PLC0415 - needed only while servers start
+    from core.existing_secrets import ExistingSecrets  # noqa: PLC0415 - needed only while servers start
+    from database.schema.setup import prepare_database  # noqa: PLC0415 - the same
 
     passwords, keys = database_credentials(settings.secrets)
-    prepare_database(postgres.admin_conninfo, passwords=passwords, context_keys=keys)
+    # The server belongs to this state folder, and so do all processes that use its secrets.
+    prepare_database(postgres.admin_conninfo, passwords=passwords, context_keys=keys, existing=ExistingSecrets.REPLACE)
 
 
 def _require_prepared_database(settings: Settings) -> None:

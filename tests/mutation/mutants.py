@@ -206,8 +206,9 @@ def _reference_to_key(table: str) -> tuple[str, str]:
 
 
 _CONTEXT_BEFORE = (
-    "current_setting('app.ctx', true) = encode(sha256(pads.outer_pad || sha256(pads.inner_pad || convert_to(tenant"
-    " || '|' || pg_backend_pid() || '|' || extract(epoch from transaction_timestamp()) - 0.000001, 'UTF8'))), 'hex')"
+    "exists (select from okcm.context_key where role = session_user::text and current_setting('app.ctx', true)"
+    " = encode(sha256(outer_pad || sha256(inner_pad || convert_to(tenant || '|' || pg_backend_pid() || '|'"
+    " || extract(epoch from transaction_timestamp()) - 0.000001, 'UTF8'))), 'hex'))"
 )
 """The context of a transaction that began a microsecond earlier in the same session."""
 
@@ -245,14 +246,14 @@ DATABASE = (
     _breach(
         "the signature of a context is not verified",
         "a client with SQL access impersonates any tenant",
-        Function("okcm.ctx_ok", [("return current_setting", "return true or current_setting")]),
+        Function("okcm.ctx_ok", [("return exists", "return true or exists")]),
         "row-security-forged-context-read",
         "row-security-switched-setting-read",
     ),
     _breach(
         "a context is valid in other transactions of its session",
         "a stolen context gives access to its tenant",
-        Function("okcm.ctx_ok", [("return current_setting", f"return {_CONTEXT_BEFORE} or current_setting")]),
+        Function("okcm.ctx_ok", [("return exists", f"return {_CONTEXT_BEFORE} or exists")]),
         "row-security-other-transaction-context-read",
     ),
     _breach(

@@ -1,13 +1,21 @@
 """`apply` on an empty server, compared with self-initialisation."""
 
+import secrets
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from config.secrets import ensure_pair
+from core.errors.platform import SecretsDiffer, VaultRefused
+from core.existing_secrets import ExistingSecrets
 from tests.vault.server import ROLES, Server, start, wanted_in
-from vault.auth.client import TokenSession, VaultRejected
-from vault.setup import apply
+from vault.auth.client import TokenSession, VaultRejected, VaultSession
+from vault.auth.tenant_tokens import TenantTokens
+from vault.setup import SetupConfig, apply
 
 
 @pytest.fixture
@@ -38,6 +46,63 @@ def test_setup_role_restores_a_weakened_policy(server: Server) -> None:
     admin.write("sys/policies/acl/openkcm-worker", {"policy": 'path "*" { capabilities = ["read"] }'})
     apply(server.session("setup"), wanted_in(server.folder))
     assert _shape(_state(admin)) == _shape(before)
+
+
+def others_in(folder: Path, server: Server) -> SetupConfig:
+    """Return a setup with other secrets for the processes, and another key for tenant tokens."""
+    wanted = wanted_in(folder)
+    for file in wanted.secret_id_files.values():
+        file.write_text(secrets.token_hex(32), encoding="ascii")
+    ensure_pair(folder, "identity.pem", "identity.pub")
+    setup = wanted_in(server.folder).secret_id_files["setup"]
+    return replace(wanted, secret_id_files=wanted.secret_id_files | {"setup": setup})
+
+
+def accepts(server: Server, folder: Path) -> set[str]:
+    """Return which processes, and which tenant token, the server accepts with the secrets in a folder."""
+    accepted = set()
+    for role in ROLES:
+        with suppress(VaultRefused):
+            VaultSession(server.url, role, (folder / f"{role}.secret").read_text(encoding="ascii")).read(
+                "auth/token/lookup-self"
+            )
+            accepted.add(role)
+    with suppress(VaultRefused):
+        TenantTokens(server.admin(), (folder / "identity.pem").read_text(encoding="ascii")).session("acme-corp-1")
+        accepted.add("tenant")
+    return accepted
+
+
+@pytest.mark.integration
+def test_setup_with_other_secrets_changes_nothing(bare: Server, tmp_path: Path) -> None:
+    admin = bare.admin()
+    apply(admin, wanted_in(bare.folder))
+    before = _state(admin)
+    for wanted in (wanted_in(tmp_path), others_in(tmp_path, bare)):  # without files, and with other ones
+        with pytest.raises(SecretsDiffer) as refused:
+            apply(admin, wanted)
+        for part in ("openkcm-worker", "openkcm-crypto", "identity.pub"):
+            assert part in refused.value.message
+    assert _state(admin) == before
+    assert accepts(bare, bare.folder) == {*ROLES, "tenant"}
+    assert accepts(bare, tmp_path) == set()
+
+
+@pytest.mark.integration
+def test_secrets_are_replaced_without_an_interruption(bare: Server, tmp_path: Path) -> None:
+    admin = bare.admin()
+    apply(admin, wanted_in(bare.folder))
+    others = others_in(tmp_path, bare)
+    for _ in range(2):
+        apply(admin, others, ExistingSecrets.ADD)
+        assert accepts(bare, bare.folder) == {*ROLES, "tenant"}
+        assert accepts(bare, tmp_path) == {*ROLES, "tenant"} - {"setup"}
+    apply(admin, others)  # an upgrade meanwhile
+    assert accepts(bare, bare.folder) == {*ROLES, "tenant"}
+    for session in (bare.session("setup"), admin):
+        apply(session, others, ExistingSecrets.REPLACE)
+        assert accepts(bare, bare.folder) == {"setup"}
+        assert accepts(bare, tmp_path) == {*ROLES, "tenant"} - {"setup"}
 
 
 def test_no_root_token_is_left(server: Server) -> None:

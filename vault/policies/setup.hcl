@@ -54,7 +54,7 @@ path "auth/jwt/role/tenant" {
   capabilities = ["create", "update", "read"]
 }
 path "auth/approle/role/openkcm-*" {
-  capabilities = ["create", "update", "read"]
+  capabilities = ["create", "update", "read", "list"]
 }
 
 # Check whether its token is valid (vault/auth/client.py).

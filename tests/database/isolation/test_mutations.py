@@ -14,6 +14,7 @@ from tests.database.fixtures import Field, Server, clone
 from tests.database.isolation.breaking import ATTACKER, VICTIM, breaches_of
 from tests.database.templates import two_tenants
 
+_OWN_KEY = "select from okcm.context_key where role = session_user::text"
 _CTX_OK = (
     "create or replace function okcm.ctx_ok() returns boolean language plpgsql stable parallel restricted"
     " security definer set search_path = pg_catalog, pg_temp as $$ {} $$"
@@ -112,8 +113,8 @@ def test_isolation_suite_detects_each_removed_control(populated: Field, query: s
         ("role = session_user::text", "role = 'okcm_worker'"),
         ("role = session_user::text", "role = 'okcm_marketplace'"),
         ("role = session_user::text", "role = current_user::text"),
-        ("or not found then\n        return false;", "or not found then\n        return true;"),
-        ("return current_setting", "return length(current_setting('app.ctx', true)) = 64 or current_setting"),
+        ("return exists", f"return not exists ({_OWN_KEY}) or exists"),
+        ("return exists", "return length(current_setting('app.ctx', true)) = 64 or exists"),
     ],
 )
 def test_isolation_suite_detects_a_weakened_context_check(populated: Field, line: str, instead: str) -> None:
@@ -133,7 +134,7 @@ def test_isolation_suite_detects_a_weakened_context_check(populated: Field, line
 )
 def test_isolation_suite_detects_a_context_check_that_accepts_others(populated: Field, part: str, instead: str) -> None:
     [(body,)] = _query(populated, "select prosrc from pg_proc where proname = 'ctx_ok'")
-    check = re.search(r"return (current_setting.*?);\nend", body, re.DOTALL)
+    check = re.search(r"return (exists.*?);\nend", body, re.DOTALL)
     assert check is not None
     assert part in check[1]
     weak = body.replace(check[1], f"{check[1]} or {check[1].replace(part, instead)}")

@@ -4,6 +4,7 @@ import psycopg
 import pytest
 
 from core.errors.platform import DatabaseUnavailable, SchemaRefused
+from core.existing_secrets import ExistingSecrets
 from database.connection.database import Database
 from database.postgres.access import MIGRATOR
 from database.schema.migrate import read_migrations
@@ -58,7 +59,12 @@ def test_setup_revokes_manually_added_role_attributes(field: Field) -> None:
 def test_new_context_key_replaces_the_old_one(field: Field) -> None:
     a_provisioned_tenant(field.open("worker"), "acme")
     fresh = {role: secrets.token_bytes(32) for role in field.server.context_keys}
-    prepare_database(field.server.administrator(field.name), passwords=field.server.passwords, context_keys=fresh)
+    prepare_database(
+        field.server.administrator(field.name),
+        passwords=field.server.passwords,
+        context_keys=fresh,
+        existing=ExistingSecrets.REPLACE,
+    )
     with field.open("worker").tenant_tx("acme") as tx:
         assert tx.tenants.get() is None
     renewed = Database(field.url, "worker", field.server.passwords["worker"], fresh["worker"])

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from config.secrets import DATABASE_ADMIN, VAULT_ADMIN, ensure_secret
+from config.secrets import DATABASE_ADMIN, VAULT_ADMIN, ensure_secret, read_secret
 from devstack.servers.postgres import PostgresServer
 from devstack.servers.temporal import TemporalServer
 from tests.e2e.stack import document_of, run_openkcm
@@ -27,6 +27,14 @@ class Operator:
 
     def run(self, *words: str) -> dict[str, object]:
         return document_of(run_openkcm(self._environment, *words, "--json"))
+
+    def refused(self, *words: str, **settings: str) -> dict[str, str]:
+        """Return the error of a command that must fail; `settings` replace those of the file."""
+        replaced = {f"OPENKCM_{name.upper()}": value for name, value in settings.items()}
+        done = run_openkcm(self._environment | replaced, *words, "--json")
+        assert done.returncode != 0
+        error: dict[str, str] = json.loads(done.stdout)["error"]
+        return error
 
 
 @pytest.fixture
@@ -68,7 +76,7 @@ def operator(tmp_path: Path, temporal: TemporalServer):
     postgres.stop()
 
 
-def test_a_tenant_becomes_ready_on_existing_servers_of_the_operator(operator):
+def test_a_tenant_becomes_ready_on_existing_servers_of_the_operator(operator, tmp_path: Path):
     assert operator.run("setup", "database")["applied"]
     operator.run("setup", "vault")
     up = operator.run("up")
@@ -81,3 +89,17 @@ def test_a_tenant_becomes_ready_on_existing_servers_of_the_operator(operator):
     assert operator.run("setup", "database")["applied"] == []
     operator.run("setup", "vault")
     assert operator.run("tenant", "show", tenant)["state"] == "active"
+
+    # A second host that has the administrators' access and nothing else.
+    for name in (DATABASE_ADMIN, VAULT_ADMIN):
+        ensure_secret(tmp_path / "empty", name, read_secret(tmp_path / "secrets", name))
+    for server in ("database", "vault"):
+        error = operator.refused("setup", server, secrets_dir=str(tmp_path / "empty"))
+        assert error["code"] == "secrets_differ"
+        assert "already set up" in error["message"]
+    assert {path.name for path in (tmp_path / "empty").iterdir()} == {DATABASE_ADMIN, VAULT_ADMIN}
+    second = f"own-{uuid4().hex[:8]}"
+    assert (
+        operator.run("enable", second, "--organization", "Own", "--region", "eu-own-1", "--wait")["state"] == "active"
+    )
+    assert operator.run("isolation", "check", tenant)["passed"] is True
