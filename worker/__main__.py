@@ -8,6 +8,7 @@ import atexit
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import NoReturn, TypeVar
@@ -28,6 +29,8 @@ from workflows.client.connection import LogForm, connection, core_logging
 from workflows.client.workflow_client import WorkflowClient
 
 _RETRY_SECONDS = 0.5
+_STOP_MARGIN_SECONDS = 5.0
+"""How long activities may take to notice that they are cancelled, after `shutdown_grace_seconds`."""
 _RESTORE_SECONDS = 60.0
 """The time between two checks for lost workflows of the platform, as long as that between those for tenants'."""
 _RENEWAL_SECONDS = 6 * 3600.0
@@ -39,10 +42,13 @@ log = structlog.get_logger()
 
 
 async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Runtime) -> None:
-    """Run the worker until SIGTERM or SIGINT; running activities then get `shutdown_grace_seconds` to end."""
+    """Run the worker until SIGTERM or SIGINT; running activities then get `shutdown_grace_seconds` to end.
+
+    A worker that does not stop some seconds later is ended: Temporal repeats what it did on another one.
+    """
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+        asyncio.get_running_loop().add_signal_handler(signum, _stop, stop, settings.shutdown_grace_seconds)
     starting = asyncio.create_task(_start(settings, parts, runtime))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -74,6 +80,20 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
             mirror.cancel()
         log.info("worker draining")
     parts.database.close()
+
+
+def _stop(stop: asyncio.Event, grace_seconds: float) -> None:
+    if not stop.is_set():
+        stop.set()
+        limit = threading.Timer(grace_seconds + _STOP_MARGIN_SECONDS, _abandon)
+        limit.daemon = True
+        limit.start()
+
+
+def _abandon() -> None:
+    """End a worker whose shutdown hangs, for example because Temporal does not respond."""
+    log.error("worker did not stop in time")
+    os._exit(1)
 
 
 async def _start(settings: Settings, parts: wiring.WorkerDependencies, runtime: Runtime) -> Client:

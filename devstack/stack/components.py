@@ -14,12 +14,16 @@ from devstack.servers.postgres import PostgresServer
 from devstack.servers.python_process import EVERYWHERE, PythonProcess
 from devstack.servers.temporal import TemporalServer
 
-_DRAIN_MARGIN_SECONDS = 5.0
+_DRAIN_MARGIN_SECONDS = 10.0
+"""More than a process takes to end itself after its grace."""
 _HOST_SETTINGS = {
     "marketplace_port": "marketplace_host",
     "dashboard_port": "dashboard_host",
     "crypto_https_port": "crypto_host",
     "crypto_kmip_port": "crypto_host",
+    "crypto_metrics_port": "crypto_metrics_host",
+    "codec_port": "codec_host",
+    "worker_metrics_port": "worker_metrics_host",
 }
 """The setting for the address of a port; every other port is on loopback."""
 
@@ -70,6 +74,7 @@ def components(settings: Settings) -> list[Component]:
             "worker",
             state_dir,
             {"worker_metrics_port": settings.worker_metrics_port},
+            host=settings.worker_metrics_host,
             health="/metrics",
             saying='openkcm_worker_ready{service_name="temporal-core-sdk"} 1',  # the sample and not its help text
             after=prepared + allowed,
@@ -96,6 +101,7 @@ def components(settings: Settings) -> list[Component]:
             health="/readyz",
             after=prepared + allowed,
             stop_seconds=2 * settings.shutdown_grace_seconds + _DRAIN_MARGIN_SECONDS,
+            host=settings.crypto_metrics_host,
             niceness=0,  # customers' databases wait for its responses
         ),
         PythonProcess(
@@ -108,7 +114,12 @@ def components(settings: Settings) -> list[Component]:
             host=settings.dashboard_host,
         ),
         PythonProcess(
-            "codec", "worker.codec_server", state_dir, {"codec_port": settings.codec_port}, health="/healthz"
+            "codec",
+            "worker.codec_server",
+            state_dir,
+            {"codec_port": settings.codec_port},
+            health="/healthz",
+            host=settings.codec_host,
         ),
     ]
 

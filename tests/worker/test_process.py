@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -19,6 +20,7 @@ from core.tenants.provisioning import Step
 from database.connection.database import Database
 from tests.activities.conftest import NOWHERE
 from tests.activities.provisioning import Provisioning
+from tests.database.silent_peer import Relay
 from tests.e2e.receivers import CallbackReceiver
 from tests.ports import free_port
 from tests.worker.conftest import port_of, process_environment
@@ -159,6 +161,20 @@ def test_worker_waits_for_servers_that_are_down_and_stops_at_once(start, setting
     worker.process.terminate()
     assert worker.process.wait(60) == 0
     assert "Traceback" not in worker.log
+
+
+def test_worker_stops_within_its_grace_when_temporal_is_silent(start, process_settings):
+    relay = Relay(f"postgresql://127.0.0.1:{process_settings.temporal_port}/")
+    ports = {"temporal_port": urlsplit(relay.url).port, "shutdown_grace_seconds": 1.0}
+    worker = start(process_settings.model_copy(update=ports))
+    worker.wait_until(lambda: "worker ready" in worker.log)
+    with relay.dropping():
+        worker.process.terminate()
+        began = time.monotonic()
+        status = worker.process.wait(60)
+        assert time.monotonic() - began < 15
+    relay.close()
+    assert (status, "worker did not stop in time" in worker.log) in {(0, False), (1, True)}
 
 
 def test_worker_without_its_secrets_does_not_start_and_names_the_remedy(start, settings, tmp_path):
