@@ -72,21 +72,25 @@ softhsm_module() {
         /usr/lib64/softhsm/libsofthsm2.so /usr/lib64/pkcs11/libsofthsm2.so 2>/dev/null | head -1 || true
 }
 
-have_gateway() {
-    # Unpacked and not installed: the package would create users, services and a state folder.
-    if [ "$kind" = runtime ] || [ -x "$venv/radosgw/usr/bin/radosgw" ] || command -v radosgw >/dev/null; then return; fi
-    local packages="$venv/radosgw-packages"
+have_unpacked() {
+    # A Debian package, the folder of its program, and what fails without it. Unpacked and not installed: the package
+    # would create users, services and a state folder.
+    local name="$1" program="$venv/$1/$2/$1" packages="$venv/$1-packages"
+    if [ "$kind" = runtime ] || [ -x "$program" ] || command -v "$name" >/dev/null; then return; fi
     mkdir -p "$packages"
     if command -v apt-get >/dev/null && { ! may_install || apt-get update -qq >&2; } && (
         cd "$packages"
-        apt-get install --simulate --no-install-recommends radosgw | awk '/^Inst/ {print $2}' | xargs apt-get download -qq
+        apt-get install --simulate --no-install-recommends "$name" | awk '/^Inst/ {print $2}' | xargs apt-get download -qq
     ) >&2 </dev/null; then
-        for package in "$packages"/*.deb; do dpkg-deb -x "$package" "$venv/radosgw"; done
+        for package in "$packages"/*.deb; do dpkg-deb -x "$package" "$venv/$name"; done
     fi
     rm -rf "$packages"
-    if [ -x "$venv/radosgw/usr/bin/radosgw" ]; then return; fi
-    say "radosgw is missing: the story of the object store will fail (as root: apt-get install radosgw)"
+    if [ -x "$program" ]; then return; fi
+    say "$name is missing: $3 will fail (as root: apt-get install $name)"
 }
+
+have_gateway() { have_unpacked radosgw usr/bin "the story of the object store"; }
+have_pooler() { have_unpacked pgbouncer usr/sbin "the tests of a connection pooler"; }
 
 have_postgresql() {
     # The embedded server is one version; the tests of `openkcmctl setup database` run on the older supported ones too.
@@ -112,7 +116,7 @@ have_postgresql() {
 have_compiler
 have_browser
 # An environment with the test packages also contains the runtime packages.
-if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then have_softhsm; have_gateway; have_postgresql; exit 0; fi
+if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then have_softhsm; have_gateway; have_pooler; have_postgresql; exit 0; fi
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
@@ -153,6 +157,7 @@ install_locked "requirements/$kind.lock"
 pwd >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/openkcm-repository.pth"
 have_softhsm
 have_gateway
+have_pooler
 have_postgresql
 stamp_of "$kind" >"$venv/stamp-$kind"
 say "set up in $((SECONDS - started)) s"

@@ -19,8 +19,8 @@ from psycopg_pool import ConnectionPool
 from core import correlation
 from core.errors.platform import DatabaseRefused
 from database.connection.transaction import TenantTransaction
-from database.postgres.access import CURRENT_TRANSACTION, LONGEST_NAME, OWNER, PLATFORM, login, sign
-from database.postgres.deadline import CALL_SECONDS, LIVENESS, STATEMENT_SECONDS, CallTimeout, DeadlineConnection
+from database.postgres.access import CURRENT_TRANSACTION, LONGEST_NAME, OWNER, PLATFORM, SESSION_SETTINGS, login, sign
+from database.postgres.deadline import CALL_SECONDS, LIVENESS, CallTimeout, DeadlineConnection
 from database.postgres.errors import translate_errors
 from openkcm.contract.names import TENANT_ID_PATTERN
 from openkcm.errors import IllegalTenantId
@@ -37,11 +37,7 @@ A tenant must be locked within two seconds, also when the lock gets the connecti
 # available again is found at once, not after the pool's backoff of up to minutes.
 _RECONNECT_SECONDS = 1.8
 
-# `search_path` excludes okcm: every name is qualified, so no other object can capture it. The timeouts end stuck calls.
-_SESSION = (
-    "-c search_path=pg_catalog -c timezone=UTC -c jit=off"
-    f" -c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout=5s -c idle_in_transaction_session_timeout=60s"
-)
+_SESSION = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items())
 
 # All session state that can affect a later transaction. Prepared statements are dropped and never created
 # (`prepare_threshold`): hostile SQL could prepare its own text under a name that the client calls later.
@@ -62,6 +58,12 @@ _TOO_POWERFUL = """
     select rolname from pg_roles where rolname in (session_user, current_user) and (rolsuper or rolbypassrls
         or rolcreaterole or pg_has_role(rolname, %s, 'member'))
 """
+
+_WRONG_SETTINGS = """
+    select name from unnest(%s::text[], %s::text[]) as wanted (name, value) where current_setting(name) <> value
+"""
+_ROLE_HINT = "use the roles that the database setup creates"
+_SETTINGS_HINT = "run openkcmctl setup database; with a pooler see docs/own-servers.md#connection-poolers"
 
 
 class Database:
@@ -84,7 +86,8 @@ class Database:
     ) -> None:
         """`url` has no user and password; `role` is the name of a process (`worker`), not of a PostgreSQL role."""
         self._context_key = context_key
-        self._refusal: str | None = None
+        self._refusal: tuple[str, str] | None = None
+        """Why the last connection was rejected, and the hint."""
         self._inside = threading.local()
         self._pool: ConnectionPool[DeadlineConnection] = ConnectionPool(
             url,
@@ -202,12 +205,21 @@ class Database:
             return self._pool.getconn()
         except psycopg.OperationalError:
             if self._refusal is not None:
-                raise DatabaseRefused(self._refusal, "use the roles that the database setup creates") from None
+                raise DatabaseRefused(*self._refusal) from None
             raise
 
     def _require_row_security(self, connection: Connection[TupleRow]) -> None:
-        """Reject a role that row-level security does not bind; runs once for each new connection."""
+        """Reject a role that row-level security does not bind, and a session without its settings.
+
+        Runs once for each new connection.
+        """
         powerful = connection.execute(_TOO_POWERFUL, [OWNER]).fetchone()
-        self._refusal = None if powerful is None else f"row security does not bind the role {powerful[0]}"
+        names = list(SESSION_SETTINGS)
+        wrong = connection.execute(_WRONG_SETTINGS, [names, [SESSION_SETTINGS[name] for name in names]]).fetchall()
+        self._refusal = None
+        if powerful is not None:
+            self._refusal = f"row security does not bind the role {powerful[0]}", _ROLE_HINT
+        elif wrong:
+            self._refusal = f"the session has other settings: {', '.join(name for (name,) in wrong)}", _SETTINGS_HINT
         if self._refusal is not None:
-            raise PermissionError(self._refusal)
+            raise PermissionError(self._refusal[0])

@@ -6,6 +6,10 @@ tenant. A context is valid in one transaction of one session, so that no other t
 """
 
 import hmac
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from database.postgres.deadline import STATEMENT_SECONDS
 
 PLATFORM = "*"
 """The signed id of a query that spans tenants; no tenant can have this id."""
@@ -37,6 +41,23 @@ def pads(key: bytes) -> tuple[bytes, bytes]:
     block = key.ljust(_BLOCK, b"\0")
     return bytes(byte ^ 0x36 for byte in block), bytes(byte ^ 0x5C for byte in block)
 
+
+SESSION_SETTINGS: Mapping[str, str] = MappingProxyType(
+    {
+        # Excludes okcm: every name is qualified, so no other object can capture it.
+        "search_path": "pg_catalog",
+        "TimeZone": "UTC",
+        "jit": "off",
+        # They end stuck calls. In the units in which PostgreSQL shows them.
+        "statement_timeout": f"{STATEMENT_SECONDS}s",
+        "lock_timeout": "5s",
+        "idle_in_transaction_session_timeout": "1min",
+    }
+)
+"""The settings of each session of a process: requested at the login, and defaults of the role.
+
+Both, because a pooler may ignore the first, and a session can change the second.
+"""
 
 OWNER = "okcm_owner"
 MIGRATOR = "migrator"

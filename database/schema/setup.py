@@ -9,7 +9,7 @@ from psycopg import Connection, conninfo, errors, sql
 
 from core.errors.platform import DatabaseRefused, SchemaRefused, SecretsDiffer
 from core.existing_secrets import ExistingSecrets
-from database.postgres.access import MIGRATOR, OWNER, PROCESSES, login, pads
+from database.postgres.access import MIGRATOR, OWNER, PROCESSES, SESSION_SETTINGS, login, pads
 from database.postgres.deadline import LIVENESS, DeadlineConnection
 from database.postgres.errors import translate_errors
 from database.schema.migrate import migrate, missing_migrations, read_migrations
@@ -202,9 +202,24 @@ def _create_roles(administrator: Connection, passwords: Mapping[str, str], exist
             ).decode()
             statement += sql.SQL(" password {}").format(sql.Literal(scrambled))
         administrator.execute(statement)
+        if role in PROCESSES:
+            _set_session_settings(administrator, login(role))
     if login(MIGRATOR) not in found:
         # With NOINHERIT, this membership permits only SET ROLE, on PostgreSQL 15 as well.
         administrator.execute(sql.SQL("grant {} to {}").format(sql.Identifier(OWNER), sql.Identifier(login(MIGRATOR))))
+
+
+def _set_session_settings(administrator: Connection, name: str) -> None:
+    kept = administrator.execute(
+        "select setconfig from pg_db_role_setting where setdatabase = 0 and setrole = %s::regrole", [name]
+    ).fetchone()
+    for setting, value in SESSION_SETTINGS.items():
+        if kept is None or f"{setting}={value}" not in kept[0]:
+            administrator.execute(
+                sql.SQL("alter role {} set {} = {}").format(
+                    sql.Identifier(name), sql.Identifier(setting), sql.Literal(value)
+                )
+            )
 
 
 def _create_schema(administrator: Connection) -> None:
