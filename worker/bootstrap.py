@@ -32,6 +32,7 @@ from temporalio.client import (
     ScheduleUpdateInput,
 )
 from temporalio.common import SearchAttributeIndexedValueType, WorkflowIDConflictPolicy
+from temporalio.converter import JSONPlainPayloadConverter
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.types import MethodAsyncNoParam
 
@@ -64,6 +65,11 @@ from workflows.rotation import RotateDueKeys
 from workflows.runtime import options as visibility
 
 _PLATFORM_WORKFLOWS = "platform/"
+RELEASE = 1
+"""Raise it with each change of SCHEDULES: a worker leaves alone what a newer one has declared."""
+_RELEASE = "release"
+_READABLE = JSONPlainPayloadConverter()
+"""Not the client's converter, which encrypts: an operator should read the number too."""
 _GONE_SECONDS = 120.0
 """A worker has ended when its last poll is older than the newest one by this time. A poll takes up to 60 seconds."""
 
@@ -73,7 +79,11 @@ def _scheduled(
 ) -> tuple[str, Schedule]:
     """Return a schedule with its name: `platform/NAME` starts every `minutes`, unless the last run has not ended."""
     action = ScheduleActionStartWorkflow(
-        run, id=f"{_PLATFORM_WORKFLOWS}{name}", task_queue=PLATFORM_QUEUE, execution_timeout=execution_timeout
+        run,
+        id=f"{_PLATFORM_WORKFLOWS}{name}",
+        task_queue=PLATFORM_QUEUE,
+        execution_timeout=execution_timeout,
+        memo={_RELEASE: _READABLE.to_payload(RELEASE)},
     )
     interval = ScheduleIntervalSpec(every=timedelta(minutes=minutes))
     return name, Schedule(
@@ -134,7 +144,8 @@ async def declare_schedules(client: Client) -> None:
     """Create and update the schedules of the table, and delete the platform's other schedules.
 
     A schedule belongs to the platform if it starts a platform workflow on the platform's queue. A schedule that an
-    operator paused stays paused.
+    operator paused stays paused. During an upgrade an older worker may start again: it neither changes nor deletes the
+    schedules of a newer one.
     """
     for name, schedule in SCHEDULES.items():
         try:
@@ -145,14 +156,15 @@ async def declare_schedules(client: Client) -> None:
     for name in [listed.id async for listed in await client.list_schedules() if listed.id not in SCHEDULES]:
         handle = client.get_schedule_handle(name)
         with _ignore_not_found():
-            if _is_of_platform((await handle.describe()).schedule):
+            found = (await handle.describe()).schedule
+            if _is_of_platform(found) and _release_of(found) <= RELEASE:
                 await handle.delete()
                 log.info("schedule deleted", name=name)
 
 
 def _update(name: str, declared: Schedule, found: ScheduleUpdateInput) -> ScheduleUpdate | None:
     existing = found.description.schedule
-    if _declared_part(existing) == _declared_part(declared):
+    if _release_of(existing) > RELEASE or _declared_part(existing) == _declared_part(declared):
         return None
     log.info("schedule changed", name=name)
     return ScheduleUpdate(schedule=replace(declared, state=existing.state))
@@ -164,7 +176,20 @@ def _declared_part(schedule: Schedule) -> tuple[object, ...]:
     started = (
         (action.workflow, action.id, action.task_queue) if isinstance(action, ScheduleActionStartWorkflow) else None
     )
-    return started, [interval.every for interval in spec.intervals], spec.jitter, schedule.policy.overlap
+    return (
+        _release_of(schedule),
+        started,
+        [interval.every for interval in spec.intervals],
+        spec.jitter,
+        schedule.policy.overlap,
+    )
+
+
+def _release_of(schedule: Schedule) -> int:
+    """Return the release that declared a schedule; 0 for one without a number."""
+    action = schedule.action
+    memo = (action.memo if isinstance(action, ScheduleActionStartWorkflow) else None) or {}
+    return int(memo[_RELEASE].data) if _RELEASE in memo else 0
 
 
 def _is_of_platform(schedule: Schedule) -> bool:

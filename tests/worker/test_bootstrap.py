@@ -18,6 +18,7 @@ from temporalio.client import (
     WorkflowExecutionStatus,
     WorkflowHandle,
 )
+from temporalio.converter import JSONPlainPayloadConverter
 from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
@@ -73,9 +74,10 @@ async def test_attributes_and_schedules_are_declared_once_however_many_workers_s
     assert {name: await updated_at(temporal_client, name) for name in bootstrap.SCHEDULES} == before
 
 
-def of(workflow_id: str, queue: str = PLATFORM_QUEUE, hours: int = 7) -> Schedule:
+def of(workflow_id: str, queue: str = PLATFORM_QUEUE, hours: int = 7, release: int | None = None) -> Schedule:
+    memo = None if release is None else {"release": JSONPlainPayloadConverter().to_payload(release)}
     return Schedule(
-        action=ScheduleActionStartWorkflow("Retired", id=workflow_id, task_queue=queue),
+        action=ScheduleActionStartWorkflow("Retired", id=workflow_id, task_queue=queue, memo=memo),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(hours=hours))]),
         state=ScheduleState(paused=True, note="by an operator"),
     )
@@ -94,6 +96,20 @@ async def test_schedules_are_reconciled_with_the_table_and_foreign_ones_stay(tem
     assert described.schedule.action.workflow == "RotateDueKeys"
     assert [interval.every for interval in described.schedule.spec.intervals] == [timedelta(hours=1)]
     assert (described.schedule.state.paused, described.schedule.state.note) == (True, "by an operator")
+
+
+async def test_older_worker_neither_deletes_nor_changes_schedules_of_a_newer_one(temporal_client):
+    newer, older = bootstrap.RELEASE + 1, bootstrap.RELEASE - 1
+    await temporal_client.create_schedule("rotations", of("platform/rotations", release=newer))
+    await temporal_client.create_schedule("of-a-newer-release", of("platform/of-a-newer-release", release=newer))
+    await temporal_client.create_schedule("of-an-older-release", of("platform/of-an-older-release", release=older))
+    wanted = {*bootstrap.SCHEDULES, "of-a-newer-release"}
+    async with asyncio.timeout(60):
+        while await scheduled(temporal_client) != wanted:
+            await bootstrap.declare_schedules(temporal_client)
+    described = await temporal_client.get_schedule_handle("rotations").describe()
+    assert described.schedule.action.workflow == "Retired"
+    assert [interval.every for interval in described.schedule.spec.intervals] == [timedelta(hours=7)]
 
 
 async def test_running_worker_restores_monitoring_and_declarations_that_are_lost(temporal_client, monkeypatch):
