@@ -117,7 +117,7 @@ def _require_files(folder: Path, names: Iterable[str]) -> None:
     """Reject a host without the secrets of a server that is set up, before new ones are written."""
     missing = [f"this host has no {name}" for name in names if not (folder / name).exists()]
     if missing:
-        raise SecretsDiffer("database server", missing)
+        raise SecretsDiffer("database server", "; ".join(missing))
 
 
 def _administrator(settings: Settings) -> tuple[str, str]:

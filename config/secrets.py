@@ -143,7 +143,7 @@ def ensure_secrets(folder: Path) -> None:
         ensure_secret(folder, database_password(role))
     for role in DATABASE_ROLES:
         ensure_secret(folder, context_key(role))
-    for role in Role:
+    for role in ROLES:
         ensure_secret(folder, vault_secret(role))
     for name in (WEBHOOK_SECRETS, CALLBACK_SECRET):
         ensure_secret(folder, name, webhook_secret())

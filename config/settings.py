@@ -206,6 +206,12 @@ class Settings(BaseSettings):
     crypto_host: str = Field(LOOPBACK, description="address the crypto service listens on")
     crypto_https_port: Port = Field(18443, description="port of the crypto service's HTTPS API")
     crypto_kmip_port: Port = Field(15696, description="port of the crypto service's KMIP API")
+    crypto_https_public_port: Port | None = Field(
+        None, description="port of crypto_names that leads to the HTTPS API; default: crypto_https_port"
+    )
+    crypto_kmip_public_port: Port | None = Field(
+        None, description="port of crypto_names that leads to the KMIP API; default: crypto_kmip_port"
+    )
     crypto_names: tuple[str, ...] = Field(
         ("localhost", LOOPBACK), min_length=1, description="names and addresses in the crypto service's certificate"
     )
@@ -430,6 +436,24 @@ class Settings(BaseSettings):
     def crypto_name(self) -> str:
         """The host of the crypto service, always a name in its certificate, even if it listens on all addresses."""
         return self.crypto_host if self.crypto_host in self.crypto_names else self.crypto_names[0]
+
+    @property
+    def crypto_ports(self) -> tuple[int, int]:
+        """The ports under which clients reach the HTTPS API and the KMIP API."""
+        return (
+            self.crypto_https_public_port or self.crypto_https_port,
+            self.crypto_kmip_public_port or self.crypto_kmip_port,
+        )
+
+    @property
+    def crypto_https_url(self) -> str:
+        """The URL under which clients reach the HTTPS API, without a trailing slash."""
+        return f"https://{self.crypto_name}:{self.crypto_ports[0]}"
+
+    @property
+    def crypto_kmip_address(self) -> str:
+        """The address (`host:port`) under which clients reach the KMIP API."""
+        return f"{self.crypto_name}:{self.crypto_ports[1]}"
 
 
 def load_settings() -> Settings:

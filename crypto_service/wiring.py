@@ -141,8 +141,7 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
     operations = CryptoOperations(callers, keyring, journal)
     parts = Dependencies(callers, operations, journal, limits, threads, computing, changes)
     connections = ConnectionRegistry(parts, ConnectionLimits.of_process())
-    host = settings.crypto_name
-    offer = Offer(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
+    offer = Offer(settings.crypto_https_url, settings.crypto_kmip_address)
     certificates = DatabaseCertificates(database, threads)
     heartbeats = BufferedHeartbeats(database, threads)
     protections = DatabaseProtectedFields(database, threads)

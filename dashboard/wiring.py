@@ -148,8 +148,8 @@ def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
         addresses=ServiceUrls(
             dashboard=settings.dashboard_url,
             marketplace=settings.marketplace_url,
-            crypto_https=f"https://{settings.crypto_name}:{settings.crypto_https_port}",
-            crypto_kmip=f"{settings.crypto_name}:{settings.crypto_kmip_port}",
+            crypto_https=settings.crypto_https_url,
+            crypto_kmip=settings.crypto_kmip_address,
             temporal_ui=f"http://{LOOPBACK}:{settings.temporal_ui_port}" if embedded else None,
             enrolment=settings.enrolment_url,
         ),

@@ -31,8 +31,7 @@ _GRACE_SECONDS = 10
 
 def enrolment_offer(settings: Settings) -> EnrolmentConfig:
     """Return the data that agents receive about the platform, and the issuers of accepted JWTs."""
-    host = settings.crypto_name
-    crypto = Addresses(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
+    crypto = Addresses(settings.crypto_https_url, settings.crypto_kmip_address)
     return EnrolmentConfig(settings.enrolment_url, settings.regions, crypto, Issuers(settings.workload_issuers))
 
 

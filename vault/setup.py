@@ -171,7 +171,7 @@ def require_same_secrets(session: VaultClient, wanted: SetupConfig) -> None:
     if accepted and not (public_key.exists() and public_key.read_text(encoding="utf-8").strip() in accepted):
         differences.append(f"tenant tokens are verified by another key than {public_key.name}")
     if differences:
-        raise SecretsDiffer("key server", differences)
+        raise SecretsDiffer("key server", "; ".join(differences))
 
 
 def digest(wanted: SetupConfig) -> str:

@@ -469,7 +469,7 @@ def crypto_api_suite(
     settings: Settings, database: Database, vault: VaultSession, clock: Clock
 ) -> CryptoApiIsolationSuite:
     """Return the attacks through the crypto service's public endpoints, at the addresses that customers use."""
-    endpoints = Endpoints(settings.crypto_name, settings.crypto_https_port, settings.crypto_kmip_port)
+    endpoints = Endpoints(settings.crypto_name, *settings.crypto_ports)
     connections = ProbeServiceConnections(settings.temporal_address, settings.provisioning_slo_seconds)
     probes = ProbeServices(database, connections, clock)
     return CryptoApiIsolationSuite(

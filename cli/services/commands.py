@@ -245,8 +245,7 @@ def _read_request(file: Path) -> str:
 
 
 def _offer(settings: Settings) -> Offer:
-    host = settings.crypto_name
-    return Offer(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
+    return Offer(settings.crypto_https_url, settings.crypto_kmip_address)
 
 
 def _files(  # noqa: PLR0913, PLR0917 - the contents of a folder

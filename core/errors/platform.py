@@ -6,8 +6,6 @@ and no name of another tenant. Each interface (webhook, command, workflow) has o
 it maps any other exception to "internal", with a reference into the log.
 """
 
-from collections.abc import Sequence
-
 from openkcm.errors import CallerError, OpenKcmError, PlatformError
 
 
@@ -23,8 +21,8 @@ class SecretsDiffer(CallerError):
     code = "secrets_differ"
     hint = "use the secrets of the host that set it up; to replace them, see docs/own-servers.md#replace-secrets"
 
-    def __init__(self, server: str, differences: Sequence[str]) -> None:
-        super().__init__(f"the {server} is already set up with other secrets: {'; '.join(differences)}")
+    def __init__(self, server: str, differences: str) -> None:
+        super().__init__(f"the {server} is already set up with other secrets: {differences}")
 
 
 class VaultUnavailable(PlatformError):

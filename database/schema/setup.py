@@ -95,7 +95,7 @@ def _require_same_secrets(admin_conninfo: str, passwords: Mapping[str, str], con
             if pads(key) not in stored.get(login(role), {pads(key)}):
                 differences.append(f"{login(role)} has another context key")
     if differences:
-        raise SecretsDiffer("database server", differences)
+        raise SecretsDiffer("database server", "; ".join(differences))
 
 
 def _refused_login(admin_conninfo: str, role: str, password: str) -> str | None:

@@ -169,8 +169,8 @@ def addresses(settings: Settings) -> dict[str, str | None]:
         "temporal": settings.temporal_address,
         "temporal_ui": f"http://{LOOPBACK}:{settings.temporal_ui_port}" if embedded else None,
         "vault": settings.vault_url,
-        "crypto_https": f"https://{settings.crypto_name}:{settings.crypto_https_port}",
-        "crypto_kmip": f"{settings.crypto_name}:{settings.crypto_kmip_port}",
+        "crypto_https": settings.crypto_https_url,
+        "crypto_kmip": settings.crypto_kmip_address,
     }
 
 

@@ -51,6 +51,18 @@ def test_defaults_use_embedded_servers_on_loopback():
     assert settings.secrets == settings.state_dir / "secrets"
 
 
+def test_clients_reach_the_crypto_service_under_its_public_name_and_ports():
+    behind = Settings(
+        crypto_host="0.0.0.0",  # noqa: S104 - no socket is opened
+        crypto_names=("kcm.example", "10.0.0.5"),
+        crypto_https_port=8443,
+        crypto_https_public_port=443,
+    )
+    assert behind.crypto_https_url == "https://kcm.example:443"
+    assert behind.crypto_kmip_address == f"kcm.example:{behind.crypto_kmip_port}"
+    assert behind.crypto_ports == (443, behind.crypto_kmip_port)
+
+
 def test_environment_overrides_file_and_file_overrides_default(monkeypatch, settings_file):
     settings_file.write_text('vault_port = 1111\npostgres_port = 2222\nregions = ["us-east-1"]\n')
     monkeypatch.setenv("OPENKCM_VAULT_PORT", "3333")
