@@ -168,6 +168,11 @@ class Settings(BaseSettings):
     temporal_ui_port: Port = Field(18233, description="port of the embedded Temporal's web UI")
     temporal_metrics_port: Port = Field(17234, description="port of the embedded Temporal's metrics")
 
+    proxy_networks: tuple[Network, ...] = Field(
+        (),
+        description="networks of the proxies before marketplace endpoint and dashboard, whose X-Forwarded-For is the "
+        "source in audit records and for rates",
+    )
     marketplace_host: str = Field(LOOPBACK, description="address the marketplace endpoint listens on")
     marketplace_port: Port = Field(18080, description="port of the marketplace endpoint")
     marketplace_body_limit: int = Field(65536, ge=1024, description="maximum size of an event body, bytes")
@@ -206,6 +211,11 @@ class Settings(BaseSettings):
     crypto_host: str = Field(LOOPBACK, description="address the crypto service listens on")
     crypto_https_port: Port = Field(18443, description="port of the crypto service's HTTPS API")
     crypto_kmip_port: Port = Field(15696, description="port of the crypto service's KMIP API")
+    crypto_proxy_networks: tuple[Network, ...] = Field(
+        (),
+        description="networks of the load balancers before the crypto service; their connections, and no others, must "
+        "begin with a header of the PROXY protocol, version 2",
+    )
     crypto_https_public_port: Port | None = Field(
         None, description="port of crypto_names that leads to the HTTPS API; default: crypto_https_port"
     )

@@ -111,7 +111,8 @@ def main(develop: Develop | None = None) -> int:
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=bool(settings.proxy_networks),
+            forwarded_allow_ips=list(settings.proxy_networks),
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
     )

@@ -67,8 +67,9 @@ async def serve(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        # A header of the sender must not determine the source in an audit record.
-        proxy_headers=False,
+        # The header of another sender must not determine the source in an audit record.
+        proxy_headers=bool(settings.proxy_networks),
+        forwarded_allow_ips=list(settings.proxy_networks),
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     running = uvicorn.Server(config)

@@ -4,7 +4,6 @@ It is fast because it does little. A request whose key is in memory completes wi
 with one `send` after headers that were built beforehand.
 """
 
-import asyncio
 import time
 from email.utils import formatdate
 from functools import partial
@@ -79,7 +78,7 @@ class HttpsServer:
             parts.operations, certificates, heartbeats, protections, discovery, openapi(), parts.turns
         )
 
-    def protocol(self) -> asyncio.Protocol:
+    def protocol(self) -> Connection:
         """Return the protocol of one connection, for a `TlsListener`."""
         return _HttpsConnection(self._parts, self._connections, self._context, self._routes, self._body_limit)
 

@@ -1,7 +1,5 @@
 """The KMIP server: requests in, responses out, in order, on each connection."""
 
-import asyncio
-
 from core.errors.requests import TooManyRequests
 from core.errors.services import ClientNotAuthorized
 from crypto_service.interfaces import Dependencies
@@ -30,7 +28,7 @@ class KmipServer:
         self._dispatcher = Dispatcher(parts, objects)
         self._limit = body_limit
 
-    def protocol(self) -> asyncio.Protocol:
+    def protocol(self) -> Connection:
         """Return the protocol of a new connection; for a `TlsListener`."""
         return KmipConnection(self._parts, self._connections, self._dispatcher, self._limit)
 

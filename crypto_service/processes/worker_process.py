@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from ipaddress import ip_network
 
 import structlog
 import uvloop
 
 from config.settings import Settings
 from crypto_service import wiring
+from crypto_service.server.connection import Connection
 from crypto_service.server.hardening import allow_many_files, harden
 from crypto_service.server.listener import TlsListener, listen
 from crypto_service.server.metrics import Report
@@ -135,13 +137,14 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
 def _listen(
     settings: Settings,
     service: Service,
-    protocol: Callable[[], asyncio.Protocol],
+    protocol: Callable[[], Connection],
     port: int,
     names: Sequence[str] = (),
 ) -> TlsListener:
     assert service.tls.identity is not None  # noqa: S101 - the caller obtained it before
     context = service.tls.context(service.tls.identity, names)
-    return TlsListener(service.connections, protocol, context, listen(settings.crypto_host, port))
+    proxies = [ip_network(network) for network in settings.crypto_proxy_networks]
+    return TlsListener(service.connections, protocol, context, listen(settings.crypto_host, port), proxies)
 
 
 def _report(service: Service, listeners: Sequence[TlsListener], *, ready: bool = True) -> Report:

@@ -54,6 +54,9 @@ class Connection(asyncio.Protocol):
     caller: ClientIdentity
     """The client; set, and `identified` true, before `received` is first called."""
 
+    client_address = ""
+    """The address of the client when a load balancer reported it, otherwise empty."""
+
     def __init__(self, parts: Dependencies, connections: ConnectionRegistry) -> None:
         self.parts = parts
         self.connections = connections
@@ -204,7 +207,7 @@ class Connection(asyncio.Protocol):
         # acknowledged. The kernel would delay that by 40 ms, because in TLS 1.3 the server sends nothing at this point.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         peer = transport.get_extra_info("peername")
-        address = str(peer[0]) if isinstance(peer, tuple) else ""
+        address = self.client_address or (str(peer[0]) if isinstance(peer, tuple) else "")
         self.run(self._identify(certificate, address), self._identified)
 
     def data_received(self, data: bytes) -> None:

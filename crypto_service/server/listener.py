@@ -15,11 +15,15 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
 from crypto_service.server.connection_registry import ConnectionRegistry
+from crypto_service.server.proxy_protocol import Networks, is_within, read_client_address
+
+if TYPE_CHECKING:
+    from crypto_service.server.connection import Connection
 
 _BACKLOG = 1024
 _RECEIVED_BYTES = 65_536
@@ -106,10 +110,13 @@ class TlsListener:
     def __init__(
         self,
         connections: ConnectionRegistry,
-        protocol: Callable[[], asyncio.Protocol],
+        protocol: Callable[[], "Connection"],
         context: ssl.SSLContext,
         sockets: Sequence[socket.socket],
+        proxies: Networks = (),
     ) -> None:
+        """Connections from `proxies` must begin with a header of the PROXY protocol, all others must not."""
+        self._proxies = proxies
         self.refused = 0
         """Handshakes that failed, exceeded their time or were ended at the limit."""
         self._connections, self._protocol, self._context, self._sockets = connections, protocol, context, sockets
@@ -202,18 +209,28 @@ class TlsListener:
 
     async def _handshake(self, accepted: socket.socket, address: str) -> None:
         _handshake.set((accepted, self._budget))
+        client = ""
         try:
+            if is_within(address, self._proxies):
+                async with asyncio.timeout(self._connections.bounds.handshake_seconds):
+                    client = await read_client_address(accepted) or ""
             await self._loop.connect_accepted_socket(
-                self._protocol,
+                lambda: self._made(client),
                 accepted,
                 ssl=self._context,
                 ssl_handshake_timeout=self._connections.bounds.handshake_seconds,
                 ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
             )
         except ssl.SSLError as failed:
-            self._refuse(address, failed.reason or "TLS error")
+            self._refuse(client or address, failed.reason or "TLS error")
         except OSError as failed:  # includes the end of the time limit and of the connection
-            self._refuse(address, failed.strerror or str(failed) or type(failed).__name__)
+            accepted.close()  # unless a transport had it, which has closed it
+            self._refuse(client or address, failed.strerror or str(failed) or type(failed).__name__)
+
+    def _made(self, client: str) -> "Connection":
+        made = self._protocol()
+        made.client_address = client
+        return made
 
     def _refuse(self, address: str, reason: str) -> None:
         self.refused += 1

@@ -150,7 +150,7 @@ def _host(scope: Scope) -> str:
 
 
 def _source(scope: Scope) -> str:
-    """Return the peer address of a connection, never the value of a header."""
+    """Return the address of the client: that of the peer, or what a proxy of `proxy_networks` has reported."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 

@@ -23,6 +23,7 @@ from crypto_service.server.connection_registry import ConnectionLimits, Connecti
 from crypto_service.server.executor import FairExecutor
 from crypto_service.server.limits import TenantLimits
 from crypto_service.server.listener import TlsListener, listen
+from crypto_service.server.proxy_protocol import Networks
 from crypto_service.server.tls import server_context
 from openkcm.errors import OpenKcmError
 from tests.crypto_service import authority
@@ -139,7 +140,10 @@ def client_context(tenant: str) -> ssl.SSLContext:
 
 @contextlib.asynccontextmanager
 async def place(
-    bounds: ConnectionLimits | None = None, server_class: type[Echo] = Echo, rate: int = 1_000_000
+    bounds: ConnectionLimits | None = None,
+    server_class: type[Echo] = Echo,
+    rate: int = 1_000_000,
+    proxies: Networks = (),
 ) -> AsyncIterator[Place]:
     callers, changes = FakeCallers(), Changes()
     nothing = cast("Any", None)
@@ -154,7 +158,7 @@ async def place(
         return made[-1]
 
     [listening] = listen("127.0.0.1", 0)
-    listener = TlsListener(connections, protocol, server_context(authority.server_identity()), [listening])
+    listener = TlsListener(connections, protocol, server_context(authority.server_identity()), [listening], proxies)
     here = Place(callers, changes, connections, threads, listener, listening.getsockname()[1], made)
     try:
         yield here

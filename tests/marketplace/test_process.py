@@ -1,5 +1,6 @@
 """The process `python -m marketplace`, as its supervisor uses it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 from config import secrets
 from config.secrets import Role
 from tests.concurrency import wait_until
-from tests.marketplace.conftest import CURRENT, TOKEN
+from tests.database.fixtures import Field
+from tests.marketplace.conftest import CURRENT, TOKEN, an_event, signed
 
 pytestmark = pytest.mark.integration
 
@@ -53,6 +55,39 @@ def test_process_serves_during_outages_and_stops_cleanly_on_sigterm(environment,
     assert process.returncode == 0
     assert CURRENT not in log
     assert TOKEN not in log
+
+
+@pytest.mark.parametrize(
+    ("networks", "source"),
+    [('["127.0.0.0/8"]', "203.0.113.9"), ('["192.0.2.0/24"]', "127.0.0.1"), ("[]", "127.0.0.1")],
+    ids=["from its proxy", "from another address", "without proxies"],
+)
+def test_forwarded_address_is_the_source_only_if_a_proxy_sends_it(
+    environment: dict[str, str], tmp_path: Path, free_port: int, field: Field, *, networks: str, source: str
+) -> None:
+    folder = tmp_path / "secrets"
+    (folder / secrets.database_password(Role.MARKETPLACE)).write_text(field.server.passwords["marketplace"])
+    (folder / secrets.context_key(Role.MARKETPLACE)).write_text(field.key("marketplace").hex())
+    more = {"OPENKCM_DATABASE_URL": field.url, "OPENKCM_PROXY_NETWORKS": networks}
+    process = start(environment | more, tmp_path)
+    body = json.dumps(an_event()).encode()
+    try:
+        wait_until(lambda: answers(free_port) or process.poll() is not None)
+        accepted = httpx2.post(
+            f"http://127.0.0.1:{free_port}/v1/events",
+            content=body,
+            # A client can send this header too: the proxy appends the address of the client to it.
+            headers=signed(body) | {"x-forwarded-for": "198.51.100.1, 203.0.113.9"},
+            trust_env=False,
+        )
+        assert accepted.status_code == 202
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    with field.open("worker").tenant_tx("acme-corp-12345") as tx:
+        [stored] = tx.audit.records()
+    assert json.loads(stored.record)["source"] == source
 
 
 def answers(port: int) -> bool:

@@ -63,7 +63,7 @@ class HttpsStand(Stand):
         return answer
 
     def _protocol(self) -> Connection:
-        return cast("Connection", self._server.protocol())
+        return self._server.protocol()
 
     # Stubs for certificates, heartbeats and protected fields.
 
