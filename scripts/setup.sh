@@ -90,6 +90,7 @@ have_unpacked() {
 }
 
 have_gateway() { have_unpacked radosgw usr/bin "the story of the object store"; }
+have_balancer() { have_unpacked haproxy usr/sbin "the test of a load balancer"; }
 have_pooler() { have_unpacked pgbouncer usr/sbin "the tests of a connection pooler"; }
 
 have_postgresql() {
@@ -116,7 +117,7 @@ have_postgresql() {
 have_compiler
 have_browser
 # An environment with the test packages also contains the runtime packages.
-if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then have_softhsm; have_gateway; have_pooler; have_postgresql; exit 0; fi
+if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then have_softhsm; have_gateway; have_balancer; have_pooler; have_postgresql; exit 0; fi
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
@@ -157,6 +158,7 @@ install_locked "requirements/$kind.lock"
 pwd >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/openkcm-repository.pth"
 have_softhsm
 have_gateway
+have_balancer
 have_pooler
 have_postgresql
 stamp_of "$kind" >"$venv/stamp-$kind"

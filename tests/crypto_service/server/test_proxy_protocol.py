@@ -1,8 +1,14 @@
 """Connections through a load balancer that reports the address of the client, with the PROXY protocol, version 2."""
 
 import asyncio
+import os
+import shutil
 import socket
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +19,7 @@ from crypto_service.server.connection_registry import ConnectionLimits
 from crypto_service.server.proxy_protocol import ProxyHeaderInvalid, is_within, read_client_address
 from tests.concurrency import wait_until_async
 from tests.crypto_service.echo import ACME, Place, ask, client_context, on_uvloop, place
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -51,6 +58,56 @@ async def parsed(*pieces: bytes) -> tuple[str | None, bytes]:
         far.shutdown(socket.SHUT_WR)
         address = await read_client_address(near)
         return address, near.recv(100)
+
+
+_UNPACKED = Path(".venv/haproxy").resolve()
+_CONFIGURATION = """
+defaults
+    mode tcp
+    timeout connect 10s
+    timeout client 10s
+    timeout server 10s
+listen crypto
+    bind 127.0.0.1:{listening}
+    server one 127.0.0.1:{port} send-proxy-v2 check check-send-proxy
+"""
+
+
+@asynccontextmanager
+async def haproxy(folder: Path, port: int) -> AsyncIterator[int]:
+    """Run a HAProxy before a port; yield the port on which it listens."""
+    program = _UNPACKED / "usr/sbin/haproxy" if _UNPACKED.exists() else Path(shutil.which("haproxy") or "haproxy")
+    libraries = ":".join(str(found) for found in _UNPACKED.glob("usr/lib/*"))
+    file, listening = folder / "haproxy.cfg", free_port()
+    file.write_text(_CONFIGURATION.format(listening=listening, port=port))
+    running = await asyncio.create_subprocess_exec(
+        program, "-f", file, env=os.environ | {"LD_LIBRARY_PATH": libraries}, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield listening
+    finally:
+        running.kill()
+        await running.wait()
+
+
+def test_haproxy_reports_the_address_of_its_client(tmp_path: Path) -> None:
+    @on_uvloop
+    async def run() -> None:
+        async with place(proxies=LOOPBACK) as here, haproxy(tmp_path, here.port) as port:
+            tls = client_context(ACME)
+            for source in ("127.0.0.5", "127.0.0.6"):
+                async with asyncio.timeout(30):
+                    while True:
+                        try:
+                            streams = await asyncio.open_connection("127.0.0.1", port, ssl=tls, local_addr=(source, 0))
+                            break
+                        except OSError:  # it has not started
+                            await asyncio.sleep(0.05)
+                here.streams.append(streams[1])
+                assert await ask(streams, b"hello") == b"acme-corp-12345 hello\n"
+                assert here.made[-1].caller.address == source
+
+    run()
 
 
 @pytest.mark.parametrize("client", ["203.0.113.9", "2001:db8::7"])
