@@ -23,6 +23,7 @@ from tests.e2e.root_keys.holders import Holders
 from tests.e2e.stack import Stack
 from tests.e2e.tenants import new_tenant
 from worker import wiring
+from worker.bootstrap import RELEASE
 from worker.payload_codec import ENCODING
 
 SECRETIVE = "Secretive Holding"
@@ -189,6 +190,8 @@ def test_every_payload_is_encrypted_with_its_tenants_key_or_contains_ids_only(re
         value = json.loads(payload.data)
         if isinstance(value, str):  # the summary of a workflow that a client started
             assert re.fullmatch(_SUMMARY, value)
+        elif isinstance(value, int):  # the release of a schedule
+            assert value == RELEASE
         else:
             # Only ids and numbers: the arguments of clients, or the markers of the SDK for local activities and for
             # workflows that changed after older histories were written.
