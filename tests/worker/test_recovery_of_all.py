@@ -10,7 +10,7 @@ import shutil
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -44,6 +44,7 @@ from tests.worker.test_process import Process, callback, process_settings, start
 from tests.workflows.entities import a_rotation
 from vault.auth.client import TokenSession, VaultSession
 from worker import wiring
+from worker.bootstrap import declare_schedules
 from workflows.client.workflow_client import WorkflowClient
 
 # Fixtures that pytest finds here by their names.
@@ -365,6 +366,16 @@ def product(tenants, request_tenant, field, vault_admin, tmp_path: Path) -> Iter
     server.stop()
 
 
+@pytest.fixture
+async def paused_rotations(temporal_client: Client) -> AsyncIterator[None]:
+    """Pause the hourly rotation: it would run the failed rotations again, and manual ones would be rejected then."""
+    await declare_schedules(temporal_client)
+    schedule = temporal_client.get_schedule_handle("rotations")
+    await schedule.pause()
+    yield
+    await schedule.unpause()
+
+
 async def lose_all_histories(product: Product, start: Callable[[Settings], Process], settings: Settings) -> None:
     """Run the product with the first server, kill its worker during operations, and delete the server."""
     ports = {"temporal_port": product.port, "worker_metrics_port": free_port()}
@@ -387,6 +398,7 @@ async def lose_all_histories(product: Product, start: Callable[[Settings], Proce
         assert state in {tenant.tenant_row.state for tenant in tenants.of(kind)}, kind
 
 
+@pytest.mark.usefixtures("paused_rotations")
 async def test_every_tenant_is_operable_after_the_loss_of_all_histories(
     start, process_settings, product, recovered, record_property
 ) -> None:
