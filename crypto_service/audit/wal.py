@@ -198,6 +198,7 @@ class WriteAheadLog:
         """(operation, rejection code or empty) → count, for metrics."""
         self.rejections = 0
         """Requests rejected because too many records wait for the database."""
+        self.is_failing = False
         self._folder, self._sync, self._limit = folder, sync, limit
         self._lanes: dict[str, _Lane] = {}
         self._waiting: Counter[str] = Counter()
@@ -232,11 +233,16 @@ class WriteAheadLog:
         if not whole:
             self._abandon(file, "the disk is full")
             raise AuditUnavailable
+        self.is_failing = False
         for entry in entries:
             self.operations[entry.operation, entry.refused] += entry.count
 
     def is_writable(self) -> bool:
         """Return whether records may be added: the limit is not reached, and the disk accepts a block."""
+        self.is_failing = not (self._total < self._limit and self._accepts_block())
+        return not self.is_failing
+
+    def _accepts_block(self) -> bool:
         probe = self._folder / _PROBE
         try:
             descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -247,7 +253,7 @@ class WriteAheadLog:
                 probe.unlink(missing_ok=True)
         except OSError:
             return False
-        return is_whole and self._total < self._limit
+        return is_whole
 
     def close(self) -> None:
         """Close the files, so that the shipper may finish and delete them."""
@@ -291,6 +297,7 @@ class WriteAheadLog:
                 lane.open(WalSegment(self._folder, name, sync=self._sync))
                 self._lanes[name] = lane
         except OSError as failed:
+            self.is_failing = True
             log.warning("journal not opened", reason=os.strerror(failed.errno or 0))
             raise AuditUnavailable from failed
         assert lane.file is not None  # noqa: S101 - opened above
@@ -323,6 +330,7 @@ class WriteAheadLog:
 
     def _abandon(self, file: WalSegment, reason: str) -> None:
         """Continue in another file, if the disk allows one."""
+        self.is_failing = True
         log.error("journal not written", reason=reason, journal=file.name)
         for lane in self._lanes.values():
             if lane.file is file:

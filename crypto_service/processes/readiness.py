@@ -30,11 +30,15 @@ class Readiness:
 
     def __init__(self, journal: WriteAheadLog, vault: VaultClient, tenants: Callable[[str], VaultClient]) -> None:
         """`tenants` returns a session with the identity of a tenant."""
-        self.faults: tuple[str, ...] = ()
-        """The codes of what is wrong; the process is ready without one."""
+        self._logged: tuple[str, ...] = ()
         self._journal, self._vault, self._tenants = journal, vault, tenants
         self._login: str | None = None
         self._logged_in_at = -_LOGIN_SECONDS
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """The codes of what is wrong; the process is ready without one."""
+        return (*([JOURNAL] if self._journal.is_failing else []), *([self._login] if self._login else []))
 
     async def watch(self) -> None:
         """Check until cancelled."""
@@ -44,16 +48,15 @@ class Readiness:
 
     async def check(self) -> None:
         """Update `faults`."""
-        journal = [] if self._journal.is_writable() else [JOURNAL]
+        self._journal.is_writable()
         now = time.monotonic()
         if now - self._logged_in_at >= _LOGIN_SECONDS:
             self._logged_in_at = now
             with suppress(OpenKcmError):  # the former result remains
                 self._login = await asyncio.to_thread(self._refused_login)
-        faults = (*journal, *([self._login] if self._login else []))
-        if faults != self.faults:
-            self.faults = faults
-            (log.error if faults else log.info)("readiness changed", faults=faults)
+        if self.faults != self._logged:
+            self._logged = self.faults
+            (log.error if self._logged else log.info)("readiness changed", faults=self._logged)
 
     def _refused_login(self) -> str | None:
         """Return which login the key server refuses: that of the process, or that of tenants.

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import uvloop
@@ -113,6 +114,7 @@ class Place:
     """A server on a loopback port, and the state that a test changes."""
 
     callers: FakeCallers
+    journal: Any
     changes: Changes
     connections: ConnectionRegistry
     threads: FairExecutor
@@ -146,9 +148,9 @@ async def place(
     proxies: Networks = (),
 ) -> AsyncIterator[Place]:
     callers, changes = FakeCallers(), Changes()
-    nothing = cast("Any", None)
+    nothing, journal = cast("Any", None), SimpleNamespace(is_failing=False)
     threads = FairExecutor(2)
-    parts = Dependencies(callers, nothing, nothing, TenantLimits(rate, 100), threads, threads, changes)
+    parts = Dependencies(callers, nothing, cast("Any", journal), TenantLimits(rate, 100), threads, threads, changes)
     connections = ConnectionRegistry(parts, bounds or ConnectionLimits(check_seconds=0.02))
     made: list[Echo] = []
     Echo.go = asyncio.Event()
@@ -159,7 +161,7 @@ async def place(
 
     [listening] = listen("127.0.0.1", 0)
     listener = TlsListener(connections, protocol, server_context(authority.server_identity()), [listening], proxies)
-    here = Place(callers, changes, connections, threads, listener, listening.getsockname()[1], made)
+    here = Place(callers, journal, changes, connections, threads, listener, listening.getsockname()[1], made)
     try:
         yield here
     finally:

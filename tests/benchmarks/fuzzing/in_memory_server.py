@@ -96,6 +96,7 @@ class Given:
 
     def __init__(self) -> None:
         self.entries: deque[AuditEntry] = deque(maxlen=100)
+        self.is_failing = False
         self.blocked = 0.0
 
     async def identify(self, certificate_der: bytes, address: str) -> ClientIdentity:  # noqa: ARG002 - all are the same

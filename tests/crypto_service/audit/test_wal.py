@@ -144,14 +144,14 @@ async def main():
     try:
         await journal.write([entry, entry])
     except AuditUnavailable:
-        print("refused")
+        print("refused", journal.is_failing)
     resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     await journal.write([entry])
-    print(journal.operations["get", ""])
+    print(journal.operations["get", ""], journal.is_failing)
 
 asyncio.run(main())
 """
-    assert run(program, folder).stdout.splitlines()[-2:] == ["refused", "2"]
+    assert run(program, folder).stdout.splitlines()[-2:] == ["refused True", "2 False"]
     assert [line.entry for line in lines(folder)] == [ENTRY, ENTRY]
     assert [file.read_bytes().count(b"\n") for file in files(folder)] == [1, 1]
 
@@ -162,6 +162,8 @@ async def test_write_fails_without_folder_and_when_too_many_bytes_wait(folder: P
     for journal in (WriteAheadLog(folder / "gone"), WriteAheadLog(folder, limit=1000)):
         with pytest.raises(AuditUnavailable):
             await journal.write([ENTRY])
+        assert not journal.is_writable()
+        assert journal.is_failing
     await WriteAheadLog(folder, limit=2000).write([ENTRY])
 
 

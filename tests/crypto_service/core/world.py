@@ -72,6 +72,10 @@ class Journal:
     entries: list[AuditEntry] = field(default_factory=list)
     full: bool = False
 
+    @property
+    def is_failing(self) -> bool:
+        return self.full
+
     async def write(self, entries: Sequence[AuditEntry]) -> None:
         if self.full:
             raise AuditUnavailable

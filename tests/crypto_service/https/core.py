@@ -40,6 +40,8 @@ class MemoryCore:
         """If set, requests for a key wait for it, as they wait for Vault on a cache miss."""
         self.journal_gate: asyncio.Event | None = None
         """If set, a write of audit entries waits for it."""
+        self.is_failing = False
+        """As of the journal."""
         self._forget: list[Callable[[str | None], None]] = []
 
     def hold(self) -> asyncio.Event:

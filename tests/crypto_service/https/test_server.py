@@ -253,6 +253,16 @@ def test_result_that_waits_for_its_audit_entry_is_not_sent_after_a_lock(wire: Wi
     assert wire.closed()
 
 
+def test_connection_ends_with_the_response_while_the_journal_fails(wire: Wire, stage: Stage):
+    """The client's next connection may then reach an instance with a working disk."""
+    wire.send(get("/healthz"))
+    assert "connection" not in wire.reply().headers
+    stage.on_loop(lambda: setattr(stage.core, "is_failing", True))
+    wire.send(post("/v1/encrypt", encrypt_body()))
+    assert wire.reply().headers["connection"] == "close"
+    assert wire.closed()
+
+
 def test_too_many_requests_get_retry_after(tmp_path: Path):
     with Stage(tmp_path, rate=2) as stage, Wire(stage.dial()) as wire:
         wire.send(get("/healthz") + get("/v1/secrets") + get("/healthz"))  # a rejected request counts too

@@ -200,6 +200,16 @@ async def test_rejection_is_a_kmip_response_and_outage_keeps_the_connection():
         assert [caller.tenant_id for caller in dispatcher.callers] == [ACME, ACME]
 
 
+@on_uvloop
+async def test_connection_ends_with_the_response_while_the_journal_fails():
+    async with kmip_server() as (here, _):
+        streams = await here.connect()
+        assert asked_id(await ask(streams, encoded())) == "object-1"
+        here.journal.is_failing = True
+        assert asked_id(await ask(streams, encoded())) == "object-1"
+        assert await is_closed(streams[0])
+
+
 def lock(here: Place, *tenants: str) -> None:
     for tenant in tenants:
         here.callers.refusals[tenant] = TenantNotOperational("locked")
