@@ -91,8 +91,8 @@ site: setup-test ## build the documentation site into build/site
 screenshots: setup-test ## take screenshots of every page of the dashboard into docs/screenshots
 	@$(BIN)/python -m scripts.screenshots
 
-chaos: setup-test ## kill every process during every operation, extend the model search, break every isolation control (long)
-	@$(BIN)/pytest tests/chaos tests/model tests/mutation --long -o faulthandler_timeout=7200 -n $(JOBS)
+chaos: setup-test ## kill every process during every operation, run all drills, extend the model search, break every isolation control (long)
+	@$(BIN)/pytest tests/chaos tests/model tests/mutation tests/production --long -o faulthandler_timeout=7200 -n $(JOBS)
 
 setup-runtime:
 	@scripts/setup.sh runtime

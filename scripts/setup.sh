@@ -73,25 +73,30 @@ softhsm_module() {
 }
 
 have_unpacked() {
-    # A Debian package, the folder of its program, and what fails without it. Unpacked and not installed: the package
-    # would create users, services and a state folder.
-    local name="$1" program="$venv/$1/$2/$1" packages="$venv/$1-packages"
-    if [ "$kind" = runtime ] || [ -x "$program" ] || command -v "$name" >/dev/null; then return; fi
+    # The path of a program, what fails without it, and the Debian packages with it, of which the first names the folder.
+    # Unpacked and not installed: the packages would create users, services and state folders.
+    local inside="$1" what="$2"; shift 2
+    local name="$1" program="$venv/$1/$inside" packages="$venv/$1-packages"
+    if [ "$kind" = runtime ] || [ -x "$program" ] || command -v "${inside##*/}" >/dev/null; then return; fi
     mkdir -p "$packages"
     if command -v apt-get >/dev/null && { ! may_install || apt-get update -qq >&2; } && (
         cd "$packages"
-        apt-get install --simulate --no-install-recommends "$name" | awk '/^Inst/ {print $2}' | xargs apt-get download -qq
+        apt-get install --simulate --no-install-recommends "$@" | awk '/^Inst/ {print $2}' | xargs apt-get download -qq
     ) >&2 </dev/null; then
         for package in "$packages"/*.deb; do dpkg-deb -x "$package" "$venv/$name"; done
     fi
     rm -rf "$packages"
     if [ -x "$program" ]; then return; fi
-    say "$name is missing: $3 will fail (as root: apt-get install $name)"
+    say "$name is missing: $what will fail (as root: apt-get install $*)"
 }
 
-have_gateway() { have_unpacked radosgw usr/bin "the story of the object store"; }
-have_balancer() { have_unpacked haproxy usr/sbin "the test of a load balancer"; }
-have_pooler() { have_unpacked pgbouncer usr/sbin "the tests of a connection pooler"; }
+have_servers() {
+    have_unpacked usr/bin/radosgw "the story of the object store" radosgw
+    have_unpacked usr/sbin/haproxy "the tests of load balancers" haproxy
+    have_unpacked usr/sbin/pgbouncer "the tests of a connection pooler" pgbouncer
+    have_unpacked usr/bin/patroni "the production drills" patroni python3-etcd
+    have_unpacked usr/bin/etcd "the production drills" etcd-server
+}
 
 have_postgresql() {
     # The embedded server is one version; the tests of `openkcmctl setup database` run on the older supported ones too.
@@ -117,7 +122,7 @@ have_postgresql() {
 have_compiler
 have_browser
 # An environment with the test packages also contains the runtime packages.
-if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then have_softhsm; have_gateway; have_balancer; have_pooler; have_postgresql; exit 0; fi
+if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then have_softhsm; have_servers; have_postgresql; exit 0; fi
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
@@ -157,9 +162,7 @@ install_locked "requirements/$kind.lock"
 # devstack, scripts and tests are in no wheel, and processes run them from other folders.
 pwd >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/openkcm-repository.pth"
 have_softhsm
-have_gateway
-have_balancer
-have_pooler
+have_servers
 have_postgresql
 stamp_of "$kind" >"$venv/stamp-$kind"
 say "set up in $((SECONDS - started)) s"
