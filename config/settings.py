@@ -91,7 +91,7 @@ Network = Annotated[str, AfterValidator(_network)]
 RetentionDays = Annotated[dict[str, int], AfterValidator(_retention)]
 AwsPrincipal = Annotated[str, AfterValidator(_principal)]
 Region = Annotated[str, AfterValidator(parse_region)]
-_PATHS = (Path, Path | None)
+_PATHS = (Path, Path | None, tuple[Path, ...])
 
 
 def _place(in_checkout: str, installed: str) -> Path:
@@ -111,16 +111,19 @@ def config_file() -> Path:
     return _place("openkcm.toml", "/etc/openkcm/openkcm.toml") if named is None else Path(named)
 
 
+def _from_folder(folder: Path, value: object) -> object:
+    if isinstance(value, list):
+        return [_from_folder(folder, one) for one in value]
+    return str(folder / value) if isinstance(value, str) else value
+
+
 class _SettingsFile(TomlConfigSettingsSource):
     """The settings file; a relative path in it is relative to the folder of the file."""
 
     def __call__(self) -> dict[str, Any]:
         found, folder = super().__call__(), config_file().resolve().parent
         paths = {name for name, field in self.settings_cls.model_fields.items() if field.annotation in _PATHS}
-        return {
-            name: str(folder / value) if name in paths and isinstance(value, str) else value
-            for name, value in found.items()
-        }
+        return {name: _from_folder(folder, value) if name in paths else value for name, value in found.items()}
 
 
 class Settings(BaseSettings):
@@ -155,10 +158,11 @@ class Settings(BaseSettings):
     vault_namespace: str | None = Field(None, description="namespace in vault_address, if it uses namespaces")
     vault_port: Port = Field(18200, description="port of the embedded OpenBao; its cluster port is the next one")
 
-    vault_audit_log: Path | None = Field(
-        None,
-        description="path of the key server's audit log, with its rotated files in the same folder, for the "
-        "reconciliation with the audit streams; default: that of the embedded OpenBao, none with vault_address",
+    vault_audit_logs: tuple[Path, ...] = Field(
+        (),
+        description="paths of the key server's audit logs, one for each node, each with its rotated files in a "
+        "separate folder, for the reconciliation with the audit streams; default: that of the embedded OpenBao, none "
+        "with vault_address",
     )
 
     temporal: Literal["embedded", "profile"] = Field(
@@ -404,11 +408,11 @@ class Settings(BaseSettings):
         return self.vault_address or f"http://{LOOPBACK}:{self.vault_port}"
 
     @property
-    def key_server_log(self) -> Path | None:
-        """The path of the key server's audit log; None if this machine cannot read it."""
-        if self.vault_audit_log is not None or self.vault_address is not None:
-            return self.vault_audit_log
-        return self.state_dir / EMBEDDED_LOG
+    def key_server_logs(self) -> tuple[Path, ...]:
+        """The paths of the key server's audit logs; none if this machine cannot read them."""
+        if self.vault_audit_logs or self.vault_address is not None:
+            return self.vault_audit_logs
+        return (self.state_dir / EMBEDDED_LOG,)
 
     @property
     def postgres_url(self) -> str:

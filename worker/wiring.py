@@ -479,6 +479,6 @@ def crypto_api_suite(
 
 def reconciling(settings: Settings, database: Database, clock: Clock, metrics: Metrics) -> ReconcileActivities:
     """Return the reconciliation of the audit streams with the key server's log, where it can be read here."""
-    path = settings.key_server_log
-    read = None if path is None else lambda since, progress: read_log(files_of(path), since, progress)
+    logs = settings.key_server_logs
+    read = None if not logs else lambda since, progress: read_log(files_of(*logs), since, progress)
     return ReconcileActivities(database, read, partial(our_records, database), clock, metrics)

@@ -31,7 +31,9 @@ Which = Annotated[str, typer.Argument(help="The marketplace account id, unless -
 All = Annotated[bool, typer.Option("--all", help="Every tenant, including the platform's own.")]
 Files = Annotated[
     list[Path] | None,
-    typer.Option("--vault-log", help="The key server's audit log; repeat for rotated files, also .gz, oldest first."),
+    typer.Option(
+        "--vault-log", help="The key server's audit log; repeat for rotated files, oldest first, and for other nodes."
+    ),
 ]
 Since = Annotated[datetime | None, typer.Option("--since", help="Start of the period, UTC; default: start of the log.")]
 Until = Annotated[datetime | None, typer.Option("--until", help="End of the period, UTC; default: ten seconds ago.")]
@@ -54,7 +56,7 @@ def reconcile(  # noqa: PLR0913 - one parameter for each option
         raise typer.BadParameter("specify a tenant or --all")
     settings = load_settings()
     begin, end = _utc(since), _utc(until) or datetime.now(UTC) - _SETTLED
-    files = vault_log or _configured_log(settings.key_server_log)
+    files = vault_log or _configured_logs(settings.key_server_logs)
     with operator_database(settings) as database:
         wanted = (
             [row.tenant_id for row in every_tenant(database)]
@@ -85,13 +87,13 @@ def _require_tenant(database: Database, tenant_id: str) -> str:
     return tenant_id
 
 
-def _configured_log(path: Path | None) -> Sequence[Path]:
-    if path is None:
+def _configured_logs(logs: Sequence[Path]) -> Sequence[Path]:
+    if not logs:
         raise VaultAuditLogNotConfigured
-    files = files_of(path)
-    if not files:
-        raise FileRefused(f"{path} does not exist", "specify the key server's audit log with --vault-log")
-    return files
+    for path in logs:
+        if not files_of(path):
+            raise FileRefused(f"{path} does not exist", "specify the key server's audit log with --vault-log")
+    return files_of(*logs)
 
 
 def _read(files: Sequence[Path], since: datetime | None, *, as_json: bool) -> ServerLog:

@@ -40,11 +40,26 @@ _MOST_REPORTED = 20
 def read_log(
     files: Sequence[Path], since: datetime | None = None, progress: Callable[[int], None] = lambda _bytes: None
 ) -> ServerLog:
-    """Return the content of the files, in this order; lines before `since` only determine the begin of the log.
+    """Return the content of the files; lines before `since` only determine the begin of the log.
 
-    `progress` is called with the number of read bytes. Raises FileRefused if a file cannot be read.
+    The files of one folder are the log of one node, in this order. Each node logs the requests that it answered, so
+    together the logs of all nodes contain each request once. `progress` is called with the number of read bytes.
+
+    Raises:
+        FileRefused: a file cannot be read, or is named twice.
     """
-    reader = _Reader("" if since is None else since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S"))
+    nodes: dict[Path, list[Path]] = {}
+    for path in files:
+        node = nodes.setdefault(path.resolve().parent, [])
+        if path.resolve() in node:
+            raise FileRefused(f"{path} is named twice", "name each file of the key server's audit logs once")
+        node.append(path.resolve())
+    limit = "" if since is None else since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return _merge([_read_node(node, limit, progress) for node in nodes.values()])
+
+
+def _read_node(files: Sequence[Path], limit: str, progress: Callable[[int], None]) -> ServerLog:
+    reader = _Reader(limit)
     for number, path in enumerate(files):
         try:
             with _open_file(path) as file:
@@ -55,8 +70,30 @@ def read_log(
     return reader.finished()
 
 
-def files_of(path: Path) -> list[Path]:
-    """Return a log and its rotated files, whose names start with the name of the log, the oldest first."""
+def _merge(logs: Sequence[ServerLog]) -> ServerLog:
+    """Return one log of several nodes, its events in the order of time."""
+    if len(logs) == 1:
+        return logs[0]
+    merged = ServerLog(
+        begin=min((log.begin for log in logs if log.begin is not None), default=None),
+        end=max((log.end for log in logs if log.end is not None), default=None),
+        lines=sum(log.lines for log in logs),
+    )
+    for log in logs:
+        merged.faults += log.faults
+        for tenant_id, events in log.events.items():
+            merged.events[tenant_id] += events
+    for events in merged.events.values():
+        events.sort(key=lambda event: event.at)
+    return merged
+
+
+def files_of(*logs: Path) -> list[Path]:
+    """Return each log and its rotated files, whose names start with the name of the log, the oldest first."""
+    return [file for path in logs for file in _rotated(path)]
+
+
+def _rotated(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f"{glob.escape(path.name)}*"), key=lambda file: (file.stat().st_mtime, file != path))
 
 

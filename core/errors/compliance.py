@@ -54,7 +54,7 @@ class AuditDiscrepancy(PlatformError):
 class VaultAuditLogNotConfigured(CallerError):
     code = "vault_audit_log_not_configured"
     message = "no audit log of the key server is configured"
-    hint = "pass --vault-log, or set vault_audit_log"
+    hint = "pass --vault-log, or set vault_audit_logs"
 
 
 class CanaryMissing(PlatformError):

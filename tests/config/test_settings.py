@@ -156,7 +156,10 @@ def test_installed_package_has_the_folders_of_the_system(tmp_path):
 
 
 def test_relative_path_in_the_file_is_relative_to_its_folder(monkeypatch, tmp_path, settings_file):
-    settings_file.write_text('state_dir = "state"\nvault_ca_file = "/etc/ca.pem"\nsecrets_dir = "../secrets"\n')
+    settings_file.write_text(
+        'state_dir = "state"\nvault_ca_file = "/etc/ca.pem"\nsecrets_dir = "../secrets"\n'
+        'vault_audit_logs = ["a/audit.log", "/logs/b/audit.log"]\n'
+    )
     monkeypatch.chdir("/")
 
     settings = load_settings()
@@ -164,6 +167,7 @@ def test_relative_path_in_the_file_is_relative_to_its_folder(monkeypatch, tmp_pa
     assert settings.state_dir == tmp_path / "state"
     assert settings.vault_ca_file == Path("/etc/ca.pem")
     assert settings.secrets.resolve() == tmp_path.parent / "secrets"
+    assert settings.vault_audit_logs == (tmp_path / "a/audit.log", Path("/logs/b/audit.log"))
 
 
 def test_path_of_a_wrong_type_in_the_file_is_rejected(settings_file):
@@ -208,8 +212,8 @@ def test_derived_settings_follow_from_the_addresses_of_the_servers():
     assert Settings(root_key_networks=("10.20.0.0/16",)).key_server_networks == ("10.20.0.0/16",)
     with pytest.raises(ValueError, match="a network such as"):
         Settings(root_key_networks=("10.20.0.1/16",))
-    assert embedded.key_server_log is not None
-    assert own.key_server_log is None
+    assert embedded.key_server_logs
+    assert own.key_server_logs == ()
     assert embedded.enrolment_url == embedded.marketplace_url
     assert Settings(base_url="https://cmk.example/").dashboard_url == "https://cmk.example"
     principal = "arn:aws:iam::111122223333:role/openkcm"

@@ -299,6 +299,35 @@ def test_rotated_and_compressed_files_are_read_as_one_log(tmp_path: Path, lines:
         read_log([tmp_path / "missing.log"])
 
 
+def test_logs_of_several_nodes_are_one_log(tmp_path: Path, lines: Lines) -> None:
+    """A node is active at the beginning and at the end, another one in between; the first one started again then."""
+    third = len(lines) // 3 // 2 * 2
+    started = json.loads(lines[2 * third]) | {"type": "request"}
+    started["request"] |= {"id": "start", "path": "sys/audit/test"}
+    nodes = {
+        "a": [*lines[:third], json.dumps(started).encode() + b"\n", *lines[2 * third :]],
+        "b": lines[third : 2 * third],
+    }
+    files = []
+    for name, of_node in nodes.items():
+        (tmp_path / name).mkdir()
+        files.append(tmp_path / name / "audit.log")
+        files[-1].write_bytes(b"".join(of_node))
+    whole, merged = reading(tmp_path, lines), read_log(files_of(*files))
+    assert (merged.faults, merged.begin, merged.end) == ([], whole.begin, whole.end)
+    assert merged.lines == whole.lines + 1
+    assert merged.events == whole.events
+
+
+def test_file_that_is_named_twice_is_rejected(tmp_path: Path, lines: Lines) -> None:
+    file = tmp_path / "audit.log"
+    file.write_bytes(b"".join(lines))
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    for again in (file, tmp_path / "link" / "audit.log"):
+        with pytest.raises(FileRefused, match="named twice"):
+            read_log([file, again])
+
+
 def test_lines_before_since_only_set_the_begin_of_the_log(tmp_path: Path, lines: Lines) -> None:
     since = datetime(2026, 3, 1, 1, tzinfo=UTC)
     log, whole = reading(tmp_path, lines, since=since), reading(tmp_path, lines)

@@ -82,8 +82,8 @@ def installation(tmp_path_factory: pytest.TempPathFactory, holders: Holders) -> 
         stack.enable(NEIGHBOUR, "Neighbour Inc")
         folder = tmp_path_factory.mktemp("double")
         program = start_program(stack, ACME, folder, "orders")
-        assert stack.settings.key_server_log is not None
-        installation = ReconciledInstallation(stack, stack.settings.key_server_log, program)
+        [log] = stack.settings.key_server_logs
+        installation = ReconciledInstallation(stack, log, program)
         use_all_features(installation, holders, folder)
         yield installation
         program.hang_up()
