@@ -95,6 +95,7 @@ have_servers() {
     have_unpacked usr/sbin/haproxy "the tests of load balancers" haproxy
     have_unpacked usr/sbin/pgbouncer "the tests of a connection pooler" pgbouncer
     have_unpacked usr/bin/patroni "the production drills" patroni python3-etcd
+    have_unpacked usr/bin/faketime "the production drills" faketime
     have_unpacked usr/bin/etcd "the production drills" etcd-server
 }
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator
@@ -20,6 +19,7 @@ from crypto_service.server.proxy_protocol import ProxyHeaderInvalid, is_within, 
 from tests.concurrency import wait_until_async
 from tests.crypto_service.echo import ACME, Place, ask, client_context, on_uvloop, place
 from tests.ports import free_port
+from tests.programs import program
 
 pytestmark = pytest.mark.integration
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -60,7 +60,6 @@ async def parsed(*pieces: bytes) -> tuple[str | None, bytes]:
         return address, near.recv(100)
 
 
-_UNPACKED = Path(".venv/haproxy").resolve()
 _CONFIGURATION = """
 defaults
     mode tcp
@@ -76,12 +75,11 @@ listen crypto
 @asynccontextmanager
 async def haproxy(folder: Path, port: int) -> AsyncIterator[int]:
     """Run a HAProxy before a port; yield the port on which it listens."""
-    program = _UNPACKED / "usr/sbin/haproxy" if _UNPACKED.exists() else Path(shutil.which("haproxy") or "haproxy")
-    libraries = ":".join(str(found) for found in _UNPACKED.glob("usr/lib/*"))
+    command, environment = program("haproxy", "usr/sbin/haproxy")
     file, listening = folder / "haproxy.cfg", free_port()
     file.write_text(_CONFIGURATION.format(listening=listening, port=port))
     running = await asyncio.create_subprocess_exec(
-        program, "-f", file, env=os.environ | {"LD_LIBRARY_PATH": libraries}, stderr=subprocess.DEVNULL
+        command, "-f", file, env=os.environ | environment, stderr=subprocess.DEVNULL
     )
     try:
         yield listening

@@ -1,11 +1,9 @@
 """A real PgBouncer in transaction mode between processes and database; scripts/setup.sh installs it."""
 
 import os
-import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -22,16 +20,14 @@ from core.errors.platform import DatabaseRefused, DatabaseUnavailable
 from core.isolation import breaches
 from database.postgres.access import PROCESSES, SESSION_SETTINGS, login
 from database.postgres.change_feed import ChangeFeed, tenant_hash
-from devstack.servers import exec_child
 from tests.concurrency import wait_until
 from tests.database.builders import a_leaving
 from tests.database.fixtures import Field
 from tests.database.templates import filled_template, two_tenants
 from tests.ports import free_port
+from tests.programs import child, give, program, unprivileged
 
 pytestmark = pytest.mark.integration
-_UNPRIVILEGED = "nobody"  # lint-words: quotes the user name of POSIX systems
-_UNPACKED = Path(".venv/pgbouncer").resolve()
 _SERVER_CONNECTIONS = 2
 _CONFIGURATION = """
 [databases]
@@ -60,7 +56,7 @@ template = filled_template(fill)
 @contextmanager
 def pooled(field: Field, more: str = "ignore_startup_parameters = options") -> Iterator[Field]:
     """Yield the database as processes see it behind a pooler."""
-    account = pwd.getpwnam(_UNPRIVILEGED) if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    account = unprivileged()
     folder, listening = Path(tempfile.mkdtemp()), free_port()
     try:
         folder.chmod(0o755)
@@ -79,12 +75,11 @@ def pooled(field: Field, more: str = "ignore_startup_parameters = options") -> I
         (folder / "users").write_text(users)
         for file in folder.iterdir():
             file.chmod(0o600)
-            os.chown(file, account.pw_uid, account.pw_gid)
-        program = _program(folder)
-        wrapper = [sys.executable, "-I", "-S", exec_child.__file__, str(os.getpid()), str(int(signal.SIGTERM))]
-        wrapper += [str(account.pw_uid), str(account.pw_gid)]
+            give(account, file)
+        pgbouncer, environment = program("pgbouncer", "usr/sbin/pgbouncer", folder / "package")
+        command = [*child(account, signal.SIGTERM), pgbouncer, folder / "pgbouncer.ini"]
         with (folder / "log").open("wb") as log:
-            pooler = subprocess.Popen([*wrapper, program, folder / "pgbouncer.ini"], stdout=log, stderr=log, cwd="/")
+            pooler = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", env=os.environ | environment)
         behind = Field(field.server, field.name, f"postgresql://127.0.0.1:{listening}/{field.name}")
         try:
             wait_until(lambda: _answers(behind), lambda: (folder / "log").read_text(encoding="utf-8"))
@@ -95,21 +90,6 @@ def pooled(field: Field, more: str = "ignore_startup_parameters = options") -> I
             pooler.wait(30)
     finally:
         shutil.rmtree(folder)
-
-
-def _program(folder: Path) -> Path:
-    """Return a copy that an unprivileged user can execute; the libraries that are not installed are beside it."""
-    if not _UNPACKED.exists():
-        return Path(shutil.which("pgbouncer") or "pgbouncer")
-    program, libraries = folder / "pgbouncer", folder / "libraries"
-    shutil.copy(_UNPACKED / "usr/sbin/pgbouncer", folder / "pgbouncer.bin")
-    libraries.mkdir()
-    for library in _UNPACKED.glob("usr/lib/*/*.so*"):
-        shutil.copy(library, libraries / library.name)
-    program.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {folder}/pgbouncer.bin "$@"\n')
-    for file in (program, folder / "pgbouncer.bin"):
-        file.chmod(0o755)
-    return program
 
 
 def _answers(field: Field) -> bool:

@@ -1,11 +1,9 @@
 """A PostgreSQL of each supported version; scripts/setup.sh installs those that are not embedded."""
 
 import os
-import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +11,10 @@ from pathlib import Path
 
 import psycopg
 
-from devstack.servers import exec_child
 from devstack.servers import postgres as embedded
 from tests.concurrency import wait_until
 from tests.ports import free_port
-
-_INSTALLED = Path(".venv/postgresql").resolve()
-_UNPRIVILEGED = "nobody"  # lint-words: quotes the user name of POSIX systems
+from tests.programs import ENVIRONMENT, child, give, unprivileged
 
 
 @contextmanager
@@ -30,16 +25,15 @@ def running(version: str) -> Iterator[str]:
     the programs and the data. Neither a checkout nor the folder of pytest guarantees that.
     """
     folder = Path(tempfile.mkdtemp())
-    account = pwd.getpwnam(_UNPRIVILEGED) if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    account = unprivileged()
     try:
         folder.chmod(0o755)
         programs = _programs(version, folder)
         data = folder / "data"
         data.mkdir(mode=0o700)
-        os.chown(data, account.pw_uid, account.pw_gid)
+        give(account, data)
         options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync"]
-        wrapper = [sys.executable, "-I", "-S", exec_child.__file__, str(os.getpid()), str(int(signal.SIGQUIT))]
-        wrapper += [str(account.pw_uid), str(account.pw_gid)]
+        wrapper = child(account, signal.SIGQUIT)
         subprocess.run(
             [*wrapper, programs / "initdb", "-D", data, *options], cwd=data, check=True, stdout=subprocess.DEVNULL
         )
@@ -63,7 +57,7 @@ def running(version: str) -> Iterator[str]:
 def _programs(version: str, folder: Path) -> Path:
     if version == "embedded":
         return embedded._programs(reachable_by_others=os.geteuid() == 0)
-    (installed,) = _INSTALLED.glob(f"{version}.*")
+    (installed,) = ENVIRONMENT.glob(f"postgresql/{version}.*")
     if all(above.stat().st_mode & 0o001 for above in (installed, *installed.parents)):
         return installed / "bin"
     shutil.copytree(installed, folder / "programs", symlinks=True)

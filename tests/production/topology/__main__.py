@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -39,7 +40,7 @@ def main() -> int:
         parser.error(f"unknown drill: {', '.join(sorted(unknown))}")
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    passed = True
+    passed, expected = True, set[str]()
     with hosts.network(), installation(folder) as installed:
         _print("started", folder=str(folder))
         load = Load(installed, options.rate)
@@ -47,6 +48,7 @@ def main() -> int:
             for drill in every:
                 if chosen is None or drill.name in chosen:
                     result = drills.perform(drill, installed, load)
+                    expected |= drill.discrepancies
                     passed &= result.passed
                     _print("drill", passed=result.passed, **asdict(result))
         try:
@@ -54,8 +56,20 @@ def main() -> int:
             wait_for("all tenants", lambda: not drills.inactive_tenants(installed, load), drills.RECOVERY_SECONDS)
         except TimeoutError:
             passed = False
+        differences = [one for one in installed.discrepancies() if one["kind"] not in expected]
+        passed &= not differences
         lost, inactive = drills.lost_records(installed, load), drills.inactive_tenants(installed, load)
-        _print("end", passed=passed, answered=load.answered(), enabled=len(load.enabled), lost=lost, inactive=inactive)
+        _print(
+            "end",
+            passed=passed,
+            answered=load.answered(),
+            enabled=len(load.enabled),
+            lost=lost,
+            inactive=inactive,
+            differences=differences,
+        )
+    if not options.keep:
+        shutil.rmtree(folder)
     return 0 if passed else 1
 
 

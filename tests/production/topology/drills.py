@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from tests.e2e.dashboard.harness import browser
 from tests.production.topology.hosts import send
-from tests.production.topology.installation import PRODUCT, Installation, wait_for
+from tests.production.topology.installation import DASHBOARD, PRODUCT, SIGN_ON, Installation, wait_for
 from tests.production.topology.load import Load
 
 RECOVERY_SECONDS = 180
@@ -25,6 +26,8 @@ class Drill:
     name: str
     run: Callable[[Installation], None]
     most_errors: int = MOST_ERRORS
+    discrepancies: frozenset[str] = frozenset()
+    """Kinds of discrepancies of the key server's log that it causes."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,10 @@ SHORT = (
     "kill crypto@app1",
     "pause crypto@app2",
     "fill the journal's disk of app1",
+    "move the clock of crypto@app1 by 2 min",
     "drain crypto@app1",
     "restart everything on app1 and app2",
+    "sign in while the dashboards restart",
 )
 """The drills of the short form."""
 
@@ -83,13 +88,24 @@ def _process_drills(pause: float) -> Iterator[Drill]:
 
 def _host_drills(pause: float) -> Iterator[Drill]:
     yield Drill("cut off app1", partial(_cut_off, lambda _: "app1", pause))
-    yield Drill("fill the journal's disk of app1", partial(_fill_disk, "app1", pause))
+    disks: dict[str, Callable[[Installation], str]] = {
+        "the journal's disk of app1": lambda _: "app1/crypto",
+        "the disk of the primary PostgreSQL": lambda up: f"{up.primary()}/disk",
+        "the disk of the active OpenBao": lambda up: up.active_key_server(),
+    }
+    for disk, find in disks.items():
+        # OpenBao writes a part of a line to a full disk.
+        damage = frozenset({"line-unreadable", "response-without-request"} if "OpenBao" in disk else ())
+        yield Drill(f"fill {disk}", partial(_fill_disk, find, pause), discrepancies=damage)
+    for minutes in (2, -2):
+        yield Drill(f"move the clock of crypto@app1 by {minutes} min", partial(_move_clock, minutes * 60, pause))
 
 
 def _restarts() -> Iterator[Drill]:
     for process in PRODUCT:
         yield Drill(f"drain {process}@app1", partial(_drain, f"{process}@app1"), most_errors=0)
     yield Drill("restart everything on app1 and app2", _restart_all, most_errors=0)
+    yield Drill("sign in while the dashboards restart", _sign_in, most_errors=0)
 
 
 def _kill_host(find: Callable[[Installation], str], installed: Installation) -> None:
@@ -124,8 +140,8 @@ def _pause(name: str, seconds: float, installed: Installation) -> None:
     program.send(signal.SIGCONT)
 
 
-def _fill_disk(host: str, seconds: float, installed: Installation) -> None:
-    file = installed.folder / host / "crypto" / "full"
+def _fill_disk(find: Callable[[Installation], str], seconds: float, installed: Installation) -> None:
+    file = installed.folder / find(installed) / "full"
     with file.open("wb", buffering=0) as filling:
         for size in (1 << 20, 1 << 12, 1):
             try:
@@ -135,6 +151,23 @@ def _fill_disk(host: str, seconds: float, installed: Installation) -> None:
                 continue
     time.sleep(seconds)
     file.unlink()
+
+
+def _move_clock(seconds: float, pause: float, installed: Installation) -> None:
+    """Move the clock of one crypto service, until it reports so and for a while longer, and set it again."""
+    program, clock = installed.programs["crypto@app1"], installed.folder / "app1" / "clock"
+    usual = program.environment
+    clock.write_text("+0", encoding="utf-8")
+    program.environment = usual | installed.clock_from(clock)
+    _drain(program.name, installed)
+    wait_for("crypto@app1", lambda: installed.is_ready("app1"))
+    clock.write_text(f"{seconds:+.0f}", encoding="utf-8")
+    wait_for("the fault is noticed", lambda: not installed.is_ready("app1"))
+    time.sleep(pause)
+    clock.write_text("+0", encoding="utf-8")
+    wait_for("the fault is over", lambda: installed.is_ready("app1"))
+    program.environment = usual
+    _drain(program.name, installed)
 
 
 def _drain(name: str, installed: Installation) -> None:
@@ -148,6 +181,35 @@ def _restart_all(installed: Installation) -> None:
         for process in PRODUCT:
             _drain(f"{process}@{host}", installed)
         wait_for(f"{host} after its restart", lambda: not broken(installed), RECOVERY_SECONDS)
+
+
+def _sign_in(installed: Installation) -> None:
+    """Begin a sign-on at one dashboard, end it at the other, and stay signed in when that one ends too."""
+    with browser.chromium() as started:
+        window = browser.Visitor(started, DASHBOARD, SIGN_ON)
+        for number, (first, second) in enumerate((("app1", "app2"), ("app2", "app1"))):
+            _stop_dashboard(second, installed)
+            if number == 0:
+                window.open("/")
+                window.page.get_by_role("button", name=browser.SIGN_IN).click()
+                window.page.get_by_role("button", name="Olga Operator").wait_for()
+            installed.programs[f"dashboard@{second}"].start()
+            wait_for(f"dashboard@{second}", lambda host=second: installed.is_alive(host, 18501))
+            _stop_dashboard(first, installed)
+            if number == 0:
+                window.page.get_by_role("button", name="Olga Operator").click()
+                window.page.wait_for_url("**/operations/**")
+            else:
+                window.page.reload()
+            browser.drawn(window.page)
+            installed.programs[f"dashboard@{first}"].start()
+            wait_for(f"dashboard@{first}", lambda host=first: installed.is_alive(host, 18501))
+        window.close()
+
+
+def _stop_dashboard(host: str, installed: Installation) -> None:
+    installed.programs[f"dashboard@{host}"].terminate()
+    time.sleep(1)  # until the load balancer has noticed
 
 
 def perform(drill: Drill, installed: Installation, load: Load) -> Result:

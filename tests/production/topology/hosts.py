@@ -5,8 +5,6 @@ so that a drill leaves nothing behind. Root needs no further right; another user
 """
 
 import os
-import pwd
-import signal
 import subprocess
 import sys
 import threading
@@ -17,14 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from devstack.servers import exec_child
+from tests.programs import child, unprivileged
 
 NETWORK = "10.77.0"
 BALANCER = f"{NETWORK}.1"
 """The address of the bridge, where HAProxy and the clients are."""
 _INSIDE = "TOPOLOGY_NAMESPACES"
 _RESTART_SECONDS = 1.0
-_UNPRIVILEGED = "nobody"  # lint-words: quotes the user name of POSIX systems
 
 
 def enter() -> None:
@@ -107,14 +104,11 @@ class Program:
 
     def start(self) -> None:
         self.wanted = True
-        account = pwd.getpwnam(_UNPRIVILEGED) if self.unprivileged and os.geteuid() == 0 else None
-        uid, gid = (os.geteuid(), os.getegid()) if account is None else (account.pw_uid, account.pw_gid)
-        child = [sys.executable, "-I", "-S", exec_child.__file__, str(os.getpid()), str(int(signal.SIGKILL))]
         enter = [] if self.host is None else self.host.enter()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*enter, *child, str(uid), str(gid), *map(str, self.command)],
-                env=os.environ | self.environment,
+                [*enter, *child(unprivileged() if self.unprivileged else None), *map(str, self.command)],
+                env=os.environ | {"HOME": str(self.folder)} | self.environment,
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
@@ -173,14 +167,6 @@ def send(pid: int, signal_number: int) -> None:
     """Send a signal to a process, which may have ended."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal_number)
-
-
-def give(*paths: Path) -> None:
-    """Make the unprivileged user the owner of files and folders; other users' programs keep theirs."""
-    if os.geteuid() == 0:
-        account = pwd.getpwnam(_UNPRIVILEGED)
-        for path in paths:
-            os.chown(path, account.pw_uid, account.pw_gid)
 
 
 def _ip(*words: str) -> None:

