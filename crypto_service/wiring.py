@@ -164,7 +164,7 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
         connections,
         authorities,
         ServerTls(PkiServerCertificates(vault), settings.crypto_names, shared_identity, authorities.folder),
-        Readiness(journal, vault, tenants.session),
+        Readiness(journal, database, vault, tenants.session),
         HttpsServer(parts, connections, body_limit, certificates, heartbeats, protections, offer),
         KmipServer(parts, connections, objects, body_limit),
     )

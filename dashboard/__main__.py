@@ -19,7 +19,7 @@ from streamlit.runtime.pages_manager import PagesManager
 from config.settings import load_settings
 from core.errors.platform import SettingsInvalid
 from dashboard import downloads, wiring
-from dashboard.auth.middleware import AuthMiddleware
+from dashboard.auth.middleware import HEALTH, READINESS, AuthMiddleware
 from dashboard.library_logs import hand_over_logs
 from dashboard.wiring import Dependencies, Develop
 from openkcm.logging import configure_logs
@@ -35,7 +35,10 @@ def create_app(parts: Dependencies) -> AuthMiddleware:
     """Return the application; a file in the working directory cannot change what is configured here."""
     settings, origin = parts.settings, parts.origin
     redirect_uri = f"{origin}/oauth2callback"
-    routes: list[BaseRoute] = [Route("/healthz", _health)]
+    routes: list[BaseRoute] = [
+        Route(HEALTH, _health),
+        Route(READINESS, _readiness),
+    ]
     if parts.development is not None:
         routes += parts.development.routes
     routes += downloads.routes(parts)
@@ -69,6 +72,11 @@ def create_app(parts: Dependencies) -> AuthMiddleware:
 
 async def _health(_request: Request) -> Response:
     return JSONResponse({"status": "ok"})
+
+
+async def _readiness(_request: Request) -> Response:
+    status, shown = wiring.parts().readiness.answer()
+    return JSONResponse(shown, status)
 
 
 def _load_when_serving(running: uvicorn.Server) -> None:
@@ -120,7 +128,9 @@ def main(develop: Develop | None = None) -> int:
         # uvicorn raises the signal again once it has stopped; this handler ignores it, so that the shutdown completes.
         signal.signal(stop, running.handle_exit)
     threading.Thread(target=_load_when_serving, args=[running], name="load", daemon=True).start()
+    parts.readiness.start()
     running.run()
+    parts.readiness.stop()
     parts.database.close()
     return 0
 

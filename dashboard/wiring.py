@@ -24,6 +24,7 @@ from dashboard.auth.routes import DEVELOPMENT_SIGN_ON
 from dashboard.page_context import PageContext, ServiceUrls
 from dashboard.workflow_bridge import WorkflowBridge
 from database.connection.database import Database
+from database.connection.readiness import DatabaseReadiness
 from database.platform.operators import Operations
 from workflows.client.workflow_client import WorkflowClient
 
@@ -45,6 +46,7 @@ class Dependencies:
 
     settings: Settings
     database: Database
+    readiness: DatabaseReadiness
     workflows: WorkflowBridge
     guard: SessionAuthorizer
     addresses: ServiceUrls
@@ -139,6 +141,7 @@ def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
     return Dependencies(
         settings=settings,
         database=database,
+        readiness=DatabaseReadiness(database),
         workflows=WorkflowBridge(
             lambda: WorkflowClient.connect(
                 settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format

@@ -47,7 +47,7 @@ async def serve(settings: Settings) -> None:
         Role.MARKETPLACE,
         read_secret(folder, database_password(Role.MARKETPLACE)),
         bytes.fromhex(read_secret(folder, context_key(Role.MARKETPLACE))),
-        max_size=THREADS + ENROLMENT_THREADS,
+        max_size=THREADS + ENROLMENT_THREADS + 1,  # for the readiness
     )
     gateway = await WorkflowClient.connect(
         settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format

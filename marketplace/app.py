@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from core.correlation import correlation_id
 from core.errors.requests import Unauthorized
 from database.connection.database import Database
+from database.connection.readiness import DatabaseReadiness
 from database.platform.scheduled import PlatformQueries
 from marketplace.db_executor import ENROLMENT_THREADS, DatabaseExecutor
 from marketplace.enrolment.relay import EnrolmentRelay
@@ -60,8 +61,11 @@ def create_app(database: Database, workflows: WorkflowClient, offer: EndpointCon
     enrolment_transactions = DatabaseExecutor(ENROLMENT_THREADS)
     enrolments = EnrolmentRelay(database, queries, workflows, enrolment_transactions)
 
+    readiness = DatabaseReadiness(database)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        readiness.start()
         rounds = [asyncio.create_task(one.run()) for one in (sweep, enrolments)]
         yield
         for running in rounds:
@@ -72,6 +76,7 @@ def create_app(database: Database, workflows: WorkflowClient, offer: EndpointCon
             await one.close()
         for threads in (transactions, enrolment_transactions):
             threads.close()
+        await asyncio.to_thread(readiness.stop)
 
     app = FastAPI(
         title="OpenKCM marketplace endpoint",
@@ -114,15 +119,24 @@ def create_app(database: Database, workflows: WorkflowClient, offer: EndpointCon
 
     add_routes(app, EnrolmentApi(database, enrolment_transactions, enrolments, offer.enrolment))
 
-    @app.get("/healthz", **openapi.HEALTH)
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
+    _add_checks(app, readiness)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(page.render(app.openapi()), headers={"content-security-policy": page.POLICY})
 
     return app
+
+
+def _add_checks(app: FastAPI, readiness: DatabaseReadiness) -> None:
+    @app.get("/healthz", **openapi.HEALTH)
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", **openapi.READINESS)
+    async def readyz() -> Response:
+        status, shown = readiness.answer()
+        return JSONResponse(shown, status)
 
 
 def _require_token(request: Request, token: str) -> None:

@@ -11,7 +11,7 @@ from core.errors.platform import DatabaseUnavailable
 
 THREADS = 8
 ENROLMENT_THREADS = 4
-"""Together the number of connections in the pool: a thread never waits for a connection of another."""
+"""The pool has a connection for each thread: a thread never waits for a connection of another."""
 _RETRY_SECONDS = 0.5
 
 Result = TypeVar("Result")
@@ -40,6 +40,7 @@ class DatabaseExecutor:
             raise DatabaseUnavailable
         try:
             return work()
-        except DatabaseUnavailable:
-            self._down_until = time.monotonic() + _RETRY_SECONDS
+        except DatabaseUnavailable as failed:
+            if type(failed) is DatabaseUnavailable:  # a schema that differs is found at once
+                self._down_until = time.monotonic() + _RETRY_SECONDS
             raise

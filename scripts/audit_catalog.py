@@ -195,6 +195,7 @@ ROUTES: Mapping[str, Entry] = MappingProxyType(
         "GET /v1/enrolments/{enrolment_id}": "returns an agent's own enrolment, whose every step is recorded",
         "GET /.well-known/openkcm": _PUBLIC,
         "GET /healthz": _PUBLIC,
+        "GET /readyz": _PUBLIC,
         "GET /docs": _PUBLIC,
         "GET /openapi.json": _PUBLIC,
     }

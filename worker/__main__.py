@@ -20,6 +20,7 @@ from temporalio.service import RPCError
 
 from config.settings import Settings, load_settings
 from core.errors.platform import TemporalUnavailable
+from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
 from worker import bootstrap, wiring
@@ -33,6 +34,8 @@ _STOP_MARGIN_SECONDS = 5.0
 """How long activities may take to notice that they are cancelled, after `shutdown_grace_seconds`."""
 _RESTORE_SECONDS = 60.0
 """The time between two checks for lost workflows of the platform, as long as that between those for tenants'."""
+_READINESS_SECONDS = 5.0
+"""The time between two checks of the database for the readiness."""
 _RENEWAL_SECONDS = 6 * 3600.0
 """The time between two checks for data keys under an older version of their payload key, which lives for 90 days."""
 
@@ -65,19 +68,21 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
         database, region = parts.database, settings.regions[0]
         canary = asyncio.create_task(_until_done("canary", lambda: bootstrap.ensure_canary(database, gateway, region)))
         mirror: asyncio.Task[None] | None = None
+        reporting: asyncio.Task[None] | None = None
         await asyncio.wait({canary, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not canary.cancel():
             canary.result()
-            report_ready(runtime)
             log.info("worker ready", regions=list(settings.regions))
+            reporting = asyncio.create_task(_report_readiness(runtime, database))
             mirror = asyncio.create_task(
                 _until_done("mirror", lambda: bootstrap.ensure_mirror(database, gateway, region))
             )
         await stopping
         restoring.cancel()
         renewing.cancel()
-        if mirror is not None:
-            mirror.cancel()
+        for task in (mirror, reporting):
+            if task is not None:
+                task.cancel()
         log.info("worker draining")
     parts.database.close()
 
@@ -97,6 +102,7 @@ def _abandon() -> None:
 
 
 async def _start(settings: Settings, parts: wiring.WorkerDependencies, runtime: Runtime) -> Client:
+    await _until_done("database", lambda: asyncio.to_thread(parts.database.require_ready))
     await _until_done("payload key", lambda: asyncio.to_thread(parts.keyring.open_platform_key))
     await _until_done(
         "root keys", lambda: asyncio.to_thread(bootstrap.ensure_root_keys, parts.root_keys, settings.regions)
@@ -128,6 +134,18 @@ async def _keep_platform_workflows(client: Client, regions: Sequence[str], shard
             log.warning("workflows of the platform not checked", error=type(down).__name__)
 
 
+async def _report_readiness(runtime: Runtime, database: Database) -> None:
+    """Export readiness while the canary is active: without the database, no tenant can be provisioned."""
+    while True:
+        try:
+            await asyncio.to_thread(database.require_ready)
+            report_ready(runtime)
+        except OpenKcmError as failed:
+            _set_ready(runtime, 0)
+            log.warning("worker not ready", code=failed.code, message=failed.message)
+        await asyncio.sleep(_READINESS_SECONDS)
+
+
 async def _renew_data_keys(keyring: PayloadKeyCache) -> None:
     while True:
         await asyncio.sleep(_RENEWAL_SECONDS)
@@ -142,7 +160,7 @@ async def _until_done(what: str, attempt: Callable[[], Awaitable[Done]]) -> Done
         except OpenKcmError as failed:
             if not failed.retryable:
                 raise
-            log.warning("waiting", waiting_for=what, code=failed.code)
+            log.warning("waiting", waiting_for=what, code=failed.code, message=failed.message)
             await asyncio.sleep(_RETRY_SECONDS)
 
 

@@ -53,6 +53,30 @@ class DatabaseUnavailable(PlatformError):
     hint = "check that PostgreSQL is running and reachable at the configured address"
 
 
+class SchemaOutdated(DatabaseUnavailable):
+    """The schema lacks a migration that this version of the process needs; a retry succeeds after it."""
+
+    code = "schema_outdated"
+    message = "the database schema is older than this version needs"
+    hint = "run openkcmctl setup database of this version (docs/upgrading.md#versions)"
+
+    def __init__(self, version: int | None = None, needed: int | None = None) -> None:
+        found = "an older schema" if version is None else f"schema {version}"
+        super().__init__(None if needed is None else f"the database has {found}, this version needs {needed}")
+
+
+class ReleaseOutdated(DatabaseUnavailable):
+    """A migration of a later release removed what this version of the process needs."""
+
+    code = "release_outdated"
+    hint = "start a newer version of this process (docs/upgrading.md#versions)"
+
+    def __init__(self, version: int, oldest: int, known: int) -> None:
+        super().__init__(
+            f"the database has schema {version}, which permits processes from {oldest}; this version has {known}"
+        )
+
+
 class DatabaseRefused(OpenKcmError):
     """Row-level security or a constraint rejected the statement; a bug or an attack, never retried."""
 

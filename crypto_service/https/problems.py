@@ -58,6 +58,8 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         errors.VaultRefused: HTTPStatus.SERVICE_UNAVAILABLE,
         LoginRefused: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+        errors.SchemaOutdated: HTTPStatus.SERVICE_UNAVAILABLE,
+        errors.ReleaseOutdated: HTTPStatus.SERVICE_UNAVAILABLE,
         AuditUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         AuditBacklogExceeded: HTTPStatus.SERVICE_UNAVAILABLE,
     }

@@ -11,9 +11,10 @@ from contextlib import suppress
 
 import structlog
 
-from core.errors.platform import VaultRefused
+from core.errors.platform import ReleaseOutdated, SchemaOutdated, VaultRefused
 from core.names import CANARY_TENANT_ID
 from crypto_service.audit.wal import WriteAheadLog
+from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 from vault.auth.client import LoginRefused, VaultClient
 
@@ -28,17 +29,21 @@ log = structlog.get_logger()
 class Readiness:
     """Checks periodically; MUST be used from the event loop."""
 
-    def __init__(self, journal: WriteAheadLog, vault: VaultClient, tenants: Callable[[str], VaultClient]) -> None:
+    def __init__(
+        self, journal: WriteAheadLog, database: Database, vault: VaultClient, tenants: Callable[[str], VaultClient]
+    ) -> None:
         """`tenants` returns a session with the identity of a tenant."""
         self._logged: tuple[str, ...] = ()
-        self._journal, self._vault, self._tenants = journal, vault, tenants
+        self._journal, self._database, self._vault, self._tenants = journal, database, vault, tenants
+        self._schema: str | None = None
         self._login: str | None = None
         self._logged_in_at = -_LOGIN_SECONDS
 
     @property
     def faults(self) -> tuple[str, ...]:
         """The codes of what is wrong; the process is ready without one."""
-        return (*([JOURNAL] if self._journal.is_failing else []), *([self._login] if self._login else []))
+        journal = JOURNAL if self._journal.is_failing else None
+        return tuple(fault for fault in (journal, self._schema, self._login) if fault)
 
     async def watch(self) -> None:
         """Check until cancelled."""
@@ -49,6 +54,8 @@ class Readiness:
     async def check(self) -> None:
         """Update `faults`."""
         self._journal.is_writable()
+        with suppress(OpenKcmError):  # the former result remains
+            self._schema = await asyncio.to_thread(self._unsuitable_schema)
         now = time.monotonic()
         if now - self._logged_in_at >= _LOGIN_SECONDS:
             self._logged_in_at = now
@@ -57,6 +64,14 @@ class Readiness:
         if self.faults != self._logged:
             self._logged = self.faults
             (log.error if self._logged else log.info)("readiness changed", faults=self._logged)
+
+    def _unsuitable_schema(self) -> str | None:
+        """Return whether schema and process do not fit together, which an instance of another version may."""
+        try:
+            self._database.require_ready()
+        except (SchemaOutdated, ReleaseOutdated) as differs:
+            return differs.code
+        return None
 
     def _refused_login(self) -> str | None:
         """Return which login the key server refuses: that of the process, or that of tenants.

@@ -106,13 +106,15 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
     """Listen once all dependencies are ready, serve until cancelled, then drain."""
     service.changes.start()
     tls = service.tls
-    background = [asyncio.create_task(service.authorities.run())]
+    background = [asyncio.create_task(service.authorities.run()), asyncio.create_task(service.readiness.watch())]
+    waiting = asyncio.create_task(_report_faults(service, reports))
     identity, _, _ = await asyncio.gather(tls.obtain(), service.changes.listening(), service.authorities.loaded())
+    waiting.cancel()
     listeners = [
         _listen(settings, service, service.https.protocol, settings.crypto_https_port, ["http/1.1"]),
         _listen(settings, service, service.kmip.protocol, settings.crypto_kmip_port),
     ]
-    loops = (tls.keep(identity), service.resealing.run(), service.heartbeats.run(), service.readiness.watch())
+    loops = (tls.keep(identity), service.resealing.run(), service.heartbeats.run())
     background += [asyncio.create_task(one) for one in loops]
     garbage = GarbageCollector()
     log.info("serving", https=settings.crypto_https_port, kmip=settings.crypto_kmip_port)
@@ -132,6 +134,13 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
         await service.connections.drain(settings.shutdown_grace_seconds)
         await service.heartbeats.write()
         _send_report(reports, _report(service, listeners, ready=False))
+
+
+async def _report_faults(service: Service, reports: socket.socket) -> None:
+    """Report why the process does not serve yet."""
+    while True:
+        _send_report(reports, Report(faults=service.readiness.faults))
+        await asyncio.sleep(_REPORT_SECONDS)
 
 
 def _listen(

@@ -39,8 +39,9 @@ PLACE_HEADER = "x-openkcm-place"
 SOURCE_HEADER = "x-openkcm-source"
 RETURN_COOKIE = "openkcm_return"
 _RETURN_SECONDS = 900
-_HEALTH = "/healthz"
-_UNROUTED = ("/auth/", "/oauth2callback", _HEALTH)
+CHECKS = HEALTH, READINESS = "/healthz", "/readyz"
+"""Requests of a load balancer, which uses the address instead of the name."""
+_UNROUTED = ("/auth/", "/oauth2callback", *CHECKS)
 _UNGUARDED = ("/static/", "/_stcore/health", "/_stcore/host-config", "/favicon.png", "/component/")
 """Static files and health of the application: the same for every user."""
 _SIGNED_IN_ONLY = ("/media/", "/_stcore/upload_file")
@@ -73,7 +74,7 @@ class AuthMiddleware:
             return
         send = partial(_send_hardened, send, self.origin.startswith("https:"))
         path: str = scope["path"]
-        if self.develops and path != _HEALTH and _host(scope) != urlsplit(self.origin).netloc:
+        if self.develops and path not in CHECKS and _host(scope) != urlsplit(self.origin).netloc:
             await _not_found(scope, receive, send)
             return
         if path.startswith(_UNROUTED) or (self.develops and path.startswith(f"{DEVELOPMENT_SIGN_ON}/")):

@@ -8,6 +8,7 @@ connection is taken, not when it is returned, so it does not depend on how the p
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -22,6 +23,7 @@ from database.connection.transaction import TenantTransaction
 from database.postgres.access import CURRENT_TRANSACTION, LONGEST_NAME, OWNER, PLATFORM, SESSION_SETTINGS, login, sign
 from database.postgres.deadline import CALL_SECONDS, LIVENESS, CallTimeout, DeadlineConnection
 from database.postgres.errors import translate_errors
+from database.schema.version import require_schema
 from openkcm.contract.names import TENANT_ID_PATTERN
 from openkcm.errors import IllegalTenantId
 
@@ -32,6 +34,9 @@ BEGIN_SECONDS = 1.5
 
 A tenant must be locked within two seconds, also when the lock gets the connection of a silent backend first.
 """
+
+SCHEMA_CHECK_SECONDS = 5.0
+"""The longest time for which a connection relies on its last comparison of the schema with this process."""
 
 # An attempt to connect ends before a waiting caller gives up, and the next caller starts a new one. A database that is
 # available again is found at once, not after the pool's backoff of up to minutes.
@@ -118,6 +123,7 @@ class Database:
 
         Raises:
             DatabaseUnavailable, DatabaseRefused: in the block or at its end.
+            SchemaOutdated, ReleaseOutdated: this process does not fit the schema; both are DatabaseUnavailable.
         """
         with self.raw_tx(tenant_id, call_seconds=call_seconds) as connection:
             yield TenantTransaction(connection, tenant_id)
@@ -155,6 +161,11 @@ class Database:
         finally:
             self._inside.open = False
 
+    def require_ready(self) -> None:
+        """Raise what a transaction would raise now; see `tenant_tx`."""
+        with self.raw_tx(PLATFORM):
+            pass
+
     def sign(self, tenant_id: str, transaction: str) -> str:
         """Return the context of `tenant_id` for the transaction that returned `transaction` as CURRENT_TRANSACTION."""
         return sign(self._context_key, tenant_id, transaction)
@@ -191,6 +202,9 @@ class Database:
 
     def _begin_on(self, connection: DeadlineConnection, tenant_id: str, *, snapshot: bool) -> None:
         connection.call_seconds = BEGIN_SECONDS
+        if time.monotonic() - connection.schema_checked_at > SCHEMA_CHECK_SECONDS:
+            require_schema(connection)
+            connection.schema_checked_at = time.monotonic()
         if snapshot:
             # A separate message: the statements of one message share a transaction, whose snapshot already exists.
             connection.execute(_CLEAN.encode())

@@ -46,6 +46,8 @@ class DeadlineConnection(Connection[TupleRow]):
     """
 
     call_seconds = CALL_SECONDS
+    schema_checked_at = float("-inf")
+    """The monotonic time of the last comparison of the schema with the process."""
 
     @classmethod
     def connect(cls, conninfo: str = "", *, password: str | None = None, **options: Any) -> Self:  # type: ignore[override]  # fewer parameters

@@ -7,7 +7,7 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout
 
-from core.errors.platform import DatabaseRefused, DatabaseUnavailable
+from core.errors.platform import DatabaseRefused, DatabaseUnavailable, SchemaOutdated
 
 # A retry can succeed: connection lost or refused, shutdown, deadlock, serialization failure, timeout, a server that is
 # now a read-only standby. OperationalError covers the SQLSTATE classes 08, 40, 53, 55, 57 and 58.
@@ -20,14 +20,19 @@ _UNAVAILABLE = (
     PoolClosed,
 )
 
+# During an upgrade: the process and the schema do not fit together. A retry succeeds once one of them is replaced.
+_SCHEMA_DIFFERS = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
+
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raise DatabaseUnavailable or DatabaseRefused for each exception of psycopg in the block."""
+    """Raise DatabaseUnavailable, SchemaOutdated or DatabaseRefused for each exception of psycopg in the block."""
     try:
         yield
     except _UNAVAILABLE as lost:
         raise DatabaseUnavailable from lost
+    except _SCHEMA_DIFFERS:
+        raise SchemaOutdated from None
     except psycopg.Error as refused:
         # Not chained: the server's error detail quotes the row, and rows of a tenant must not reach a log.
         raise DatabaseRefused(_describe(refused)) from None

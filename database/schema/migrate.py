@@ -2,11 +2,14 @@
 
 An applied file must not change, disappear or get a lower successor. The recorded SHA-256 proves a violation, and then
 no migration runs. Numbers may have gaps. Afterwards `lint` checks the whole schema; a finding fails the run.
+
+Processes of the former version run during a migration and after it. A migration that removes what they use has a line
+`-- oldest process: NNNN`: the newest migration of the oldest version that still works (`database.schema.version`).
 """
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,10 +20,10 @@ from psycopg import sql
 from core.errors.platform import SchemaRefused
 from database.postgres.access import OWNER
 from database.schema.lint import findings
-
-MIGRATIONS = Path(__file__).parent / "migrations"
+from database.schema.version import MIGRATIONS
 
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+_OLDEST_PROCESS = re.compile(r"^-- oldest process: (\d{4})$", re.MULTILINE)
 _LOCK = 0x6F6B636D  # "okcm": one migrator at a time per database
 
 
@@ -34,6 +37,12 @@ class Migration:
     def sha256(self) -> str:
         """The checksum that the database stores."""
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def oldest_process(self) -> int:
+        """The newest migration of the oldest version that works with this schema; 0 if each older version does."""
+        stated = _OLDEST_PROCESS.search(self.text)
+        return int(stated[1]) if stated else 0
 
 
 def read_migrations(folder: Path = MIGRATIONS) -> tuple[Migration, ...]:
@@ -58,7 +67,8 @@ def migrate(connection: psycopg.Connection, migrations: Sequence[Migration]) -> 
     """Apply the missing migrations as the owner and return their names; `connection` is the migrator's, in autocommit.
 
     Raises:
-        SchemaRefused: an applied file was edited, is missing or has a lower successor, or the schema breaks a rule.
+        SchemaRefused: an applied file was edited, is missing or has a lower successor, a later release excludes this
+            version, or the schema breaks a rule.
     """
     connection.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
     # A migration must not wait behind a long transaction, because all other queries would wait behind the migration.
@@ -68,6 +78,8 @@ def migrate(connection: psycopg.Connection, migrations: Sequence[Migration]) -> 
     try:
         applied = _applied(connection)
         pending = _pending(migrations, applied)
+        if _is_later(connection, migrations, applied):
+            return ()  # its rules are those of the later release
         for migration in pending:
             with connection.transaction():
                 connection.execute(migration.text.encode())
@@ -75,6 +87,11 @@ def migrate(connection: psycopg.Connection, migrations: Sequence[Migration]) -> 
                     "insert into okcm.schema_migration (version, name, sha256) values (%s, %s, %s)",
                     [migration.version, migration.name, migration.sha256],
                 )
+                if migration.oldest_process:
+                    connection.execute(
+                        "update okcm.schema_migration set oldest_process = %s where version = %s",
+                        [migration.oldest_process, migration.version],
+                    )
         found = findings(connection)
         if found:
             raise SchemaRefused(f"the schema breaks its rules: {'; '.join(map(str, found))}")
@@ -88,12 +105,15 @@ def missing_migrations(connection: psycopg.Connection, migrations: Sequence[Migr
     """Return the migrations that are not applied and change nothing; `connection` is the migrator's.
 
     Raises:
-        SchemaRefused: an applied file was edited, is missing or has a lower successor.
+        SchemaRefused: an applied file was edited, is missing or has a lower successor, or a later release excludes
+            this version.
     """
     connection.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
     if connection.execute("select to_regclass('okcm.schema_migration')").fetchone() == (None,):
         return migrations
-    return _pending(migrations, _applied(connection))
+    applied = _applied(connection)
+    pending = _pending(migrations, applied)
+    return () if _is_later(connection, migrations, applied) else pending
 
 
 def _applied(connection: psycopg.Connection) -> dict[int, tuple[str, str]]:
@@ -106,11 +126,29 @@ def _applied(connection: psycopg.Connection) -> dict[int, tuple[str, str]]:
     return {version: (name, sha256) for version, name, sha256 in rows}
 
 
-def _pending(migrations: Sequence[Migration], applied: dict[int, tuple[str, str]]) -> Sequence[Migration]:
+def _is_later(
+    connection: psycopg.Connection, migrations: Sequence[Migration], applied: Mapping[int, tuple[str, str]]
+) -> bool:
+    """Return whether a later release, which still permits this version, has migrated the database."""
+    newest = migrations[-1].version
+    if max(applied, default=0) <= newest:
+        return False
+    row = connection.execute("select max(oldest_process) from okcm.schema_migration").fetchone() or (0,)
+    if row[0] > newest:
+        raise SchemaRefused(
+            f"the database permits processes from schema {row[0]}; this version has {newest}",
+            "run a newer version (docs/upgrading.md#versions)",
+        )
+    return True
+
+
+def _pending(migrations: Sequence[Migration], applied: Mapping[int, tuple[str, str]]) -> Sequence[Migration]:
     known = {migration.version: migration for migration in migrations}
     newest = max(applied, default=0)
     for version, (name, sha256) in sorted(applied.items()):
         migration = known.get(version)
+        if migration is None and version > max(known):
+            continue  # of a later release
         if migration is None or migration.name != name:
             raise SchemaRefused(f"the applied migration {name} is missing", "run the version that contains it")
         if migration.sha256 != sha256 and migration is migrations[0]:

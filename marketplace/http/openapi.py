@@ -129,3 +129,10 @@ HEALTH: dict[str, Any] = {
     "summary": "Check the process",
     "description": "Whether this process responds, without its dependencies: a restart would not repair those.",
 }
+
+READINESS: dict[str, Any] = {
+    "summary": "Check whether to send requests here",
+    "description": "For load balancers. The reasons are error codes: database_unavailable, schema_outdated, "
+    "release_outdated or database_refused.",
+    "responses": {503: {"description": "not ready, with the reasons"}},
+}

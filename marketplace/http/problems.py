@@ -52,6 +52,8 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         enrolment_errors.TicketRefused: HTTPStatus.UNAUTHORIZED,
         enrolment_errors.IssuerUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+        errors.SchemaOutdated: HTTPStatus.SERVICE_UNAVAILABLE,
+        errors.ReleaseOutdated: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.TemporalUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     }
 )

@@ -15,6 +15,7 @@ from dashboard import downloads
 from dashboard.auth.middleware import PLACE_HEADER, AuthMiddleware
 from dashboard.wiring import Dependencies
 from database.connection.database import Database
+from database.connection.readiness import DatabaseReadiness
 from database.offboarding import ErasureCertificateRow
 from database.platform.operators import Operations
 from openkcm.contract.audit_events import AuditName, verify_chain
@@ -62,6 +63,7 @@ def stand(field: Field) -> Stand:
     parts = Dependencies(
         settings=load_settings(),
         database=database,
+        readiness=DatabaseReadiness(database),
         workflows=UnusedGateway(),
         guard=guard,
         addresses=ADDRESSES,

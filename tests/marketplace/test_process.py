@@ -14,6 +14,7 @@ from config import secrets
 from config.secrets import Role
 from tests.concurrency import wait_until
 from tests.database.fixtures import Field
+from tests.database.schemas import outdate
 from tests.marketplace.conftest import CURRENT, TOKEN, an_event, signed
 
 pytestmark = pytest.mark.integration
@@ -88,6 +89,38 @@ def test_forwarded_address_is_the_source_only_if_a_proxy_sends_it(
     with field.open("worker").tenant_tx("acme-corp-12345") as tx:
         [stored] = tx.audit.records()
     assert json.loads(stored.record)["source"] == source
+
+
+def test_readiness_names_an_outdated_schema_and_events_are_retried(
+    environment: dict[str, str], tmp_path: Path, free_port: int, field: Field
+) -> None:
+    folder = tmp_path / "secrets"
+    (folder / secrets.database_password(Role.MARKETPLACE)).write_text(field.server.passwords["marketplace"])
+    (folder / secrets.context_key(Role.MARKETPLACE)).write_text(field.key("marketplace").hex())
+    migrate_again = outdate(field)
+    process = start(environment | {"OPENKCM_DATABASE_URL": field.url}, tmp_path)
+    try:
+        wait_until(lambda: answers(free_port) or process.poll() is not None)
+        wait_until(lambda: reasons(free_port) == (503, ["schema_outdated"]))
+        body = json.dumps(an_event()).encode()
+        with httpx2.Client(base_url=f"http://127.0.0.1:{free_port}", trust_env=False) as sender:
+            refused = sender.post("/v1/events", content=body, headers=signed(body))
+            assert (refused.status_code, refused.json()["code"]) == (503, "schema_outdated")
+            assert refused.headers["retry-after"]
+            migrate_again()
+            wait_until(lambda: reasons(free_port) == (200, []))
+            assert sender.post("/v1/events", content=body, headers=signed(body)).status_code == 202
+        with field.server.offline(field.name):
+            wait_until(lambda: reasons(free_port) == (503, ["database_unavailable"]))
+            assert answers(free_port)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def reasons(port: int) -> tuple[int, list[str]]:
+    answer = httpx2.get(f"http://127.0.0.1:{port}/readyz", trust_env=False)
+    return answer.status_code, answer.json()["reasons"]
 
 
 def answers(port: int) -> bool:

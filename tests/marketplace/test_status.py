@@ -60,5 +60,6 @@ async def test_api_page_loads_no_external_resources(endpoint):
         "/v1/enrolments/{enrolment_id}",
         "/.well-known/openkcm",
         "/healthz",
+        "/readyz",
     }
     assert (await endpoint.client.get("/healthz")).json() == {"status": "ok"}

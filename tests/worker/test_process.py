@@ -1,5 +1,6 @@
 """The worker process waits for its servers, serves metrics, and completes running activities before it stops."""
 
+import re
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from core.tenants.provisioning import Step
 from database.connection.database import Database
 from tests.activities.conftest import NOWHERE
 from tests.activities.provisioning import Provisioning
+from tests.database.schemas import outdate
 from tests.database.silent_peer import Relay
 from tests.e2e.receivers import CallbackReceiver
 from tests.ports import free_port
@@ -161,6 +163,24 @@ def test_worker_waits_for_servers_that_are_down_and_stops_at_once(start, setting
     worker.process.terminate()
     assert worker.process.wait(60) == 0
     assert "Traceback" not in worker.log
+
+
+def test_worker_waits_for_its_schema_and_is_not_ready_with_another(start, process_settings, field):
+    def ready() -> float:
+        page = httpx2.get(f"http://127.0.0.1:{process_settings.worker_metrics_port}/metrics", trust_env=False).text
+        return float(re.search(r"^openkcm_worker_ready\{.*\} (.*)$", page, re.MULTILINE)[1])
+
+    migrate_again = outdate(field)
+    worker = start(process_settings)
+    worker.wait_until(lambda: "this version needs" in worker.log)
+    assert "schema_outdated" in worker.log
+    migrate_again()
+    worker.wait_until(lambda: "worker ready" in worker.log)
+    worker.wait_until(lambda: ready() == 1)
+    migrate_again = outdate(field)
+    worker.wait_until(lambda: ready() == 0)
+    migrate_again()
+    worker.wait_until(lambda: ready() == 1)
 
 
 def test_worker_stops_within_its_grace_when_temporal_is_silent(start, process_settings):

@@ -89,7 +89,16 @@ def test_a_page_of_the_own_tenant_is_served_with_a_place_that_the_browser_cannot
         assert answer.headers["cache-control"] == "no-store"
 
 
-PATHS = ("", "keys", "media/0123abcd.csv", "_stcore/upload_file/s/f", "_stcore/anything", "auth/login", "healthz")
+PATHS = (
+    "",
+    "keys",
+    "media/0123abcd.csv",
+    "_stcore/upload_file/s/f",
+    "_stcore/anything",
+    "auth/login",
+    "healthz",
+    "readyz",
+)
 FOREIGN = cookie_of({"sub": "ada"}, secret="x" * 40)
 
 

@@ -22,7 +22,7 @@ _PEOPLE = {
     """,
     "update": "protected_field(mode, plaintext_allowed, changed_by) protection(changed_by)",
     "delete": "protected_field",
-    "execute": "audit_keys ctx_ok undelivered_notifications",
+    "execute": "audit_keys ctx_ok schema_version undelivered_notifications",
 }
 """The common rights of the operator and the dashboard."""
 
@@ -83,8 +83,8 @@ GRANTS = {
             delete_archived_events delete_expired_rows due_authorities due_examinations
             due_notifications due_rotations erase_tenant expiring key_probes monitored_root_keys numbered_root_keys
             objects_sealed outlived_authorities record_audit_archive record_audit_key record_fingerprint
-            stale_revocation_lists stuck_rotations tenants_with_expired_rows troubled_examinations unknown_serials
-            unsigned_streams untaken_credentials workflow_services workflow_tenants
+            schema_version stale_revocation_lists stuck_rotations tenants_with_expired_rows troubled_examinations
+            unknown_serials unsigned_streams untaken_credentials workflow_services workflow_tenants
         """,
     },
     "marketplace": {
@@ -102,7 +102,7 @@ GRANTS = {
             enrolment(state, settled_at, code, message, hint) join_token(used_at, enrolment_id)
             marketplace_event(started_at)
         """,
-        "execute": "audit_append audit_append_all ctx_ok pending_enrolments unstarted_events",
+        "execute": "audit_append audit_append_all ctx_ok pending_enrolments schema_version unstarted_events",
     },
     "operator": {
         "select": _PEOPLE["select"] + " marketplace_event outbox usage_batch",
@@ -138,8 +138,8 @@ GRANTS = {
         """,
         "delete": "agent backfill managed_object",
         "execute": """
-            audit_append audit_append_all audit_keys cache_changes client_authorities ctx_ok stale_services
-            trim_cache_changes
+            audit_append audit_append_all audit_keys cache_changes client_authorities ctx_ok schema_version
+            stale_services trim_cache_changes
         """,
     },
     "dashboard": {
