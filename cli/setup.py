@@ -63,7 +63,13 @@ def database(*, add: Add = False, replace: Replace = False, as_json: output.AsJs
         _require_files(settings.secrets, names + [context_key(role) for role in roles if role != MIGRATOR])
     ensure_secrets(settings.secrets)
     passwords, keys = database_credentials(settings.secrets)
-    applied = setup.prepare_database(administrator, passwords=passwords, context_keys=keys, existing=existing)
+    applied = setup.prepare_database(
+        administrator,
+        passwords=passwords,
+        context_keys=keys,
+        existing=existing,
+        report=lambda progress: typer.echo(progress, err=True),
+    )
 
     def show(console: Console) -> None:
         console.print(f"applied {', '.join(applied)}" if applied else "the database is up to date")

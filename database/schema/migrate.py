@@ -1,4 +1,8 @@
-"""Runner of the migrations `migrations/NNNN_name.sql`: in order, each in one transaction, forward only.
+"""Runner of the migrations `migrations/NNNN_name.sql`: in order, forward only, while processes use the database.
+
+A file runs in one transaction. It waits a second for a lock, because all later queries of the table wait behind it.
+Then it is rolled back and repeated. Only a file with a line `-- without transaction` runs statement by statement, to
+create an index concurrently; it is repeated after an interruption, so it begins with the removal of an incomplete one.
 
 An applied file must not change, disappear or get a lower successor. The recorded SHA-256 proves a violation, and then
 no migration runs. Numbers may have gaps. Afterwards `lint` checks the whole schema; a finding fails the run.
@@ -9,22 +13,29 @@ Processes of the former version run during a migration and after it. A migration
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
-from core.errors.platform import SchemaRefused
+from core.errors.platform import DatabaseUnavailable, SchemaRefused
 from database.postgres.access import OWNER
 from database.schema.lint import findings
 from database.schema.version import MIGRATIONS
 
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _OLDEST_PROCESS = re.compile(r"^-- oldest process: (\d{4})$", re.MULTILINE)
+_WITHOUT_TRANSACTION = re.compile(r"^-- without transaction$", re.MULTILINE)
 _LOCK = 0x6F6B636D  # "okcm": one migrator at a time per database
+
+LOCK_MILLISECONDS = 1000
+"""Less than the `lock_timeout` of the processes (`SESSION_SETTINGS`), so that their queries succeed afterwards."""
+PAUSES = (0.5, 1.0, 2.0, *[4.0] * 15)
+"""Seconds between the attempts to get the locks of a migration: for longer than any transaction of a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,10 @@ class Migration:
         """The newest migration of the oldest version that works with this schema; 0 if each older version does."""
         stated = _OLDEST_PROCESS.search(self.text)
         return int(stated[1]) if stated else 0
+
+    @property
+    def has_transaction(self) -> bool:
+        return _WITHOUT_TRANSACTION.search(self.text) is None
 
 
 def read_migrations(folder: Path = MIGRATIONS) -> tuple[Migration, ...]:
@@ -63,17 +78,26 @@ def read_migrations(folder: Path = MIGRATIONS) -> tuple[Migration, ...]:
     return tuple(found)
 
 
-def migrate(connection: psycopg.Connection, migrations: Sequence[Migration]) -> tuple[str, ...]:
+def migrate(
+    connection: psycopg.Connection,
+    migrations: Sequence[Migration],
+    *,
+    report: Callable[[str], None] = lambda _progress: None,
+    pauses: Sequence[float] = PAUSES,
+) -> tuple[str, ...]:
     """Apply the missing migrations as the owner and return their names; `connection` is the migrator's, in autocommit.
 
+    `report` receives a line for each attempt that must be repeated.
+
     Raises:
+        DatabaseUnavailable: another session held a lock during all attempts; the last migration was rolled back.
         SchemaRefused: an applied file was edited, is missing or has a lower successor, a later release excludes this
             version, or the schema breaks a rule.
     """
     connection.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
-    # A migration must not wait behind a long transaction, because all other queries would wait behind the migration.
     # JIT compilation of the one long lint query takes ten times as long as its execution.
-    connection.execute("set lock_timeout = '5s'; set jit = off")
+    connection.execute("set jit = off")
+    # Another migrator may need all its attempts.
     connection.execute("select pg_advisory_lock(%s)", [_LOCK])
     try:
         applied = _applied(connection)
@@ -81,17 +105,7 @@ def migrate(connection: psycopg.Connection, migrations: Sequence[Migration]) -> 
         if _is_later(connection, migrations, applied):
             return ()  # its rules are those of the later release
         for migration in pending:
-            with connection.transaction():
-                connection.execute(migration.text.encode())
-                connection.execute(
-                    "insert into okcm.schema_migration (version, name, sha256) values (%s, %s, %s)",
-                    [migration.version, migration.name, migration.sha256],
-                )
-                if migration.oldest_process:
-                    connection.execute(
-                        "update okcm.schema_migration set oldest_process = %s where version = %s",
-                        [migration.oldest_process, migration.version],
-                    )
+            _apply_in_attempts(connection, migration, report, pauses)
         found = findings(connection)
         if found:
             raise SchemaRefused(f"the schema breaks its rules: {'; '.join(map(str, found))}")
@@ -99,6 +113,45 @@ def migrate(connection: psycopg.Connection, migrations: Sequence[Migration]) -> 
         if not connection.broken:
             connection.execute("select pg_advisory_unlock(%s)", [_LOCK])
     return tuple(migration.name for migration in pending)
+
+
+def _apply_in_attempts(
+    connection: psycopg.Connection, migration: Migration, report: Callable[[str], None], pauses: Sequence[float]
+) -> None:
+    for attempt, pause in enumerate((*pauses, None), 1):
+        try:
+            _apply(connection, migration)
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            if pause is None:
+                raise DatabaseUnavailable(
+                    f"migration {migration.name} did not get its locks in {attempt} attempts; it changed nothing",
+                    "end the longest transactions (pg_stat_activity, xact_start) and repeat the command",
+                ) from None
+            report(f"{migration.name} waits for another transaction; attempt {attempt + 1} in {pause:g} s")
+            time.sleep(pause)
+        else:
+            return
+
+
+def _apply(connection: psycopg.Connection, migration: Migration) -> None:
+    if not migration.has_transaction:
+        # An index that is created concurrently waits for all older transactions, and no query waits for it.
+        connection.execute("set lock_timeout = '10min'")
+        for statement in filter(str.strip, migration.text.split(";")):
+            connection.execute(statement.encode())
+    connection.execute(f"set lock_timeout = {LOCK_MILLISECONDS}".encode())
+    with connection.transaction():
+        if migration.has_transaction:
+            connection.execute(migration.text.encode())
+        connection.execute(
+            "insert into okcm.schema_migration (version, name, sha256) values (%s, %s, %s)",
+            [migration.version, migration.name, migration.sha256],
+        )
+        if migration.oldest_process:
+            connection.execute(
+                "update okcm.schema_migration set oldest_process = %s where version = %s",
+                [migration.oldest_process, migration.version],
+            )
 
 
 def missing_migrations(connection: psycopg.Connection, migrations: Sequence[Migration]) -> Sequence[Migration]:

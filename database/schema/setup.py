@@ -1,7 +1,7 @@
 """Preparation of a PostgreSQL server for the controller; idempotent."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import psycopg
@@ -28,6 +28,7 @@ def prepare_database(
     passwords: Mapping[str, str],
     context_keys: Mapping[str, bytes],
     existing: ExistingSecrets = ExistingSecrets.KEEP,
+    report: Callable[[str], None] = lambda _progress: None,
 ) -> tuple[str, ...]:
     """Create missing parts of database, roles, schema and keys; return the names of the migrations applied now.
 
@@ -37,6 +38,7 @@ def prepare_database(
         passwords: password of the migrator and of each process.
         context_keys: context key of each process, 32 to 64 bytes.
         existing: what to do with other passwords and context keys that the server already has.
+        report: receives the progress of a migration that waits.
 
     Raises:
         SecretsDiffer: with KEEP, the server has other passwords or context keys; nothing was changed.
@@ -49,7 +51,7 @@ def prepare_database(
         _prepare_as_administrator(admin_conninfo, passwords, existing)
         migrator = conninfo.make_conninfo(admin_conninfo, user=login(MIGRATOR), password=passwords[MIGRATOR])
         with _connect(migrator, autocommit=True) as connection:
-            applied = migrate(connection, read_migrations())
+            applied = migrate(connection, read_migrations(), report=report)
             with connection.transaction():
                 _store_keys(connection, context_keys, existing)
     return applied
