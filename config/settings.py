@@ -365,6 +365,12 @@ class Settings(BaseSettings):
         description="parts of a region's root keys that workers check concurrently, each in one worker at a time; all "
         "workers need the same number",
     )
+    worker_build_id: str | None = Field(
+        None,
+        pattern=r"^\d+\.\d+\.\d+$",
+        description="release of this worker, such as 0.2.0, for Temporal's Worker Versioning; without it, workers of "
+        "all releases take all tasks",
+    )
     worker_metrics_host: str = Field(LOOPBACK, description="address of the worker's Prometheus metrics")
     worker_metrics_port: Port = Field(17464, description="port of the worker's Prometheus metrics")
     shutdown_notice_seconds: float = Field(

@@ -26,6 +26,7 @@ from openkcm.logging import configure_logs
 from worker import bootstrap, wiring
 from worker.payload_codec import PayloadKeyCache
 from worker.task_queues import run_workers
+from worker.versioning import keep_current
 from workflows.client.connection import LogForm, connection, core_logging
 from workflows.client.workflow_client import WorkflowClient
 
@@ -64,6 +65,8 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
         gateway = await WorkflowClient.connect(
             settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format
         )
+        build_id = settings.worker_build_id
+        versioning = asyncio.create_task(keep_current(client, build_id)) if build_id else None
         renewing = asyncio.create_task(_renew_data_keys(parts.keyring))
         database, region = parts.database, settings.regions[0]
         canary = asyncio.create_task(_until_done("canary", lambda: bootstrap.ensure_canary(database, gateway, region)))
@@ -80,7 +83,7 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
         await stopping
         restoring.cancel()
         renewing.cancel()
-        for task in (mirror, reporting):
+        for task in (mirror, reporting, versioning):
             if task is not None:
                 task.cancel()
         log.info("worker draining")

@@ -83,6 +83,7 @@ from worker.payload_codec import PayloadKeyCache, TenantCodec, TenantConverter
 from worker.probe_services import ProbeServiceConnections
 from worker.task_queues import database_connections, queue_slots
 from worker.vault_login import open_vault
+from worker.versioning import PinningRunner, deployment_config
 from workflows.audit import ReconcileAudit, SignAuditCheckpoints
 from workflows.certificates import (
     CheckExpiry,
@@ -105,10 +106,11 @@ from workflows.services import ConnectService
 from workflows.tenants import Tenant
 
 TENANT_WORKFLOWS = (Tenant, MonitorRootKeys)
-OPERATION_WORKFLOWS = (
-    *(ProvisionTenant, ConnectService, OffboardTenant, ChangeRootKey, RotateKeys, RotateCertificateAuthority),
+SHORT_OPERATIONS = (
+    *(ProvisionTenant, ChangeRootKey, RotateKeys, RotateCertificateAuthority),
     *(AssessIsolation, GenerateReport),
 )
+OPERATION_WORKFLOWS = (*SHORT_OPERATIONS, ConnectService, OffboardTenant)
 PLATFORM_WORKFLOWS = (
     *(SignAuditCheckpoints, ReconcileAudit, DispatchNotifications, PurgeUnusedCredentials, RotateDueKeys),
     *(RotateDueCertificateAuthorities, PublishRevocationLists, CheckExpiry, DetectRootKeyVersions),
@@ -381,6 +383,7 @@ def workers(client: Client, parts: WorkerDependencies) -> list[Worker]:
     drain = timedelta(seconds=settings.shutdown_grace_seconds)
     every_slots = queue_slots(settings)
     identity = ids.worker_identity(client.identity, settings.root_key_shards)
+    runner = PinningRunner(SHORT_OPERATIONS) if settings.worker_build_id else UnsandboxedWorkflowRunner()
 
     def worker(queue: str, workflows: tuple[type, ...], activities: tuple[Callable[..., Any], ...]) -> Worker:
         slots = every_slots[queue]
@@ -393,10 +396,11 @@ def workers(client: Client, parts: WorkerDependencies) -> list[Worker]:
             activity_executor=ThreadPoolExecutor(slots.threads, thread_name_prefix=queue),
             max_concurrent_activities=slots.activities,
             max_concurrent_local_activities=max(slots.local, 1),  # 0 would mean the default of 100
+            deployment_config=deployment_config(settings.worker_build_id),
             interceptors=parts.interceptors,
             # The sandbox detects nondeterminism; tests/workflows run every workflow in it. Here it took 30 % of the
             # worker's CPU (docs/adr), half of that to determine the workflow of each payload.
-            workflow_runner=UnsandboxedWorkflowRunner(),
+            workflow_runner=runner,
             sticky_queue_schedule_to_start_timeout=_STICKY,
             max_heartbeat_throttle_interval=timing.HEARTBEAT_INTERVAL,
             graceful_shutdown_timeout=drain,
