@@ -59,6 +59,7 @@ SHORT = (
     "move the clock of crypto@app1 by 2 min",
     "drain crypto@app1",
     "restart everything on app1 and app2",
+    "restart every server",
     "sign in while the dashboards restart",
 )
 """The drills of the short form."""
@@ -105,6 +106,7 @@ def _restarts() -> Iterator[Drill]:
     for process in PRODUCT:
         yield Drill(f"drain {process}@app1", partial(_drain, f"{process}@app1"), most_errors=0)
     yield Drill("restart everything on app1 and app2", _restart_all, most_errors=0)
+    yield Drill("restart every server", _restart_servers, most_errors=0)
     yield Drill("sign in while the dashboards restart", _sign_in, most_errors=0)
 
 
@@ -183,6 +185,12 @@ def _restart_all(installed: Installation) -> None:
         wait_for(f"{host} after its restart", lambda: not broken(installed), RECOVERY_SECONDS)
 
 
+def _restart_servers(installed: Installation) -> None:
+    for name in ("etcd1", "etcd2", "etcd3", "postgres1", "postgres2", "openbao1", "openbao2", "openbao3", "temporal"):
+        _drain(name, installed)
+        wait_for(f"{name} after its restart", lambda: not broken(installed), RECOVERY_SECONDS)
+
+
 def _sign_in(installed: Installation) -> None:
     """Begin a sign-on at one dashboard, end it at the other, and stay signed in when that one ends too."""
     with browser.chromium() as started:
@@ -238,6 +246,7 @@ def broken(installed: Installation) -> str:
         (lambda: any(True for _ in _found(installed.primary)), "no primary PostgreSQL"),
         (installed.has_standby, "no synchronous standby"),
         (lambda: any(True for _ in _found(installed.active_key_server)), "no active OpenBao"),
+        (installed.has_all_key_servers, "an OpenBao does not run"),
         *((lambda host=host: installed.is_ready(host), f"crypto@{host} is not ready") for host in ("app1", "app2")),
         *((lambda host=host: installed.worker_is_ready(host), f"worker@{host}") for host in ("app1", "app2")),
         *(

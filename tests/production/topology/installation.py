@@ -134,6 +134,11 @@ class Installation:
             if self._status(f"https://{self.hosts[name].address}:8200/v1/sys/health") == 200
         )
 
+    def has_all_key_servers(self) -> bool:
+        """Return whether each OpenBao is active or a standby."""
+        addresses = [self.hosts[f"openbao{n}"].address for n in (1, 2, 3)]
+        return all(self._status(f"https://{address}:8200/v1/sys/health") in {200, 429} for address in addresses)
+
     @cached_property
     def _trust(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=self.ca.file)
@@ -330,8 +335,8 @@ audit "file" "to-file" {{
             "vault": (VAULT_PORT, "GET /v1/sys/health", "openbao", (1, 2, 3), 8200, "check check-ssl verify none"),
             "https": (HTTPS_PORT, "GET /readyz", "app", (1, 2), 18443, "check port 17465 send-proxy-v2"),
             "kmip": (KMIP_PORT, "GET /readyz", "app", (1, 2), 15696, "check port 17465 send-proxy-v2"),
-            "marketplace": (MARKETPLACE_PORT, "GET /healthz", "app", (1, 2), 18080, "check"),
-            "dashboard": (DASHBOARD_PORT, "GET /healthz", "app", (1, 2), 18501, "check"),
+            "marketplace": (MARKETPLACE_PORT, "GET /readyz", "app", (1, 2), 18080, "check"),
+            "dashboard": (DASHBOARD_PORT, "GET /readyz", "app", (1, 2), 18501, "check"),
         }
         text = """
 global
@@ -384,8 +389,8 @@ defaults
         for host in ("app1", "app2"):
             for process, port, path in (
                 ("crypto", 17465, "/readyz"),
-                ("marketplace", 18080, "/healthz"),
-                ("dashboard", 18501, "/healthz"),
+                ("marketplace", 18080, "/readyz"),
+                ("dashboard", 18501, "/readyz"),
                 ("codec", 18081, "/healthz"),
             ):
                 url = f"http://{self.hosts[host].address}:{port}{path}"
