@@ -167,9 +167,12 @@ class Operations(Protocol):
 class AuditWriter(Protocol):
     """The write-ahead log. An entry survives kill -9 (and power loss, by setting) and reaches the audit stream."""
 
-    is_failing: bool
-    """Whether it accepts no entry at present: then each response is its connection's last, so that the client's next
-    connection may reach an instance with a working disk."""
+    @property
+    def is_failing(self) -> bool:
+        """Whether it accepts no entry at present.
+
+        Each response is then its connection's last: the next one may reach an instance with a working disk.
+        """
 
     async def write(self, entries: Sequence[AuditEntry]) -> None:
         """Return when the entries are durable. The caller MUST await it before it responds.

@@ -198,7 +198,8 @@ class WriteAheadLog:
         """(operation, rejection code or empty) → count, for metrics."""
         self.rejections = 0
         """Requests rejected because too many records wait for the database."""
-        self.is_failing = False
+        self.failure = asyncio.Event()
+        """Set while it accepts no record."""
         self._folder, self._sync, self._limit = folder, sync, limit
         self._lanes: dict[str, _Lane] = {}
         self._waiting: Counter[str] = Counter()
@@ -233,14 +234,21 @@ class WriteAheadLog:
         if not whole:
             self._abandon(file, "the disk is full")
             raise AuditUnavailable
-        self.is_failing = False
+        self.failure.clear()
         for entry in entries:
             self.operations[entry.operation, entry.refused] += entry.count
 
     def is_writable(self) -> bool:
         """Return whether records may be added: the limit is not reached, and the disk accepts a block."""
-        self.is_failing = not (self._total < self._limit and self._accepts_block())
+        if self._total < self._limit and self._accepts_block():
+            self.failure.clear()
+        else:
+            self.failure.set()
         return not self.is_failing
+
+    @property
+    def is_failing(self) -> bool:
+        return self.failure.is_set()
 
     def _accepts_block(self) -> bool:
         probe = self._folder / _PROBE
@@ -297,7 +305,7 @@ class WriteAheadLog:
                 lane.open(WalSegment(self._folder, name, sync=self._sync))
                 self._lanes[name] = lane
         except OSError as failed:
-            self.is_failing = True
+            self.failure.set()
             log.warning("journal not opened", reason=os.strerror(failed.errno or 0))
             raise AuditUnavailable from failed
         assert lane.file is not None  # noqa: S101 - opened above
@@ -330,7 +338,7 @@ class WriteAheadLog:
 
     def _abandon(self, file: WalSegment, reason: str) -> None:
         """Continue in another file, if the disk allows one."""
-        self.is_failing = True
+        self.failure.set()
         log.error("journal not written", reason=reason, journal=file.name)
         for lane in self._lanes.values():
             if lane.file is file:

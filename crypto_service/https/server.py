@@ -203,7 +203,7 @@ class _HttpsConnection(Connection):
         except Exception as refused:  # noqa: BLE001 - an unlisted error becomes a reference to the log
             answer = from_error(refused)
             last = last or isinstance(refused, ClientNotAuthorized)
-        last = last or self.parts.journal.is_failing
+        last = last or self.ends_after_response
         media_type = JSON if message.endpoint is None else message.endpoint.media_type
         data = _render(answer, message.correlation_id, last=last, head_only=message.head_only, media_type=media_type)
         return _Reply(data, last, message.unread, len(message.body))

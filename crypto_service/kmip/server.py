@@ -115,7 +115,7 @@ class KmipConnection(Connection):
         except OpenKcmError as refused:
             answer = framing.refuse(message, framing.ErrorReply(*reason_and_message(refused)))
             return answer, not isinstance(refused, ClientNotAuthorized)
-        return ttlv.encode(response), not self.parts.journal.is_failing
+        return ttlv.encode(response), not self.ends_after_response
 
     def _answered(self, answer: tuple[bytes, bool]) -> None:
         data, continues = answer

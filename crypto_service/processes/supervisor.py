@@ -1,7 +1,9 @@
 """The parent process: forks the children, restarts those that end, and serves health and metrics.
 
 `/healthz` reports that this process runs, and `/readyz` whether requests should be sent here. After a signal to stop,
-`/readyz` reports so for some time before the children stop, until each load balancer has noticed it.
+`/readyz` reports so for some time before the children stop, until each load balancer has noticed it. Meanwhile children
+end each connection after a response, so that no request is under way when they close the rest. HAProxy
+(`http-check disable-on-404`) leaves connections open after 404; after 503 it may close them.
 
 It has one thread and a loop without asyncio, because it forks: a child inherits loaded code but no running task. The
 parent connects to neither database nor Vault, so neither can block it.
@@ -28,6 +30,8 @@ _STEADY_SECONDS = 5.0
 _LARGEST_REPORT = 65_536
 _TICK_SECONDS = 0.25
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+NOTICE = signal.SIGUSR1
+"""Sent to the first stage: SIGTERM follows soon."""
 
 Job = Callable[[socket.socket], None]
 """The work of a child until SIGTERM; it sends its reports to the socket."""
@@ -87,6 +91,7 @@ class Supervisor:
         if number != signal.SIGCHLD and self._stopping is None:
             log.info("stopping")
             self._stopping = time.monotonic() + self._notice_seconds
+            _signal(self._children, 0, NOTICE)
 
     def _answer(self, path: bytes) -> tuple[int, bytes]:
         if path == b"/metrics":
@@ -94,7 +99,9 @@ class Supervisor:
         if path == b"/healthz":
             return 200, b"running\n"
         if path == b"/readyz":
-            faults = ["stopping"] if self._stopping is not None else self._totals.faults
+            if self._stopping is not None:
+                return 404, b"stopping\n"
+            faults = self._totals.faults
             if not faults and self._totals.ready:
                 return 200, b"ready\n"
             return 503, "".join(f"{fault}\n" for fault in faults or ["not_serving"]).encode()
@@ -128,6 +135,7 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(NOTICE, signal.SIG_IGN)
             for key in list(self._selector.get_map().values()):
                 with suppress(OSError, AttributeError):
                     key.fileobj.close()  # type: ignore[union-attr]  # only sockets are registered

@@ -15,6 +15,7 @@ import uvloop
 
 from config.settings import Settings
 from crypto_service import wiring
+from crypto_service.processes.supervisor import NOTICE
 from crypto_service.server.connection import Connection
 from crypto_service.server.hardening import allow_many_files, harden
 from crypto_service.server.listener import TlsListener, listen
@@ -84,6 +85,7 @@ async def _serve_until_stopped(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     service = wiring.build(settings, credentials, shared_identity)
+    asyncio.get_running_loop().add_signal_handler(NOTICE, service.connections.end_after_responses)
     stopping = asyncio.create_task(stop.wait())
     running = asyncio.create_task(_run(settings, service, reports))
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -123,7 +125,7 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
             service.journal.maintain()
             garbage.run_if_due()
             _send_report(reports, _report(service, listeners))
-            await asyncio.sleep(_REPORT_SECONDS)
+            await _next_report(service)
     finally:
         for task in background:
             task.cancel()
@@ -134,6 +136,15 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
         await service.connections.drain(settings.shutdown_grace_seconds)
         await service.heartbeats.write()
         _send_report(reports, _report(service, listeners, ready=False))
+
+
+async def _next_report(service: Service) -> None:
+    """Return when a report is due: a journal that begins to fail is reported at once, for the load balancer."""
+    if service.journal.is_failing:
+        await asyncio.sleep(_REPORT_SECONDS)
+        return
+    with suppress(TimeoutError):
+        await asyncio.wait_for(service.journal.failure.wait(), _REPORT_SECONDS)
 
 
 async def _report_faults(service: Service, reports: socket.socket) -> None:

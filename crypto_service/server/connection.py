@@ -185,6 +185,11 @@ class Connection(asyncio.Protocol):
         self.close()
         self._transport.abort()
 
+    @property
+    def ends_after_response(self) -> bool:
+        """Whether the client should use another connection, which may reach another instance."""
+        return self.connections.is_ending or self.parts.journal.is_failing
+
     def retire(self) -> None:
         """Close now, or as soon as pending responses are sent."""
         if self.busy:

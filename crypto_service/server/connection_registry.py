@@ -67,6 +67,8 @@ class ConnectionRegistry:
         """When an established connection last received data, by the loop's clock."""
         self.first_answers = 0
         """Connections that have received the response to a complete request."""
+        self.is_ending = False
+        """Whether each connection ends after its next response."""
         self._callers = parts.callers
         self._open: set[Connection] = set()
         self._of_tenant: defaultdict[str, set[Connection]] = defaultdict(set)
@@ -135,6 +137,10 @@ class ConnectionRegistry:
         """Check again the callers of a tenant's connections (by `tenant_hash`), or of all connections."""
         # Deferred: the cache of callers is notified in the same turn of the loop, possibly after this registry.
         self.loop.call_soon(self._check_callers, (tenant,) if tenant is not None else tuple(self._of_tenant))
+
+    def end_after_responses(self) -> None:
+        """End each connection after its next response; the client then uses another instance."""
+        self.is_ending = True
 
     async def drain(self, seconds: float) -> None:
         """Close every connection after its pending responses; after `seconds` abort those that remain."""

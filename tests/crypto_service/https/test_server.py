@@ -253,11 +253,16 @@ def test_result_that_waits_for_its_audit_entry_is_not_sent_after_a_lock(wire: Wi
     assert wire.closed()
 
 
-def test_connection_ends_with_the_response_while_the_journal_fails(wire: Wire, stage: Stage):
-    """The client's next connection may then reach an instance with a working disk."""
+@pytest.mark.parametrize("cause", ["failing journal", "stop"])
+def test_connection_ends_with_the_response_before_the_client_needs_another_instance(
+    wire: Wire, stage: Stage, cause: str
+):
     wire.send(get("/healthz"))
     assert "connection" not in wire.reply().headers
-    stage.on_loop(lambda: setattr(stage.core, "is_failing", True))
+    if cause == "stop":
+        stage.on_loop(stage.connections.end_after_responses)
+    else:
+        stage.on_loop(lambda: setattr(stage.core, "is_failing", True))
     wire.send(post("/v1/encrypt", encrypt_body()))
     assert wire.reply().headers["connection"] == "close"
     assert wire.closed()

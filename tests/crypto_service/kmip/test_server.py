@@ -201,13 +201,19 @@ async def test_rejection_is_a_kmip_response_and_outage_keeps_the_connection():
 
 
 @on_uvloop
-async def test_connection_ends_with_the_response_while_the_journal_fails():
+async def test_connection_ends_with_the_response_before_the_client_needs_another_instance():
     async with kmip_server() as (here, _):
-        streams = await here.connect()
-        assert asked_id(await ask(streams, encoded())) == "object-1"
+        first, second = await here.connect(), await here.connect()
+        for streams in (first, second):
+            assert asked_id(await ask(streams, encoded())) == "object-1"
         here.journal.is_failing = True
-        assert asked_id(await ask(streams, encoded())) == "object-1"
-        assert await is_closed(streams[0])
+        assert asked_id(await ask(first, encoded())) == "object-1"
+        assert await is_closed(first[0])
+        here.journal.is_failing = False
+        assert asked_id(await ask(second, encoded())) == "object-1"
+        here.connections.end_after_responses()
+        assert asked_id(await ask(second, encoded())) == "object-1"
+        assert await is_closed(second[0])
 
 
 def lock(here: Place, *tenants: str) -> None:

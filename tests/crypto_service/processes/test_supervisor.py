@@ -33,6 +33,7 @@ def job(name, deaf=False):
         note(name, "started")
         stopped = []
         signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+        signal.signal(signal.SIGUSR1, lambda *_: note(name, "noticed"))
         counters = {("openkcm_crypto_operations", (("operation", name), ("refused", ""))): 1}
         faults = ["journal_not_writable"] if name == "faulty" else []
         reports.send(Report(not faults, faults, counters).encode())
@@ -121,7 +122,8 @@ def test_stopping_service_is_not_ready_and_still_serves_until_load_balancers_not
     wait_until(lambda: parent.get("/readyz")[0] == 200 and parent.pids("noticed") and parent.pids("last"))
     began = time.monotonic()
     parent.process.terminate()
-    wait_until(lambda: parent.get("/readyz") == (503, "stopping\n"))
+    wait_until(lambda: parent.get("/readyz") == (404, "stopping\n"))
+    wait_until(lambda: {name for name, what, _ in parent.notes() if what == "noticed"} == {"one", "two", "noticed"})
     assert not [what for _, what, _ in parent.notes() if what == "stopped"]
     assert parent.get("/healthz")[0] == 200
     assert parent.process.wait(60) == 0

@@ -349,11 +349,12 @@ defaults
     timeout check 2s
     timeout client 1h
     timeout server 1h
-    default-server inter 500ms fall 1 rise 2 on-marked-down shutdown-sessions
+    default-server inter 250ms fall 1 rise 2 on-marked-down shutdown-sessions
 """
         for name, (listening, check, kind, numbers, port, more) in services.items():
             text += f"listen {name}\n    bind {BALANCER}:{listening}\n    option httpchk {check}\n"
             text += "    http-check expect status 200\n"
+            text += "    http-check disable-on-404\n" if check == "GET /readyz" else ""
             for number in numbers:
                 text += f"    server {kind}{number} {self.hosts[f'{kind}{number}'].address}:{port} {more}\n"
         # The development server of Temporal has no TLS.
