@@ -239,6 +239,11 @@ class Settings(BaseSettings):
         default=False,
         description="sync audit records to disk before the response, so that they survive a power loss",
     )
+    crypto_audit_copy: bool = Field(
+        default=False,
+        description="write the audit record of each release of key material (KMIP Get, data key) to PostgreSQL too "
+        "before the response, so that it survives the loss of the disk; without PostgreSQL nothing is released",
+    )
     crypto_tenant_rate: int = Field(
         20_000, ge=1, description="rate limit of a tenant in one process, requests per second, with a burst of 1 s"
     )

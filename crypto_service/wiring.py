@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import Settings
+from crypto_service.audit.copies import CopiedJournal
 from crypto_service.audit.wal import WriteAheadLog, journal_folder
 from crypto_service.authentication import ClientCertificateAuthenticator
 from crypto_service.cache_invalidation import NotifyInvalidations
@@ -138,8 +139,9 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
         database, tenant_keys, held, opening, changes, cache_seconds=seconds, opened=unwrap_audit.opened
     )
     limits = TenantLimits(settings.crypto_tenant_rate, settings.crypto_tenant_max_in_flight)
-    operations = CryptoOperations(callers, keyring, journal)
-    parts = Dependencies(callers, operations, journal, limits, threads, computing, changes)
+    writer = CopiedJournal(journal, database, threads) if settings.crypto_audit_copy else journal
+    operations = CryptoOperations(callers, keyring, writer)
+    parts = Dependencies(callers, operations, writer, limits, threads, computing, changes)
     connections = ConnectionRegistry(parts, ConnectionLimits.of_process())
     offer = Offer(settings.crypto_https_url, settings.crypto_kmip_address)
     certificates = DatabaseCertificates(database, threads)

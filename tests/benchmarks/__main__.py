@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from tests.benchmarks import audit_verify, compliance_report, lock_under_load, notify_commits, report, rotation
 from tests.benchmarks import isolation as boundaries
-from tests.benchmarks.crypto_api import crypto_https, crypto_kmip, neighbours
+from tests.benchmarks.crypto_api import audit_copy, crypto_https, crypto_kmip, neighbours
 from tests.benchmarks.dashboard import page_load as dashboard
 from tests.benchmarks.field_encryption import mongodb as protected_mongodb
 from tests.benchmarks.field_encryption import postgresql as protected_postgresql
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "scale": scale.run,
     "crypto_https": crypto_https.run,
     "crypto_kmip": crypto_kmip.run,
+    "audit_copy": audit_copy.run,
     "neighbours": neighbours.run,
     "dashboard": dashboard.run,
     "root_key_change": root_key_change.run,

@@ -61,9 +61,9 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         tempfile.TemporaryDirectory(prefix="openkcm-pykmip-") as place,
         pykmip_server(Path(place)) as peer_port,
     ):
-        sides = {"ours": _ours(stack, folder), "PyKMIP": _target(peer_port, Path(place))}
+        sides = {"ours": kmip_target(stack, folder), "PyKMIP": _target(peer_port, Path(place))}
         for case, (measure, least) in _CASES.items():
-            middle = _middle(measure, sides, rounds, seconds)
+            middle = median_rounds(measure, sides, rounds, seconds)
             for side, load in middle.items():
                 summary[f"{side}, {case}"] = load.summary()
                 step = max(1, len(load.latencies) // 500)
@@ -83,7 +83,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         summary["one bare TLS server without any work, connect per operation"] = ask_connecting(bare, seconds).summary()
     with connected_stack(_TENANT, "mongodb", crypto_processes=1) as (stack, folder):
         measure = _CASES[_SCALED][0]
-        alone = _middle(measure, {"ours": _ours(stack, folder)}, rounds, seconds)["ours"]
+        alone = median_rounds(measure, {"ours": kmip_target(stack, folder)}, rounds, seconds)["ours"]
     both = summary[f"ours, {_SCALED}"]["requests/s"]
     summary[f"ours in one process, {_SCALED}"] = alone.summary()
     summary[f"{os.cpu_count()} processes over one, {_SCALED}"] = round(both / alone.rate, 2)
@@ -102,7 +102,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
 
 def _searches(stack: Stack, folder: Path, objects: int, seconds: float) -> Iterator[tuple[str, Load]]:
     """Create objects, and measure a Locate for each kind of condition."""
-    target = _ours(stack, folder)
+    target = kmip_target(stack, folder)
     of_half = [batch_item(*creation(custom("x-Owner", str(number % 2)))) for number in range(_BATCH)]
     for _ in range(objects // _BATCH):
         one(replace(target, request=encode(message(*of_half))))
@@ -118,7 +118,7 @@ def _searches(stack: Stack, folder: Path, objects: int, seconds: float) -> Itera
         yield kind, ask(replace(target, request=request), 1, seconds)
 
 
-def _middle(
+def median_rounds(
     measure: Callable[[Target, float], Load], sides: Mapping[str, Target], rounds: int, seconds: float
 ) -> dict[str, Load]:
     """Measure the sides in turns and return the median round of each."""
@@ -129,7 +129,7 @@ def _middle(
     return {side: sorted(found, key=lambda load: load.rate)[len(found) // 2] for side, found in loads.items()}
 
 
-def _ours(stack: Stack, folder: Path) -> Target:
+def kmip_target(stack: Stack, folder: Path) -> Target:
     return _target(stack.settings.crypto_kmip_port, folder)
 
 
