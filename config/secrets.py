@@ -14,6 +14,8 @@ from core.errors.platform import SettingsInvalid
 from openkcm.errors import os_reason
 
 _OTHERS = 0o077
+_OTHERS_OF_ROOT = 0o037
+"""Forbidden bits of a file that belongs to root: systemd and Kubernetes let a process read it as group or by an ACL."""
 
 
 class Role(StrEnum):
@@ -79,18 +81,27 @@ def read_secret(folder: Path, name: str) -> str:
     path = folder / name
     put = f"put it into {folder} with mode 0600"
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
         text = path.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
         raise SettingsInvalid(f"the secret {name} is not UTF-8 text", put) from None
     except OSError as failed:
         hint = put if isinstance(failed, FileNotFoundError) else f"run as the user who owns {path}"
         raise SettingsInvalid(f"the secret {name} cannot be read: {os_reason(failed)}", hint) from failed
-    if mode & _OTHERS:
+    if not is_private(found.st_mode, found.st_uid, os.geteuid()):
         raise SettingsInvalid(f"the secret {name} is readable by others", f"chmod 600 {path}")
     if not text:
         raise SettingsInvalid(f"the secret {name} is empty", put)
     return text
+
+
+def is_private(mode: int, owner: int, user: int) -> bool:
+    """Return whether the mode of a secret file excludes others than `user` and the file's owner.
+
+    Only root can give a file to root, so an administrator chose who reads it as its group. PostgreSQL has the same rule
+    for `ssl_key_file`.
+    """
+    return not mode & (_OTHERS_OF_ROOT if owner == 0 != user else _OTHERS)
 
 
 def read_secret_lines(folder: Path, name: str) -> tuple[str, ...]:

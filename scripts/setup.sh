@@ -97,6 +97,8 @@ have_servers() {
     have_unpacked usr/bin/patroni "the production drills" patroni python3-etcd
     have_unpacked usr/bin/faketime "the production drills" faketime
     have_unpacked usr/bin/etcd "the production drills" etcd-server
+    have_unpacked usr/bin/systemd-analyze "the tests of the units" systemd
+    have_unpacked usr/bin/promtool "the tests of the alerting rules" promtool
 }
 
 have_postgresql() {

@@ -22,7 +22,15 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CURRENT_PAGES = [page for page in PAGES if page.name != "upgrading.md"]
 """Without the page that lists former names."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-FOLDERS = {*PROJECT["tool"]["importlinter"]["root_packages"], "tests", "scripts", "docs", "requirements", ".ci"}
+FOLDERS = {
+    *PROJECT["tool"]["importlinter"]["root_packages"],
+    "tests",
+    "scripts",
+    "docs",
+    "deploy",
+    "requirements",
+    ".ci",
+}
 SKIPPED = {"build", "__pycache__", "results"}
 
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")

@@ -6,6 +6,7 @@ from config.secrets import (
     context_key,
     database_password,
     ensure_secret,
+    is_private,
     read_secret,
     read_secret_lines,
     vault_secret,
@@ -44,6 +45,23 @@ def test_secret_accessible_by_others_is_rejected_without_its_value(tmp_path, mod
 def test_secret_accessible_only_by_its_owner_is_read(tmp_path, mode):
     written(tmp_path, "hunter2", mode)
     assert read_secret(tmp_path, "webhook-secrets") == "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "user", "private"),
+    [
+        (0o440, 0, 1000, True),  # a volume of Kubernetes with fsGroup, a credential of systemd with an ACL
+        (0o640, 0, 1000, True),
+        (0o444, 0, 1000, False),
+        (0o660, 0, 1000, False),
+        (0o644, 0, 1000, False),
+        (0o440, 1000, 1000, False),
+        (0o640, 0, 0, False),
+        (0o640, 1001, 1000, False),
+    ],
+)
+def test_only_a_file_of_root_may_be_readable_by_its_group(mode, owner, user, private):
+    assert is_private(mode, owner, user) is private
 
 
 def test_missing_secret_is_rejected_with_its_folder(tmp_path):

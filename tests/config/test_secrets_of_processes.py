@@ -1,6 +1,5 @@
 """The secrets of each process in docs/production.md: these are enough, and each one is necessary."""
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,9 @@ from config.settings import Settings
 from core.errors.platform import SettingsInvalid
 from crypto_service import wiring as crypto_service
 from dashboard import wiring as dashboard
+from tests.production.artefacts.processes import secrets_of
 from worker import wiring as worker
 
-PAGE = (Path(__file__).parents[2] / "docs" / "production.md").read_text(encoding="utf-8")
-TABLE = PAGE.partition("## Secrets")[2].partition("\n## ")[0]
 NOTIFICATIONS = {
     "callback_url": "https://platform.example/events",
     "smtp_host": "mail.example",
@@ -40,12 +38,6 @@ BUILD: dict[str, Callable[[Settings], object]] = {
 }
 
 
-def files_of(process: str) -> list[str]:
-    found = re.search(rf"^\| {process} \| (`.*) \|$", TABLE, re.MULTILINE)
-    assert found is not None
-    return re.findall(r"`([^`]+)`", found[1])
-
-
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("secrets")
@@ -63,7 +55,7 @@ def test_process_needs_the_listed_secrets_and_no_other(process: str, everything:
         **NOTIFICATIONS,
     )
     settings.secrets.mkdir()
-    files = files_of(process)
+    files = secrets_of(process)
     for name in files:
         shutil.copy(everything / name, settings.secrets / name)
     BUILD[process](settings)
