@@ -7,8 +7,8 @@
 #
 # A second run without changes ends immediately: .venv contains a stamp of all inputs.
 # PYTHON selects another interpreter. On Debian, missing system packages are installed for root and reported to other
-# users: the venv module; chromium, SoftHSM2 and a C compiler for the tests. Without chromium only the browser stories
-# cannot run; SoftHSM2 is unpacked into .venv if it cannot be installed.
+# users: the venv module; chromium, SoftHSM2, a C compiler and tools for images for the tests. Without chromium only the
+# browser stories cannot run; SoftHSM2 is unpacked into .venv if it cannot be installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -101,6 +101,16 @@ have_servers() {
     have_unpacked usr/bin/promtool "the tests of the alerting rules" promtool
 }
 
+have_image_tools() {
+    # buildah starts itself without the environment, so that it would not find its libraries if it were unpacked.
+    local missing=() tool
+    if [ "$kind" = runtime ]; then return; fi
+    for tool in buildah mmdebstrap umoci; do command -v "$tool" >/dev/null || missing+=("$tool"); done
+    [ -x /usr/lib/podman/netavark ] || missing+=(netavark)
+    if [ "${#missing[@]}" -eq 0 ] || { may_install && install_debian "${missing[@]}"; }; then return; fi
+    say "${missing[*]} missing: the tests of the image will fail (as root: apt-get install ${missing[*]})"
+}
+
 have_postgresql() {
     # The embedded server is one version; the tests of `openkcmctl setup database` run on the older supported ones too.
     # pip, since uv downloads nothing without installing it. One line of the list is one version.
@@ -125,7 +135,7 @@ have_postgresql() {
 have_compiler
 have_browser
 # An environment with the test packages also contains the runtime packages.
-if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then have_softhsm; have_servers; have_postgresql; exit 0; fi
+if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then have_softhsm; have_servers; have_image_tools; have_postgresql; exit 0; fi
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
@@ -166,6 +176,7 @@ install_locked "requirements/$kind.lock"
 pwd >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/openkcm-repository.pth"
 have_softhsm
 have_servers
+have_image_tools
 have_postgresql
 stamp_of "$kind" >"$venv/stamp-$kind"
 say "set up in $((SECONDS - started)) s"

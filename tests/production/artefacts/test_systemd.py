@@ -4,17 +4,16 @@ import os
 import re
 import shutil
 import subprocess
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from config.settings import Settings
+from tests.production.artefacts.hardening import COMMON, UNITS, options
 from tests.production.artefacts.processes import NAMES, ROOT, module_of, secrets_of, stop_seconds
 
 pytestmark = pytest.mark.integration  # starts a process
 
-UNITS = ROOT / "deploy" / "systemd"
 _UNPACKED = (ROOT / ".venv" / "systemd").resolve()
 _EXPOSURE = 15
 """The highest exposure in tenths, as `systemd-analyze security` computes it: below 2.0 it says OK."""
@@ -44,17 +43,6 @@ def analyze(root: Path, *command: str) -> tuple[int, str]:
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
-
-
-def options(*files: Path) -> dict[str, list[str]]:
-    found = defaultdict(list)
-    for file in files:
-        for name, value in re.findall(r"^(\w+)=(.*)$", file.read_text(encoding="utf-8"), re.MULTILINE):
-            found[name].append(value)
-    return found
-
-
-COMMON = options(*UNITS.glob("openkcm-.service.d/*.conf"))
 
 
 def test_every_process_has_a_unit():
