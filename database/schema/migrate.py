@@ -34,7 +34,7 @@ _LOCK = 0x6F6B636D  # "okcm": one migrator at a time per database
 
 LOCK_MILLISECONDS = 1000
 """Less than the `lock_timeout` of the processes (`SESSION_SETTINGS`), so that their queries succeed afterwards."""
-PAUSES = (0.5, 1.0, 2.0, *[4.0] * 15)
+PAUSES = (0.5, 1.0, 2.0, *[4.0] * 14)
 """Seconds between the attempts to get the locks of a migration: for longer than any transaction of a process."""
 
 

@@ -74,6 +74,14 @@ class Installation:
     def programs(self) -> Mapping[str, Program]:
         return self._supervisor.programs
 
+    @property
+    def kmip_address(self) -> str:
+        return f"{BALANCER}:{KMIP_PORT}"
+
+    @property
+    def marketplace_url(self) -> str:
+        return f"http://{BALANCER}:{MARKETPLACE_PORT}"
+
     # ── servers ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start_servers(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from config.secrets import MARKETPLACE_TOKEN, WEBHOOK_SECRETS, read_secret, read_secret_lines
 from crypto_service.kmip.codec.enums import Operation
@@ -22,14 +22,30 @@ from openkcm.sdk.client import Client
 from tests.crypto_service.kmip.messages import batch_item
 from tests.e2e.kmip_wire import activated_key, ask, value_of
 from tests.e2e.wires import dial
-from tests.production.topology.hosts import BALANCER
-from tests.production.topology.installation import KMIP_PORT, MARKETPLACE_PORT, REGION, Installation
+from tests.production.topology.installation import REGION
 
 _HTTPS_THREADS, _KMIP_THREADS = 6, 2
 """For each tenant."""
 _ENABLE_SECONDS = 10.0
 _KEPT = 2_000
 """Ciphertexts of a thread that are decrypted again and again."""
+
+
+class Target(Protocol):
+    """An installation behind a load balancer."""
+
+    folder: Path
+    secrets: Path
+
+    @property
+    def kmip_address(self) -> str:
+        """Return host and port of the KMIP service."""
+
+    @property
+    def marketplace_url(self) -> str: ...
+
+    def operate(self, *words: str) -> dict[str, Any]:
+        """Run a command and return its document."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ class Service:
 class Load:
     """`rate` requests per second in all; three quarters over HTTPS with the SDK, the others over KMIP."""
 
-    def __init__(self, installed: Installation, rate: float) -> None:
+    def __init__(self, installed: Target, rate: float) -> None:
         self._installed, self._rate = installed, rate
         self.services = [self._connect(f"drill-{number}") for number in (1, 2)]
         self.failures: list[Failure] = []
@@ -131,7 +147,7 @@ class Load:
             if connection and select.select([connection[0]], [], [], 0)[0]:
                 connection.pop().close()
             if not connection:
-                connection.append(dial(f"{BALANCER}:{KMIP_PORT}", service.tls()))
+                connection.append(dial(self._installed.kmip_address, service.tls()))
                 connection[0].settimeout(10)
             return connection[0]
 
@@ -149,6 +165,8 @@ class Load:
         while not self._stop.is_set():
             if not self._request(service, "get", get, pause) and connection:
                 connection.pop().close()
+        if connection:
+            connection[0].close()
 
     def _request(self, service: Service, operation: str, send: Callable[[], None], pause: float) -> bool:
         began = time.monotonic()
@@ -174,7 +192,7 @@ class Load:
         """Enable a tenant every ten seconds; an event is delivered again until the endpoint accepts it."""
         folder = self._installed.secrets
         client = MarketplaceClient(
-            f"http://{BALANCER}:{MARKETPLACE_PORT}",
+            self._installed.marketplace_url,
             read_secret_lines(folder, WEBHOOK_SECRETS)[0],
             read_secret(folder, MARKETPLACE_TOKEN),
         )
@@ -190,6 +208,7 @@ class Load:
                 else:
                     self.enabled.append(tenant_id)
                     break
+        client.close()
 
 
 def _material(kmip: Any, object_id: str) -> bytes:
