@@ -176,6 +176,7 @@ LIMITED: Mapping[str, Limit] = MappingProxyType(
         "context_key": Limit("one for each role, two during a replacement", "signs the contexts of transactions"),
         "destruction": Limit("the keys of one offboarding", "evidence of the destruction"),
         "discovery": Limit("one for each service", "the kind of a service that the marketplace announced"),
+        "isolation_assessment": Limit("one for each tenant", "the newest daily assessment, and when the next is due"),
         "key": Limit("three for each tenant", "the keys in use"),
         "key_fingerprint": Limit(
             "one for each rotation of a tenant key, at most twelve a year",

@@ -26,6 +26,7 @@ KEPT = {
     "audit_signed_head": "the signed checkpoints, which reveal a truncated audit stream",
     "key_fingerprint": "keyed fingerprints of the destroyed tenant key, which detect a restored key",
     "boundary_result": "the results of the isolation checks until their retention ends, without names of persons",
+    "isolation_assessment": "the counts of the newest daily isolation assessment, signed",
     "boundary_clause": "the same results for each clause, signed",
     "certificate_authority": "the public certificate of the tenant CA, so that its serial stays known; its key is "
     "destroyed",

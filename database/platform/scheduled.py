@@ -232,6 +232,12 @@ class PlatformQueries:
             rows = connection.execute("select * from okcm.due_examinations(%s, %s)", [after, limit])
             return [(tenant_id, region) for tenant_id, region in rows]
 
+    def newest_breach(self) -> datetime | None:
+        """Return the start of the newest complete assessment of any tenant that found a breach (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            found = connection.execute("select okcm.newest_breach()").fetchone()
+            return None if found is None else found[0]
+
     def troubled_examinations(self, late: timedelta, limit: int) -> Sequence[FailedAssessment]:
         """Return tenants with a breach, or whose assessment is overdue by more than `late` (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
-from psycopg.conninfo import conninfo_to_dict
 from temporalio.client import Client
 
 from compliance.audit.export import begin_export
@@ -21,7 +20,6 @@ from openkcm.contract.audit_events import AuditEvent, AuditName
 from tests.benchmarks import report
 from tests.benchmarks.harness.stack import Stack
 from tests.benchmarks.report import Check, Result
-from tests.database.fixtures import Field, prepare, with_secrets
 from tests.database.schema import postgres_versions
 
 _TENANT = "much-audited-corp"
@@ -155,11 +153,7 @@ def _floor(file: Path) -> None:
 
 def _export_from_oldest(events: int, file: Path) -> float:
     """Return the seconds of an export of new records from the oldest supported PostgreSQL."""
-    with postgres_versions.running(_OLDEST) as conninfo:
-        server = with_secrets(conninfo)
-        prepare(server, "openkcm")
-        address = conninfo_to_dict(conninfo)
-        field = Field(server, "openkcm", f"postgresql://{address['host']}:{address['port']}/openkcm")
+    with postgres_versions.migrated(_OLDEST) as field:
         append(field.open(Role.WORKER), _TENANT, events)
         database = field.open(Role.OPERATOR)
         counts: list[int] = []
@@ -171,7 +165,6 @@ def _export_from_oldest(events: int, file: Path) -> float:
                 written.writelines(begun.lines(database, counts.append))
 
         seconds, _ = timed(export)
-        field.close()
     assert counts == [events], counts
     return seconds
 

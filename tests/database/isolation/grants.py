@@ -6,7 +6,8 @@ _PEOPLE = {
         boundary_result certificate_authority certificate_revocation_list destruction discovery
         enrolment(tenant_id, enrolment_id,
         service, kind, proof, state, requested_at, settled_at, code, message, hint) join_token(tenant_id, service, kind,
-        made_by, made_at, expires_at, used_at, enrolment_id) key managed_object(tenant_id, l2_key, object_id, service,
+        made_by, made_at, expires_at, used_at, enrolment_id) isolation_assessment key
+        managed_object(tenant_id, l2_key, object_id, service,
         object_type, state, names, key_version, revision, created_at) operation_step protected_field protection
         root_key(tenant_id, root_key_id, mode, name, place, state, health, health_since, created_at, probe_version)
         root_key_change root_key_request(tenant_id, request_id, place, problems, requested_at) rotation route service
@@ -31,8 +32,8 @@ GRANTS = {
         "select": """
             agent approval approval_vote audit_archive audit_event audit_head audit_signed_head backfill
             boundary_clause boundary_result certificate_authority certificate_revocation_list
-            dashboard_session(tenant_id) destruction discovery enrolment(tenant_id) join_token(tenant_id) key key_probe
-            managed_object(tenant_id, l2_key,
+            dashboard_session(tenant_id) destruction discovery enrolment(tenant_id) isolation_assessment
+            join_token(tenant_id) key key_probe managed_object(tenant_id, l2_key,
             object_id, service, state) marketplace_event operation_step outbox protected_field(tenant_id, service,
             store, place, field, mode, plaintext_allowed) protection(tenant_id) protection_use(tenant_id, day, service,
             place, operations, bytes, microseconds, requests, request_microseconds) report root_key root_key_change
@@ -41,6 +42,7 @@ GRANTS = {
             usage_minute(tenant_id)
         """,
         "insert": """
+            isolation_assessment(tenant_id, due_at, changed_at, complete_at, breached, breached_at)
             boundary_clause(tenant_id, examined_at, clause, operation_id, held, breached, not_checked, digest,
             signature, key) boundary_result(tenant_id, recorded_at, number, operation_id, clause, name, outcome,
             seconds, evidence) certificate_authority(tenant_id, serial, certificate_pem, chain_pem, not_after, state,
@@ -62,7 +64,9 @@ GRANTS = {
         "update": """
             approval(state, expires_at, decided_by, decided_name, decided_at, used_by, reason)
             certificate_authority(state) certificate_revocation_list(number, der, this_update, next_update)
-            destruction(destroyed_at) key(version, oldest, rotated_at) key_probe(l2_key, version, ciphertext, tried,
+            destruction(destroyed_at) isolation_assessment(due_at, changed_at, complete_at, breached, breached_at,
+            examined_at, operation_id, held, not_checked, digest, signature, key, runs)
+            key(version, oldest, rotated_at) key_probe(l2_key, version, ciphertext, tried,
             left_at) marketplace_event(started_at) operation_step(state, attempts, started_at, finished_at, problem)
             outbox(attempts, next_try, problem, expired_at, sent_at) report(stated, stated_at, seq, json, html, pdf,
             made_at) root_key(credentials, state, probe, probe_digest, health, health_since, l2_version)
@@ -82,9 +86,10 @@ GRANTS = {
             archivable_streams audit_append audit_append_all audit_keys audit_save_signed_head ctx_ok
             delete_archived_events delete_expired_rows due_authorities due_examinations
             due_notifications due_rotations erase_tenant expiring key_probes monitored_root_keys numbered_root_keys
-            objects_sealed outlived_authorities record_audit_archive record_audit_key record_fingerprint
-            schema_version stale_revocation_lists stuck_rotations tenants_with_expired_rows troubled_examinations
-            unknown_serials unsigned_streams untaken_credentials workflow_services workflow_tenants
+            newest_breach objects_sealed outlived_authorities record_audit_archive record_audit_key record_fingerprint
+            schedule_assessment schema_version stale_revocation_lists stuck_rotations tenants_with_expired_rows
+            troubled_examinations unknown_serials unsigned_streams untaken_credentials workflow_services
+            workflow_tenants
         """,
     },
     "marketplace": {

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from devstack.servers import postgres as embedded
 from tests.concurrency import wait_until
+from tests.database.fixtures import Field, prepare, with_secrets
 from tests.ports import free_port
 from tests.programs import ENVIRONMENT, child, give, unprivileged
 
@@ -52,6 +54,20 @@ def running(version: str) -> Iterator[str]:
             server.wait()
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def migrated(version: str) -> Iterator[Field]:
+    """Start a PostgreSQL as `running` does and yield its migrated, empty database."""
+    with running(version) as conninfo:
+        server = with_secrets(conninfo)
+        prepare(server, "openkcm")
+        address = conninfo_to_dict(conninfo)
+        field = Field(server, "openkcm", f"postgresql://{address['host']}:{address['port']}/openkcm")
+        try:
+            yield field
+        finally:
+            field.close()
 
 
 def _programs(version: str, folder: Path) -> Path:
