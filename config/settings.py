@@ -264,6 +264,13 @@ class Settings(BaseSettings):
         72.0, gt=0, le=72, description="lifetime of a service's certificate, hours; it is renewed after two thirds"
     )
 
+    isolation_complete_days: int = Field(
+        7, ge=1, le=7, description="days within which every isolation attack is made on each tenant"
+    )
+    isolation_per_second: float = Field(
+        2.0, gt=0, le=100, description="isolation assessments that the schedule starts in a second, in each region"
+    )
+
     aws_kms_endpoint: str | None = Field(
         None, description="endpoint of AWS KMS and STS for tests; default: the endpoints of AWS"
     )

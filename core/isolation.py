@@ -12,12 +12,17 @@ run does not match its signature; a result that was edited, added or removed doe
 
 `A1 3/0/1; C2 2/0/0` in an audit record means: of the checks of A1 three held, none was breached, one was not checked.
 Reports count the checks from this text.
+
+A complete assessment makes every attack. A daily one makes those of the database, of certificates and through the
+crypto service, and reads the tenant key. Without a breach, only its line is kept, with the clause `DAILY`: the digest
+over all its results. `is_complete_due` states when a daily assessment must be a complete one.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -27,6 +32,38 @@ from openkcm.verification.results import SignatureCheck
 
 LATE = timedelta(hours=2)
 """Time for which an assessment may be overdue before an alert; it is due at least once a day."""
+
+
+DAILY = "DAILY"
+"""The clause of the signed line of a daily assessment."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssessmentState:
+    """The newest assessments of a tenant; times are their starts, None before the first.
+
+    `changed_at` is the end of a rotation, a change of root key or CA, or a restore since the newest complete one.
+    """
+
+    complete_at: datetime | None
+    changed_at: datetime | None
+    breached: bool
+
+
+def is_complete_due(
+    state: AssessmentState, began: datetime, newest_breach: datetime | None, interval: timedelta
+) -> bool:
+    """Return whether an assessment that began at this time makes every attack.
+
+    `newest_breach` is of any tenant: the control that failed may protect all. Two complete assessments are at most
+    `interval` and LATE apart while the daily ones are on time.
+    """
+    complete_at = state.complete_at
+    if complete_at is None or state.changed_at is not None or state.breached:
+        return True
+    if newest_breach is not None and newest_breach > complete_at:
+        return True
+    return began + timedelta(days=1) - complete_at > interval + LATE
 
 
 class ClauseResult(BaseModel):

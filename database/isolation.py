@@ -8,7 +8,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from core.isolation import CheckResult, SignedClause
+from core.isolation import DAILY, AssessmentState, CheckResult, SignedClause
 
 _RESULT = "clause, name, outcome, seconds, evidence"
 _LINE = "clause, held, breached, not_checked, digest, operation_id, examined_at, signature, key"
@@ -46,6 +46,14 @@ class AssessmentRow:
     def passed(self) -> bool:
         """Whether attacks were made and none of them succeeded."""
         return self.held > 0 and not self.breached
+
+
+@dataclass(frozen=True, slots=True)
+class DailyAssessmentRow:
+    """The newest daily assessment; `runs` counts those since the newest complete one, all without a breach."""
+
+    line: SignedClause
+    runs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,43 @@ class Boundaries:
                 [line.key for line in lines],
             ],
         )
+
+    def state(self) -> AssessmentState:
+        """Return the times of the newest assessments."""
+        found = self.connection.execute(
+            "select complete_at, changed_at, breached from okcm.isolation_assessment"
+        ).fetchone()
+        return AssessmentState(None, None, breached=False) if found is None else AssessmentState(*found)
+
+    def record_daily(self, line: SignedClause) -> None:
+        """Replace the line of the newest daily assessment without a breach."""
+        self.connection.execute(
+            "update okcm.isolation_assessment set examined_at = %s, operation_id = %s, held = %s, not_checked = %s,"
+            " digest = %s, signature = %s, key = %s, runs = runs + 1",
+            [line.examined_at, line.run, line.held, line.not_checked, line.digest, line.signature, line.key],
+        )
+
+    def daily(self) -> DailyAssessmentRow | None:
+        """Return the newest daily assessment; None before the first."""
+        found = self.connection.execute(
+            "select held, not_checked, digest, operation_id, examined_at, signature, key, runs"
+            " from okcm.isolation_assessment where examined_at is not null"
+        ).fetchone()
+        if found is None:
+            return None
+        held, not_checked, digest, run, examined_at, signature, key, runs = found
+        line = SignedClause(
+            clause=DAILY,
+            held=held,
+            breached=0,
+            not_checked=not_checked,
+            digest=bytes(digest),
+            run=run,
+            examined_at=examined_at,
+            signature=signature,
+            key=key,
+        )
+        return DailyAssessmentRow(line, runs)
 
     def latest(self) -> Sequence[CheckResult]:
         """Return the results of the newest run in the order in which they were recorded."""

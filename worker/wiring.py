@@ -241,6 +241,9 @@ def build(
         recorded,
         clock,
         metrics,
+        daily=daily_attacks(isolation, on_keys, through_listeners),
+        complete_interval=timedelta(days=settings.isolation_complete_days),
+        per_second=settings.isolation_per_second,
         begin_repeat=through_listeners.forget_round,
     )
     offboarding = open_vault(settings, Role.OFFBOARDING)
@@ -454,6 +457,13 @@ def attacks(
 ) -> tuple[Attack, ...]:
     """Return the attacks of an isolation assessment in their order; the quick ones first."""
     return (isolation.attack, keys, listeners)
+
+
+def daily_attacks(
+    isolation: IsolationGateActivities, keys: KeyIsolationSuite, listeners: CryptoApiIsolationSuite
+) -> tuple[Attack, ...]:
+    """Return the attacks of a daily assessment, which need few calls to the key server."""
+    return (isolation.attack_rows, keys.attack_record, listeners)
 
 
 def key_attacks(

@@ -28,7 +28,10 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime.signals import BOUNDARIES_REPORTED, signal_tenant
 
 _PAUSE = timedelta(seconds=0.3)
-"""A pause after each assessment leaves capacity for services; a thousand tenants take about eight minutes."""
+"""The pause after each assessment in runs that started before assessments were concurrent."""
+_AT_ONCE = 4
+"""Assessments of a region that run at the same time: an assessment mostly waits for servers."""
+_CONCURRENT = "isolation-concurrent"
 
 
 @workflow.defn(name="AssessIsolation")
@@ -36,7 +39,10 @@ class AssessIsolation:
     @workflow.run
     async def run(self, tenant: BoundariesInput) -> None:
         step = ExamineInput(
-            tenant_id=tenant.tenant_id, operation_id=run_of(workflow.info().run_id), repeat=tenant.repeat
+            tenant_id=tenant.tenant_id,
+            operation_id=run_of(workflow.info().run_id),
+            repeat=tenant.repeat,
+            daily=tenant.daily,
         )
         result = await run_activity(
             IsolationAssessmentActivities.examine_tenant,
@@ -56,7 +62,8 @@ def _summary(result: ExamineResult) -> str:
     if not result.examined:
         return "**Not assessed**: the tenant is not active"
     counts = f"{result.held} attacks failed, {result.breached} succeeded, {result.not_checked} not checked"
-    return f"**{'Breached' if result.breached else 'Held'}**: {counts}"
+    scope = "" if result.complete else " (daily)"
+    return f"**{'Breached' if result.breached else 'Held'}**{scope}: {counts}"
 
 
 @workflow.defn(name="AssessDueTenants")
@@ -67,6 +74,8 @@ class AssessDueTenants:
         self._done, self._failed = 0, 0
         self._unattended: set[str] = set()
         """Regions without a worker: an assessment timed out before it began, so this run tries no other there."""
+        self._attended: set[str] = set()
+        """Regions in which an assessment of this run has ended."""
 
     @workflow.run
     async def run(self, due: DueInput | None = None) -> None:
@@ -84,10 +93,38 @@ class AssessDueTenants:
             by_region: dict[str, list[DueExamination]] = {}
             for one in found.tenants:
                 by_region.setdefault(one.region, []).append(one)
-            await asyncio.gather(*map(self._examine_in_turn, by_region.values()))
+            if workflow.patched(_CONCURRENT):
+                pause = timedelta(seconds=1 / found.per_second)
+                await asyncio.gather(*(self._examine_region(tenants, pause) for tenants in by_region.values()))
+            else:
+                await asyncio.gather(*map(self._examine_in_turn, by_region.values()))
             after = found.tenants[-1].tenant_id
             if workflow.info().is_continue_as_new_suggested():
                 workflow.continue_as_new(DueInput(after=after))
+
+    async def _examine_region(self, tenants: Sequence[DueExamination], pause: timedelta) -> None:
+        """Assess the tenants of a region, a few at a time, and start one after each `pause`.
+
+        The first assessment of a region runs alone: it shows whether the region has a worker.
+        """
+        region, waiting = tenants[0].region, list(tenants)
+
+        async def examine_in_turn() -> None:
+            while waiting and region not in self._unattended:
+                one = waiting.pop(0)
+                began = workflow.now()
+                await self._examine(one)
+                if not waiting:
+                    return
+                # Each of the concurrent loops starts one in this time, so together they keep the rate.
+                left = _AT_ONCE * pause - (workflow.now() - began)
+                if left > timedelta(0):
+                    await workflow.sleep(left, summary="pause to keep the rate of assessments")
+
+        if region not in self._attended | self._unattended:
+            await self._examine(waiting.pop(0))
+            self._attended.add(region)
+        await asyncio.gather(*(examine_in_turn() for _ in range(_AT_ONCE)))
 
     async def _examine_in_turn(self, tenants: Sequence[DueExamination]) -> None:
         """Assess the tenants of a region one after another; a region without a worker delays no other region."""
@@ -101,7 +138,7 @@ class AssessDueTenants:
         try:
             await workflow.execute_child_workflow(
                 AssessIsolation.run,
-                BoundariesInput(tenant_id=one.tenant_id, region=one.region),
+                BoundariesInput(tenant_id=one.tenant_id, region=one.region, daily=True),
                 id=ids.boundaries_workflow(one.tenant_id),
                 task_queue=ids.operation_queue(one.region),
                 execution_timeout=timing.EXAMINATION,

@@ -33,12 +33,16 @@ class BoundariesInput(Message):
         default=False,
         description="run also the shared checks that ran recently for all tenants, because a user requested a result",
     )
+    daily: bool = Field(
+        default=False, description="started by the schedule: complete only if a complete assessment is due"
+    )
 
 
 class ExamineInput(StepInput):
     """Input of the assessment; its operation id is the id of the run, the same for each retry."""
 
     repeat: bool = False
+    daily: bool = False
 
 
 class ExamineResult(Message):
@@ -48,6 +52,7 @@ class ExamineResult(Message):
     held: int = 0
     breached: int = 0
     not_checked: int = 0
+    complete: bool = Field(default=True, description="false for a daily assessment, which makes only a part of them")
     notification: NotificationKind | None = None
 
 
@@ -64,3 +69,4 @@ class DueResult(Message):
     """Tenants whose assessment is due, in the order of their ids; empty after the last page."""
 
     tenants: tuple[DueExamination, ...] = ()
+    per_second: float = Field(default=2.0, gt=0, description="assessments that the search starts in a second")

@@ -36,6 +36,7 @@ class _Rows:
     chain: chain.KeyHierarchy
     check: Check | None
     examined_at: datetime | None
+    daily_at: datetime | None
     route: RouteRow | None
     key: CustomerRootKeyRow | None
 
@@ -77,6 +78,7 @@ def _read(context: PageContext) -> _Rows | None:
             chain.chain(tenant, tx.keys.all(), tx.services.keys()),
             isolation.check(tx.boundaries.latest_run()),
             None if (newest := tx.boundaries.examination()) is None else newest.examined_at,
+            None if (daily := tx.boundaries.daily()) is None else daily.line.examined_at,
             tx.routes.get(),
             tx.root_keys.current(),
         )
@@ -196,6 +198,8 @@ def _draw_isolation(context: PageContext, rows: _Rows) -> None:
             st.caption("Shown: checks before activation. The full assessment runs within 24 hours.")
         elif rows.examined_at != check.at:
             st.caption(f"Last full assessment {moment(rows.examined_at, context.now())}.")
+        if rows.daily_at is not None and rows.daily_at > check.at:
+            st.caption(f"Daily checks, a part of them, last passed {moment(rows.daily_at, context.now())}.")
         if unseen := isolation.reasons(check):
             st.markdown("  \n".join(f":material/visibility_off: Not checked: {why}" for why in unseen))
         marks = {True: ":material/check:", False: ":material/error:"}

@@ -87,7 +87,7 @@ def _isolation(checks: Sequence[LatestCheck], now: datetime) -> Line:
             "Not checked",
             Severity.WARNING,
             "No isolation check is recorded.",
-            "Checks run daily and after each key change. If none is recorded tomorrow, contact the operators.",
+            "Checks run daily. If none is recorded tomorrow, contact the operators.",
         )
     at = max(one.at for one in checks)
     breached = sorted({one.clause for one in checks if one.outcome == "breached"})
@@ -102,10 +102,10 @@ def _isolation(checks: Sequence[LatestCheck], now: datetime) -> Line:
         )
     detail = f"{len(held):,} of {count(len(CLAUSES), 'clause')} passed, last checked {relative(at, now)}."
     if now - at > OLDEST_CHECK:
-        advice = "Checks should run daily. Contact the platform's operators."
+        advice = "Every check should run at least every seven days. Contact the platform's operators."
         return Line(label, "Checks overdue", Severity.WARNING, detail, advice)
     if any(not clause.optional and clause.id not in held for clause in CLAUSES.values()):
-        advice = "The full assessment runs daily and after each key change. Open clauses are listed below."
+        advice = "The full assessment runs at least every seven days. Open clauses are listed below."
         return Line(
             label, f"{len(held):,} of {len(CLAUSES):,} clauses checked, all passed", Severity.WORKING, detail, advice
         )

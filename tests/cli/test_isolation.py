@@ -91,6 +91,25 @@ def test_a_tenant_in_a_wrong_state_is_rejected_before_any_request(operator_cli, 
     assert operator_cli.invoke("isolation", "check", ACME, "--all").exit_code == 2
 
 
+def test_check_that_joined_a_daily_assessment_requests_a_complete_one(operator_cli) -> None:
+    operator_cli.gateway.attacks[ACME] = (HELD, NOT_CHECKED)
+    examine, joined = operator_cli.gateway.check_boundaries, []
+
+    def join(tenant_id: str, region: str, *, repeat: bool) -> str:
+        if joined:
+            return examine(tenant_id, region, repeat=repeat)
+        joined.append(tenant_id)
+        with operator_cli.worker.tenant_tx(tenant_id) as tx:
+            [line] = an_examination(tx, HELD, run="examination-joined", at=datetime.now(UTC))
+            tx.boundaries.record_daily(line.model_copy(update={"run": "examination-daily"}))
+        return "examination-daily"
+
+    operator_cli.gateway.check_boundaries = join
+    document = operator_cli.run("isolation", "check", "--all")
+    assert joined == [ACME]
+    assert [(one["held"], one["not_checked"]) for one in document["tenants"]] == [(1, 1)]
+
+
 def test_results_with_invalid_signatures_are_rejected(operator_cli) -> None:
     operator_cli.gateway.attacks[ACME] = (HELD, BREACHED)
     examine = operator_cli.gateway.check_boundaries

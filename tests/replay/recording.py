@@ -14,10 +14,12 @@ from typing import Any
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
 from core import names as ids
 from core.keys.rotation import RotationScope
+from core.messages.compliance import DueExamination, DueInput, DueResult, ExamineInput, ExamineResult
 from core.messages.keys import (
     DueRotation,
     DueTenants,
@@ -38,6 +40,7 @@ from tests.workflows.entities import Entity
 from tests.workflows.scripted import Script
 from workflows.certificates import CheckExpiry, RotateCertificateAuthority
 from workflows.client.workflow_client import UpdateRejected, WorkflowClient
+from workflows.isolation import AssessDueTenants, AssessIsolation
 from workflows.offboarding import OffboardTenant
 from workflows.provisioning import ProvisionTenant
 from workflows.root_keys import ChangeRootKey, DetectRootKeyVersions, MonitorRootKeys
@@ -52,7 +55,7 @@ Recorded = AsyncIterator[tuple[str, WorkflowHandle[Any, Any]]]
 
 WORKFLOWS: list[type] = [
     *(Tenant, ProvisionTenant, ConnectService, ChangeRootKey, RotateKeys, MonitorRootKeys, OffboardTenant),
-    *(RotateCertificateAuthority, CheckExpiry, DetectRootKeyVersions),
+    *(RotateCertificateAuthority, CheckExpiry, DetectRootKeyVersions, AssessDueTenants, AssessIsolation),
 ]
 _REGION = "eu-west-1"
 _QUEUE = ids.operation_queue(_REGION)
@@ -80,6 +83,7 @@ async def record_all() -> Histories:
             _authority_rolled,
             _rotated,
             _followed,
+            _assessed,
         ):
             script = Script()
             async with script.worker(environment.client, _REGION, WORKFLOWS):
@@ -93,6 +97,25 @@ async def _ready(client: Client, _script: Script) -> Recorded:
     await entity.reaches(State.ACTIVE)
     yield "tenant-ready", entity.handle
     yield "provision-ready", client.get_workflow_handle(ids.provision_workflow("ready-corp"))
+
+
+async def _assessed(client: Client, script: Script) -> Recorded:
+    """The assessments of five tenants that are due, one of which fails."""
+    tenants = tuple(DueExamination(tenant_id=f"assessed-{number}", region=_REGION) for number in range(5))
+
+    def find(due: DueInput) -> DueResult:
+        return DueResult(tenants=() if due.after else tenants)
+
+    def assess(step: ExamineInput) -> ExamineResult:
+        if step.tenant_id == tenants[3].tenant_id:
+            raise ApplicationError("refused", type="conflicting_resource", non_retryable=True)
+        return ExamineResult(examined=True, held=3)
+
+    script.answers |= {"find-due-assessments": find, "assess-tenant": assess}
+    handle = await client.start_workflow(AssessDueTenants.run, id="platform/isolation", task_queue=_QUEUE)
+    await handle.result()
+    yield "assessments-concurrent", handle
+    yield "assessment-made", client.get_workflow_handle(ids.boundaries_workflow(tenants[0].tenant_id))
 
 
 async def _late(client: Client, script: Script) -> Recorded:

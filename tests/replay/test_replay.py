@@ -85,6 +85,8 @@ def edited_workflow(folder: Path, edit: Callable[[str], str]) -> type:
 
 def test_every_outcome_of_a_workflow_is_recorded():
     outcomes = {
+        "assessment": "made",
+        "assessments": "concurrent in-turn",
         "authority": "refused rolled",
         "expiry": "checked",
         "keys": "compromised due not-rotated",

@@ -1,6 +1,8 @@
 """Isolation assessments and the check for due tenants: order, one per tenant at a time, and the effect of a breach."""
 
 import asyncio
+import time
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -38,6 +40,8 @@ class Examinations:
         self.regions: dict[str, str] = {}
         """Regions other than `region`, by tenant."""
         self.running = self.most = 0
+        self.per_second, self.page = 100.0, 3
+        self.starts: list[float] = []
         self.hold = asyncio.Event()
         self.hold.set()
         self._locked: set[str] = set()
@@ -50,6 +54,7 @@ class Examinations:
 
     async def _examine(self, step: ExamineInput) -> ExamineResult:
         self.running += 1
+        self.starts.append(time.monotonic())
         self.most = max(self.most, self.running)
         try:
             await self.hold.wait()
@@ -59,7 +64,8 @@ class Examinations:
         if step.tenant_id in self.broken:
             raise ApplicationError("refused", type="conflicting_resource", non_retryable=True)
         self.done.append((step.tenant_id, step.operation_id))
-        return ExamineResult(examined=True, held=3, breached=int(step.tenant_id in self.breached), not_checked=1)
+        breached = int(step.tenant_id in self.breached)
+        return ExamineResult(examined=True, held=3, breached=breached, not_checked=1, complete=not step.daily)
 
     def _follow(self, step: StepInput) -> StatusChangeResult:
         self._locked |= {step.tenant_id} & self.breached
@@ -74,9 +80,10 @@ class Examinations:
         return StatusChangeResult(state=State.ACTIVE)
 
     def _find(self, due: DueInput) -> DueResult:
-        page = sorted(one for one in self.due if one > due.after)[:3]
+        page = sorted(one for one in self.due if one > due.after)[: self.page]
         return DueResult(
-            tenants=tuple(DueExamination(tenant_id=one, region=self.regions.get(one, self.region)) for one in page)
+            tenants=tuple(DueExamination(tenant_id=one, region=self.regions.get(one, self.region)) for one in page),
+            per_second=self.per_second,
         )
 
 
@@ -180,14 +187,49 @@ async def test_assessment_without_a_result_fails(client, queue, check, examinati
 
 
 @pytest.mark.usefixtures("check")
-async def test_due_tenants_are_assessed_one_by_one_and_a_failure_stops_no_other(client, queue, script, examinations):
+async def test_due_tenants_are_assessed_a_few_at_a_time_and_a_failure_stops_no_other(
+    client, queue, script, examinations
+):
     prefix = a_tenant_id()
     due = examinations.due = [f"{prefix}-{number:02}" for number in range(8)]
     examinations.broken = {due[0], due[4]}
     await run_platform(client, queue, AssessDueTenants)
     assert {one for one, _ in examinations.done} == set(due) - examinations.broken
     assert [step.after for step in script.inputs["find-due-assessments"]] == ["", due[2], due[5], due[7]]
-    assert examinations.most == 1
+    assert 1 < examinations.most <= 4
+
+
+@pytest.mark.usefixtures("check")
+async def test_due_tenants_are_assessed_with_the_rate_of_the_setting(client, queue, examinations):
+    prefix = a_tenant_id()
+    examinations.due = [f"{prefix}-{number:02}" for number in range(13)]
+    examinations.per_second, examinations.page = 8.0, 13
+    await run_platform(client, queue, AssessDueTenants)
+    starts = examinations.starts
+    assert len(starts) == 13
+    # The first one runs alone, then four start together; the eight others follow in two seconds' turns of four.
+    assert starts[-1] - starts[1] >= 2 * 4 / 8 - 0.1
+
+
+async def test_due_tenants_are_assessed_once_when_the_worker_dies(client, script, examinations):
+    examinations.region = region = f"eu-{uuid.uuid4().hex}-1"
+    queue, prefix = ids.operation_queue(region), a_tenant_id()
+    examinations.due = [f"{prefix}-{number:02}" for number in range(10)]
+    examinations.per_second = 100.0
+    async with script.worker(client, region, WORKFLOWS):
+        sweep = await client.start_workflow(AssessDueTenants.run, id=f"platform/{uuid.uuid4().hex}", task_queue=queue)
+        await wait_until_async(lambda: len(examinations.done) >= 4)
+        examinations.hold.clear()
+        await wait_until_async(lambda: examinations.running)
+    done = len(examinations.done)
+    assert 4 <= done < 10
+    examinations.hold.set()
+    async with script.worker(client, region, WORKFLOWS):
+        await sweep.result()
+    assert sorted(one for one, _ in examinations.done) == examinations.due
+    steps = [step for step in script.inputs["assess-tenant"] if step.tenant_id in examinations.due]
+    assert len({(step.tenant_id, step.operation_id) for step in steps}) == 10
+    assert all(step.daily for step in steps)
 
 
 async def test_due_tenant_with_a_running_assessment_is_skipped(client, queue, check, examinations):

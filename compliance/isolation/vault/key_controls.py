@@ -63,6 +63,7 @@ _CHANGES = ("exportable", "allow_plaintext_backup", "deletion_allowed")
 _RECORD = {"type": "aes256-gcm96", "derived": True} | dict.fromkeys(_CHANGES, False)
 _Attempt = tuple[str, str, dict[str, Any] | None]
 """Method, path and fields of a request that the policies must reject."""
+_OF_RECORD = ("versions-recorded", "key-was-made-inside")
 _CHECKS = (
     ("U1", "key-is-derived-and-stays-inside"),
     ("U1", "encrypt-under-a-name-without-a-key"),
@@ -116,6 +117,23 @@ class VaultKeyControlSuite:
             used.as_another_service(),
         )
         return KeyFindings(results, used.probe)
+
+    def attack_record(self, target: KeyTarget) -> tuple[Sequence[CheckResult], bool]:
+        """Check only the key's record; return also whether its fingerprint can be the positive control."""
+        record, began = self._session.read(f"transit/keys/{ids.l2_key(target.tenant_id)}"), Stopwatch()
+        checks = (_CHECKS[0], *(one for one in _CHECKS if one[1] in _OF_RECORD))
+        if record is None:
+            expected = "the key server has a key of that name"
+            missing = result(*checks[0], held=False, seconds=0, expected=expected, control="")
+            return (missing, *unchecked(checks[1:], "the key server has no such key")), False
+        if record.get("soft_deleted"):
+            return unchecked(checks, "the key is disabled, so no positive control is possible"), False
+        seconds = began.lap()
+        return (
+            _record_check(record, seconds),
+            _versions(record, target, seconds),
+            _origin_check(record, seconds),
+        ), True
 
     def attack_wrap(
         self, target: KeyTarget, context: EncryptionContext, outer: bytes, inner: bytes | None

@@ -34,7 +34,8 @@ def isolation(report: Report) -> Section:
                 (
                     ("Assessments in the period", say.number(counted.isolation_runs)),
                     ("Attacks", Cell(_attacks(counted.isolation))),
-                    ("Newest assessment", _newest(checks)),
+                    ("Newest complete assessment", _newest(checks)),
+                    ("Scope", Cell("Every attack at least every seven days; those of other days make a part")),
                 )
             ),
         ),

@@ -64,7 +64,7 @@ def test_a_compliant_tenant_has_no_advice():
             Severity.BAD,
             "A check of C1 and U2 failed",
         ),
-        ("Isolation", {"checks": checks(NOW - timedelta(days=3))}, Severity.WARNING, "18 of 18 clauses"),
+        ("Isolation", {"checks": checks(NOW - timedelta(days=9))}, Severity.WARNING, "18 of 18 clauses"),
         ("Isolation", {"checks": checks(U3="not-checked")}, Severity.GOOD, "17 of 18 clauses"),
         ("Isolation", {"checks": checks(U1="not-checked")}, Severity.WORKING, "17 of 18 clauses"),
         ("Isolation", {"checks": checks()[:3]}, Severity.WORKING, "3 of 18 clauses"),

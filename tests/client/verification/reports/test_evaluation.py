@@ -114,7 +114,7 @@ def counting(**figures: object) -> DerivedFigures:
     [
         ("Isolation", counting(isolation=(ClauseRuns(clause="A1", held=3, breached=1),)), GOOD, MADE),
         ("Isolation", counting(events=(EventCounts(name=AuditName.BOUNDARY_CHECKED, failure=1),)), GOOD, MADE),
-        ("Isolation", COUNTED, GOOD, MADE + timedelta(days=3)),
+        ("Isolation", COUNTED, GOOD, MADE + timedelta(days=9)),
         ("Access and refused attempts", counting(denied_total=10**9), GOOD, MADE),
         ("Root key and revocation", counting(root_key=COUNTED.root_key[:1]), GOOD, MADE),
         ("Root key and revocation", COUNTED, GOOD.model_copy(update={"state": "locked"}), MADE),

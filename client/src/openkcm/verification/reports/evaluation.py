@@ -32,8 +32,8 @@ SUMMARY = "Summary"
 EVIDENCE = "Evidence"
 """The sections of a report; findings and evidence refer to them."""
 
-OLDEST_CHECK = timedelta(hours=48)
-"""Isolation checks run daily; one day may be missed."""
+OLDEST_CHECK = timedelta(days=8)
+"""Every isolation check runs at least every seven days; one day may be missed."""
 _MAX_REJECTED_SHARE = 0.01
 """The share of rejected attempts above which an administrator should investigate."""
 _PLATFORM = "platform"
@@ -109,7 +109,7 @@ def _isolation(figures: EvaluationInput) -> Judgement:
     if not checks or not figures.counted.isolation_runs or not sum(one.held for one in runs):
         return "missing", "No isolation checks were recorded in this period."
     if max(one.at for one in checks) < figures.at - OLDEST_CHECK:
-        return "attention", "No isolation check ran in the last two days before the report."
+        return "attention", "No complete isolation assessment ran in the last eight days before the report."
     held = {one.clause for one in checks if one.outcome == "held"}
     unchecked = [clause.id for clause in CLAUSES.values() if not clause.optional and clause.id not in held]
     if unchecked:
