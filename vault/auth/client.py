@@ -26,6 +26,11 @@ from vault.auth.transport import Answer, PooledAdapter, open_pool
 ROLE_PREFIX = "openkcm-"
 _RENEW_AT = 2 / 3
 """Part of a token's lifetime after which the next call logs in again, so that no token expires during a call."""
+_VALID_SECONDS = 1.0
+"""How long a token that was looked up counts as valid: an isolation assessment causes some thirty denials in a row.
+
+A token that is revoked in this time makes one call fail; the caller's retry logs in again.
+"""
 
 
 class VaultRejected(OpenKcmError):
@@ -168,6 +173,8 @@ class VaultSession(VaultClient):
         self._lock = threading.Lock()
         self._own_token = ""
         self._renew_at = 0.0
+        self._looking_up = threading.Lock()
+        self._valid_until = ("", 0.0)
 
     def request(self, method: str, path: str, data: dict[str, Any] | None = None) -> Answer:
         token = self._valid_token()
@@ -197,11 +204,16 @@ class VaultSession(VaultClient):
         self._renew_at = time.monotonic() + answer["auth"]["lease_duration"] * _RENEW_AT
 
     def _is_valid(self, token: str) -> bool:
-        try:
-            self._send(token, "GET", "auth/token/lookup-self", None)
-        except VaultRefused:
-            return False
-        return True
+        with self._looking_up:
+            found, until = self._valid_until
+            if found == token and time.monotonic() < until:
+                return True
+            try:
+                self._send(token, "GET", "auth/token/lookup-self", None)
+            except VaultRefused:
+                return False
+            self._valid_until = (token, time.monotonic() + _VALID_SECONDS)
+            return True
 
 
 def token_session(url: str, token: str, *, ca_file: Path | None = None, namespace: str | None = None) -> TokenSession:

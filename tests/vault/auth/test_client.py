@@ -51,6 +51,27 @@ def test_a_denied_request_causes_no_login(server: Server, admin: TokenSession) -
     assert _accessors(admin) == before
 
 
+def test_denials_in_a_row_look_up_the_token_once_a_second(server: Server) -> None:
+    responses: list[float] = []
+    secret = (server.folder / "worker.secret").read_text(encoding="ascii")
+    session = VaultSession(server.url, "worker", secret, on_response=lambda: responses.append(time.monotonic()))
+
+    def denied() -> None:
+        with pytest.raises(VaultRefused):
+            session.read("sys/auth")
+
+    session.read(AUDIT_KEY)
+    responses.clear()
+    began = time.monotonic()
+    at_once(*[denied] * 8)
+    lookups = len(responses) - 8
+    assert 1 <= lookups <= 1 + (time.monotonic() - began)
+    time.sleep(1.0)
+    responses.clear()
+    denied()
+    assert len(responses) == 2
+
+
 @pytest.mark.integration
 def test_a_server_that_is_down_is_unavailable() -> None:
     with socket.socket() as held:
