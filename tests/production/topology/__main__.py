@@ -2,6 +2,7 @@
 
 python -m tests.production.topology                    # all drills, 30 s pauses
 python -m tests.production.topology --short
+python -m tests.production.topology --servers          # only the servers, to install the product by docs/production.md
 python -m tests.production.topology --drill "kill crypto@app1" --drill "drain crypto@app1"
 """
 
@@ -13,6 +14,7 @@ if __name__ == "__main__":
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -20,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.production.topology import drills
-from tests.production.topology.installation import installation, wait_for
+from tests.production.topology.installation import installation, servers, wait_for
 from tests.production.topology.load import Load
 
 _SHIPPED_SECONDS = 60
@@ -32,6 +34,9 @@ def main() -> int:
     parser.add_argument("--drill", action="append", default=[], help="only this drill; repeatable")
     parser.add_argument("--rate", type=float, default=200.0, help="requests per second (default: 200)")
     parser.add_argument("--pause", type=float, help="seconds of a pause or a cut (default: 30)")
+    parser.add_argument(
+        "--servers", action="store_true", help="start only the servers, print their addresses, and wait"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the folder with the logs")
     options = parser.parse_args()
     chosen = options.drill or (drills.SHORT if options.short else None)
@@ -40,6 +45,10 @@ def main() -> int:
         parser.error(f"unknown drill: {', '.join(sorted(unknown))}")
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
+    if options.servers:
+        with hosts.network(), servers(folder) as started:
+            _print("started", **started.guide())
+            signal.pause()
     passed, expected = True, set[str]()
     with hosts.network(), installation(folder) as installed:
         _print("started", folder=str(folder))

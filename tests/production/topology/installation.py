@@ -169,6 +169,24 @@ class Installation:
         place = None if host is None else self.hosts[host]
         self._supervisor.start(Program(name, place, command, folder, self.logs / f"{name}.log", **more))
 
+    def guide(self) -> dict[str, object]:
+        """Return what an operator has: addresses, administrators' secrets, and how to run a command on a host.
+
+        Those commands run inside the namespaces of this process (`nsenter --all`).
+        """
+        return {
+            "PostgreSQL": f"{BALANCER}:{POSTGRES_PORT}",
+            "OpenBao": VAULT,
+            "Temporal": f"{BALANCER}:{TEMPORAL_PORT}",
+            "CA": str(self.ca.file),
+            "secrets": str(self.secrets),
+            "hosts": {
+                name: {"address": host.address, "run": " ".join(host.enter())}
+                for name, host in self.hosts.items()
+                if name.startswith("app")
+            },
+        }
+
     def end(self) -> None:
         """Kill all programs and unmount their disks."""
         for one in self.programs.values():
@@ -554,16 +572,23 @@ server_login_retry = 1
 
 
 @contextmanager
-def installation(folder: Path) -> Iterator[Installation]:
-    """Start everything in an empty folder, which the unprivileged user can enter."""
+def servers(folder: Path) -> Iterator[Installation]:
+    """Start the servers in an empty folder, which the unprivileged user can enter."""
     with Supervisor() as supervisor:
         started = Installation(folder, supervisor)
         try:
             started.start_servers()
-            started.start_product()
             yield started
         finally:
             started.end()
+
+
+@contextmanager
+def installation(folder: Path) -> Iterator[Installation]:
+    """Start everything, as `servers`."""
+    with servers(folder) as started:
+        started.start_product()
+        yield started
 
 
 def wait_for(what: str, condition: Callable[[], bool], seconds: float = 180) -> float:
