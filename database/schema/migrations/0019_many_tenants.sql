@@ -110,19 +110,6 @@ revoke execute on function okcm.schedule_examined_tenants() from public;
 create trigger assessment_due after insert on okcm.boundary_clause referencing new table as added
     for each statement execute function okcm.schedule_examined_tenants();
 
--- The owner is subject to row security; this one read of existing rows is not.
-alter table okcm.tenant no force row level security;
-alter table okcm.rotation no force row level security;
-alter table okcm.root_key_change no force row level security;
-alter table okcm.route no force row level security;
-alter table okcm.boundary_clause no force row level security;
-select okcm.schedule_assessment(tenant_id) from okcm.tenant where ready_at is not null;
-alter table okcm.tenant force row level security;
-alter table okcm.rotation force row level security;
-alter table okcm.root_key_change force row level security;
-alter table okcm.route force row level security;
-alter table okcm.boundary_clause force row level security;
-
 alter table okcm.isolation_assessment enable row level security, force row level security;
 create policy signed on okcm.isolation_assessment as restrictive for all to public
     using ((select okcm.ctx_ok())) with check ((select okcm.ctx_ok()));
@@ -137,7 +124,8 @@ create policy platform_questions on okcm.isolation_assessment for select to okcm
     using (((select current_setting('app.tenant_id', true)) = '*'));
 
 -- Return tenants whose assessment is due, in order of id from the first behind `after`. So one tenant that fails does
--- not delay the others. A breach without a lock is due as well: its signal was lost.
+-- not delay the others. A breach without a lock is due as well: its signal was lost. So is a tenant of an earlier
+-- version, which has no row yet; the row follows with its assessment. Of examination_dues nothing is used any more.
 create or replace function okcm.due_examinations(after text, at_most integer)
 returns table (tenant_id text, region text)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
@@ -149,7 +137,11 @@ begin
             select a.tenant_id from okcm.isolation_assessment a where a.due_at <= statement_timestamp()
             union
             select a.tenant_id from okcm.isolation_assessment a join okcm.tenant b on b.tenant_id = a.tenant_id
-            where a.breached_at is not null and a.breached and not 'isolation-breach' = any (b.locks)) as due
+            where a.breached_at is not null and a.breached and not 'isolation-breach' = any (b.locks)
+            union
+            select n.tenant_id from okcm.tenant n
+            where n.ready_at is not null and not starts_with(n.tenant_id, 'openkcm-') and not exists (
+                select from okcm.isolation_assessment a where a.tenant_id = n.tenant_id)) as due
         join okcm.tenant t on t.tenant_id = due.tenant_id
         where t.tenant_id > after and t.state in ('active', 'suspended', 'locked')
         order by t.tenant_id limit at_most;
@@ -180,7 +172,6 @@ begin
         order by 3, 4, 1 limit at_most;
 end
 $$;
-drop function okcm.examination_dues();
 
 -- Return the time of the newest complete assessment of any tenant that found a breach.
 create function okcm.newest_breach() returns timestamptz
@@ -219,10 +210,8 @@ begin
 end
 $$;
 
--- As before, but of the CRLs only the old ones are read, and of the revocations only those since `oldest`: a CRL without
--- an earlier one is old.
-create index certificate_revocation_list_age on okcm.certificate_revocation_list (this_update);
-create index service_certificate_revocation on okcm.service_certificate (revoked_at) where revoked_at is not null;
+-- As before, but of the CRLs only the old ones are read, and of the revocations only those since `oldest`: a CRL that
+-- lacks an earlier one is old. The next migration creates the indexes.
 create or replace function okcm.stale_revocation_lists(oldest interval, at_most integer) returns setof text
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$

@@ -159,6 +159,15 @@ def test_breach_is_due_until_the_lock_and_reported_until_the_unlock(worker, fiel
     assert PlatformQueries(dashboard).troubled_examinations(LATE, 10) == []
 
 
+def test_tenant_of_an_earlier_version_without_a_row_is_due_until_it_is_assessed(worker, field) -> None:
+    examined(worker, ACME)
+    with field.administrator() as administrator:
+        administrator.execute("delete from okcm.isolation_assessment where tenant_id = 'acme'")
+    assert due(worker) == [ACME]
+    examined(worker, ACME)
+    assert due(worker) == []
+
+
 def test_missing_assessment_is_late(worker, field) -> None:
     aged(field, ACME, DAY + LATE + timedelta(seconds=1))
     [late] = PlatformQueries(worker).troubled_examinations(LATE, 10)
