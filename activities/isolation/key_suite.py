@@ -90,17 +90,15 @@ class KeyIsolationSuite:
         return results
 
     def attack_record(self, tenant_id: str) -> Sequence[CheckResult]:
-        """Check the key's record and fingerprint and the rows of its lineage: four calls to the key server."""
+        """Check the key's record and the rows of its lineage: one call to the key server."""
         with self._database.tenant_tx(tenant_id) as tx:
             read = _read(tx)
         if read is None:
             return ()
         target = KeyTarget(tenant_id, read.key.oldest, read.key.version, read.rotating)
-        results, usable = self._keys.attack_record(target)
-        found = self._withdraw_outdated(read, KeyFindings(tuple(results), None))
-        fingerprint = self._fingerprint(read) if usable else unchecked([_FINGERPRINT], "the key has no fingerprint")[0]
+        found = self._withdraw_outdated(read, KeyFindings(tuple(self._keys.attack_record(target)), None))
         attacker = next((one for one in self._attackers if one != tenant_id), RESERVED_PREFIX)
-        checked = (*found.results, fingerprint, *self._rows.attack(tenant_id, ids.l2_key(attacker)))
+        checked = (*found.results, *self._rows.attack(tenant_id, ids.l2_key(attacker)))
         for result in _breached(checked):
             log.error("key boundary breached", tenant_id=tenant_id, clause=result.clause, name=result.name)
         return checked
@@ -119,17 +117,9 @@ class KeyIsolationSuite:
 
     def _compare(self, read: "_Read", found: KeyFindings, tried: str) -> CheckResult:
         """Compare the fingerprint of each version with the recorded one, and store a ciphertext for other tenants."""
+        clause, name = _FINGERPRINT
         if found.probe is None:
             return unchecked([_FINGERPRINT], "the key has no fingerprint")[0]
-        compared = self._fingerprint(read)
-        probe = KeyProbeRow(read.key.name, ciphertext_version(found.probe), found.probe, tried)
-        with self._database.tenant_tx(read.root.tenant.tenant_id) as tx:
-            tx.fingerprints.leave(probe)
-        return compared
-
-    def _fingerprint(self, read: "_Read") -> CheckResult:
-        """Compare the fingerprint of each version with the recorded one."""
-        clause, name = _FINGERPRINT
         began, key, tenant_id = time.perf_counter(), read.key, read.root.tenant.tenant_id
         versions = range(max(key.oldest, key.version - _VERSIONS + 1), key.version + 1)
         try:
@@ -140,6 +130,8 @@ class KeyIsolationSuite:
             ) from retired
         with self._database.tenant_tx(tenant_id) as tx:
             endings = [tx.fingerprints.record(key.name, version, taken[version]) for version in taken]
+            probe = KeyProbeRow(key.name, ciphertext_version(found.probe), found.probe, tried)
+            tx.fingerprints.leave(probe)
         held = all(ending in (Fingerprinted.RECORDED, Fingerprinted.KNOWN) for ending in endings)
         return CheckResult(
             clause=clause,
