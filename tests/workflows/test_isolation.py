@@ -40,7 +40,7 @@ class Examinations:
         self.regions: dict[str, str] = {}
         """Regions other than `region`, by tenant."""
         self.running = self.most = 0
-        self.per_second, self.page = 100.0, 3
+        self.per_second, self.page, self.seconds = 100.0, 3, 0.01
         self.starts: list[float] = []
         self.hold = asyncio.Event()
         self.hold.set()
@@ -58,7 +58,7 @@ class Examinations:
         self.most = max(self.most, self.running)
         try:
             await self.hold.wait()
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(self.seconds)
         finally:
             self.running -= 1
         if step.tenant_id in self.broken:
@@ -193,6 +193,7 @@ async def test_due_tenants_are_assessed_a_few_at_a_time_and_a_failure_stops_no_o
     prefix = a_tenant_id()
     due = examinations.due = [f"{prefix}-{number:02}" for number in range(8)]
     examinations.broken = {due[0], due[4]}
+    examinations.seconds = 0.5  # so long that the next one begins meanwhile
     await run_platform(client, queue, AssessDueTenants)
     assert {one for one, _ in examinations.done} == set(due) - examinations.broken
     assert [step.after for step in script.inputs["find-due-assessments"]] == ["", due[2], due[5], due[7]]
