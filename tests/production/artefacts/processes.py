@@ -23,23 +23,24 @@ def section(title: str) -> str:
     return PAGE.partition(f"## {title}\n")[2].partition("\n## ")[0]
 
 
-def row(title: str, process: str) -> str:
-    """Return the cells of a process in the table of a section, without its name."""
-    found = re.search(rf"^\| {process} \| (.*) \|$", section(title), re.MULTILINE)
-    assert found is not None, (title, process)
-    return found[1]
+def row(title: str, process: str) -> list[str]:
+    """Return the cells of a process in the first table of a section that has it, without its name."""
+    for line in section(title).splitlines():
+        names, *cells = line.strip("| ").split(" | ")
+        if process in names.split(", "):
+            return cells
+    raise AssertionError(f"no row for {process} in {title}")
 
 
 def secrets_of(process: str) -> list[str]:
     """Return the secret files of a process (a name of the page), those for notifications included."""
-    return re.findall(r"`([^`]+)`", row("Secrets", process))
+    return re.findall(r"`([^`]+)`", row("Secrets", process)[0])
 
 
 def module_of(process: str) -> str:
     """Return the module that starts a process (a name of the page)."""
-    found = re.search(r"`python -m ([\w.]+)`", row("Processes", process))
-    assert found is not None, process
-    return found[1]
+    (module,) = re.findall(r"^`python -m ([\w.]+)`$", row("Processes", process)[0])
+    return str(module)
 
 
 def stop_seconds(settings: Settings) -> float:

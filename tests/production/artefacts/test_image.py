@@ -169,7 +169,7 @@ def test_a_process_without_secrets_reports_what_is_missing(image, tmp_path):
         for name, process in NAMES.items()
     ]
     for container in started:
-        status, log = container.wait(120)
+        status, log = container.wait(300)
         assert status != 0
         assert re.search(r"the secret [\w.-]+ cannot be read: no such file", log), log
         assert "hint: put it into /var/lib/openkcm/secrets with mode 0600" in log
@@ -197,16 +197,27 @@ class Installation:
         mounts.sort(key=lambda one: one.destination)
         return self.image.start(self.folder, name, without_executable_memory(command), mounts, self._variables)
 
+    def set_up(self, server: str, occasion: str, *, writable: bool) -> Container:
+        command = ["/opt/openkcm/bin/openkcmctl", "setup", server]
+        return self.run(f"setup-{server}-{occasion}", command, self.secrets, writable=writable)
+
     def secrets_for(self, process: str) -> Path:
-        """Return a folder with the files of a process, as a volume of Kubernetes has them: of root, for the group."""
+        """Return a volume with the files of a process."""
         folder = self.folder / f"secrets-{process.replace(' ', '-')}"
         folder.mkdir(mode=0o755)
         for name in {*secrets_of(process)} - OPTIONAL:
-            file = folder / name
-            shutil.copy(self.secrets / name, file)
-            os.chown(file, 0, self.image.user[1])
-            file.chmod(0o440)
+            shutil.copy(self.secrets / name, folder / name)
+        as_volume(folder, self.image.user[1])
         return folder
+
+
+def as_volume(folder: Path, group: int) -> None:
+    """Give the files of a folder the owner and mode that a volume of Kubernetes has: of root, readable by the group."""
+    for file in folder.iterdir():
+        os.chown(file, 0, group)
+        file.chmod(0o440)
+    os.chown(folder, 0, group)
+    folder.chmod(0o750)
 
 
 @pytest.fixture
@@ -247,12 +258,15 @@ def installation(image: Image, tmp_path: Path, temporal: TemporalServer) -> Iter
 
 @pytest.mark.full
 def test_every_process_runs_from_the_image_with_its_secrets_only(installation):
-    owned = [installation.secrets, *installation.secrets.iterdir()]
-    for path in owned:
+    for path in (installation.secrets, *installation.secrets.iterdir()):
         os.chown(path, *installation.image.user)
     for server in ("database", "vault"):
-        command = ["/opt/openkcm/bin/openkcmctl", "setup", server]
-        status, log = installation.run(f"setup-{server}", command, installation.secrets, writable=True).wait(120)
+        status, log = installation.set_up(server, "first", writable=True).wait(300)
+        assert status == 0, log
+    # Before an upgrade, the Job of the chart has the files as a volume, which it cannot change.
+    as_volume(installation.secrets, installation.image.user[1])
+    for server in ("database", "vault"):
+        status, log = installation.set_up(server, "upgrade", writable=False).wait(300)
         assert status == 0, log
 
     containers: dict[str, Container] = {}
@@ -262,9 +276,9 @@ def test_every_process_runs_from_the_image_with_its_secrets_only(installation):
             containers[name] = installation.run(name, command, installation.secrets_for(process))
         checks = {
             "worker": ("worker_metrics", "/metrics", "openkcm_worker_ready 1"),
-            "marketplace": ("marketplace", "/healthz", ""),
+            "marketplace": ("marketplace", "/readyz", ""),
             "crypto": ("crypto_metrics", "/readyz", ""),
-            "dashboard": ("dashboard", "/healthz", ""),
+            "dashboard": ("dashboard", "/readyz", ""),
             "codec": ("codec", "/healthz", ""),
         }
         for name, (port, path, expected) in checks.items():

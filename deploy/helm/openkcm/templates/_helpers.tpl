@@ -14,7 +14,7 @@ marketplace:
   secrets: [database-marketplace, context-marketplace, webhook-secrets, marketplace-token]
   ports: {http: 18080}
   liveness: {path: /healthz, port: http}
-  readiness: {path: /healthz, port: http}
+  readiness: {path: /readyz, port: http}
   temporal: true
   preStopSeconds: 5
   egress: [database, temporal, web]
@@ -32,7 +32,7 @@ dashboard:
   secrets: [database-dashboard, context-dashboard, dashboard-cookie, oidc-client-secret, intake.pub]
   ports: {http: 18501}
   liveness: {path: /healthz, port: http}
-  readiness: {path: /healthz, port: http}
+  readiness: {path: /readyz, port: http}
   temporal: true
   preStopSeconds: 5
   egress: [database, temporal, web]
