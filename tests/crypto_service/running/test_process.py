@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from database.schema.version import NEWEST
 from tests.concurrency import wait_until
 from tests.contracts.authorities import p256
 from tests.crypto_service.authority import key_pem, pem
 from tests.crypto_service.core.world import Home, World
 from tests.crypto_service.running.process import Client, Service, connect_service
+from tests.database.schemas import outdate
 
 
 def test_service_serves_reports_and_stops_after_shipping_its_audit(service: Service, world: World, tmp_path: Path):
@@ -37,6 +39,25 @@ def test_service_serves_reports_and_stops_after_shipping_its_audit(service: Serv
     released = [record["subject"] for record in records if record["name"] == "crypto.key_released"]
     assert released == ["orders/1", "orders/1", "orders/2"]
     assert list(service.journals.glob("*.journal")) == []
+    client.close()
+
+
+def test_service_waits_for_its_schema_and_is_not_ready_with_another(service: Service, world: World, tmp_path: Path):
+    tls = connect_service(world.tenant(), "orders", tmp_path)
+    migrate_again = outdate(world.field)
+    service.start()
+    wait_until(lambda: service.page("/readyz") == (503, "schema_outdated\n"))
+    assert service.page("/healthz")[0] == 200
+    migrate_again()
+    service.wait_ready()
+    client = Client(service.https, tls)
+    assert client.post("/v1/data-keys", {"resource": "orders/1"})[0] == 200
+    later = f"insert into okcm.schema_migration values (9002, 'later', '', now(), {NEWEST + 1})"
+    with world.field.administrator() as administrator:
+        administrator.execute(later.encode())
+    wait_until(lambda: service.page("/readyz") == (503, "release_outdated\n"))
+    # What is in memory is still served, until it expires.
+    assert client.post("/v1/encrypt", {"resource": "r", "plaintext": "aGVsbG8="})[0] == 200
     client.close()
 
 

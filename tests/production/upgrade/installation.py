@@ -217,12 +217,13 @@ defaults
     timeout check 2s
     timeout client 1h
     timeout server 1h
-    default-server inter 500ms fall 1 rise 2 on-marked-down shutdown-sessions
+    default-server inter 250ms fall 1 rise 2 on-marked-down shutdown-sessions
 """
         for name, path in readiness.items():
             check = "check" if name == "marketplace" else f"check port {own['crypto_metrics']} send-proxy-v2"
             text += f"listen {name}\n    bind {LOOPBACK}:{self._ports[name]}\n"
             text += f"    option httpchk GET {path}\n    http-check expect status 200\n"
+            text += "" if name == "marketplace" else "    http-check disable-on-404\n"
             for host, address in HOSTS.items():
                 text += f"    server {host} {address}:{targets[name]} {check}\n"
         file = self.folder / "haproxy.cfg"
