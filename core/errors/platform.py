@@ -60,10 +60,6 @@ class SchemaOutdated(DatabaseUnavailable):
     message = "the database schema is older than this version needs"
     hint = "run openkcmctl setup database of this version (docs/upgrading.md#versions)"
 
-    def __init__(self, version: int | None = None, needed: int | None = None) -> None:
-        found = "an older schema" if version is None else f"schema {version}"
-        super().__init__(None if needed is None else f"the database has {found}, this version needs {needed}")
-
 
 class ReleaseOutdated(DatabaseUnavailable):
     """A migration of a later release removed what this version of the process needs."""

@@ -31,8 +31,8 @@ def translate_errors() -> Iterator[None]:
         yield
     except _UNAVAILABLE as lost:
         raise DatabaseUnavailable from lost
-    except _SCHEMA_DIFFERS:
-        raise SchemaOutdated from None
+    except _SCHEMA_DIFFERS as missing:
+        raise SchemaOutdated(_describe(missing)) from None
     except psycopg.Error as refused:
         # Not chained: the server's error detail quotes the row, and rows of a tenant must not reach a log.
         raise DatabaseRefused(_describe(refused)) from None

@@ -29,9 +29,9 @@ def require_schema(connection: Connection) -> None:
     try:
         row = connection.execute("select version, oldest_process from okcm.schema_version()").fetchone()
     except _OLDER:
-        raise SchemaOutdated(None, NEWEST) from None
+        raise SchemaOutdated(f"the database has an older schema, this version needs {NEWEST}") from None
     version, oldest_process = row or (None, 0)
     if version is None or version < NEWEST:
-        raise SchemaOutdated(version, NEWEST)
+        raise SchemaOutdated(f"the database has schema {version}, this version needs {NEWEST}")
     if oldest_process > NEWEST:
         raise ReleaseOutdated(version, oldest_process, NEWEST)

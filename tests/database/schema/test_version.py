@@ -88,7 +88,7 @@ def test_migrator_changes_nothing_in_a_later_schema_that_permits_it(field: Field
 
 @pytest.mark.parametrize("text", ["select * from okcm.gone", "select gone from okcm.tenant", "select okcm.gone()"])
 def test_missing_object_is_an_outdated_schema_and_not_a_refusal(worker: Database, text: str) -> None:
-    with pytest.raises(SchemaOutdated), worker.raw_tx(PLATFORM) as connection:
+    with pytest.raises(SchemaOutdated, match="gone"), worker.raw_tx(PLATFORM) as connection:
         connection.execute(text.encode())
 
 

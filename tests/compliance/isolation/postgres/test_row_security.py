@@ -100,7 +100,7 @@ def test_context_of_another_transaction_is_detected_when_the_database_accepts_it
 def test_unexpected_error_is_raised_and_never_counts_as_held(probe: RowSecuritySuite, field: Field) -> None:
     with field.administrator() as administrator:
         administrator.execute("alter table okcm.outbox rename to somewhere_else")
-    with pytest.raises(SchemaOutdated):
+    with pytest.raises(SchemaOutdated, match="42P01"):
         probe.attack_each_other("acme", "beta")
 
 
