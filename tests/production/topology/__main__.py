@@ -22,8 +22,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.production.topology import drills
-from tests.production.topology.installation import installation, servers, wait_for
+from tests.production.topology.installation import installation, servers
 from tests.production.topology.load import Load
+from tests.production.topology.servers import wait_for
 
 _SHIPPED_SECONDS = 60
 

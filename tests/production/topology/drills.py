@@ -10,8 +10,9 @@ from functools import partial
 
 from tests.e2e.dashboard.harness import browser
 from tests.production.topology.hosts import send
-from tests.production.topology.installation import DASHBOARD, PRODUCT, SIGN_ON, Installation, wait_for
+from tests.production.topology.installation import DASHBOARD, PRODUCT, SIGN_ON, Installation
 from tests.production.topology.load import Load
+from tests.production.topology.servers import wait_for
 
 RECOVERY_SECONDS = 180
 MOST_ERRORS = 5

@@ -22,7 +22,8 @@ from devstack.servers.postgres import PostgresServer
 from devstack.servers.temporal import TemporalServer, program
 from tests.ports import free_ports
 from tests.production.topology.hosts import Program, Supervisor
-from tests.production.topology.installation import PRODUCT, REGION, wait_for
+from tests.production.topology.installation import PRODUCT, REGION
+from tests.production.topology.servers import wait_for
 from tests.production.upgrade.releases import ROOT, Release
 from worker.versioning import DEPLOYMENT
 

@@ -18,8 +18,8 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from config.settings import Settings
 from tests.production.topology import drills
-from tests.production.topology.installation import wait_for
 from tests.production.topology.load import Load
+from tests.production.topology.servers import wait_for
 from tests.production.upgrade.installation import HOSTS, ORDER, Installation, installation
 from tests.production.upgrade.releases import (
     NEXT_COLUMN,
