@@ -11,12 +11,17 @@ from marketplace.http.problems import internal
 CODE = "openkcm.code"
 """Key in the scope under which a handler stores its error code for the log."""
 _LONGEST_PATH = 200
+_CHECKS = frozenset({b"/healthz", b"/readyz"})
+"""Requests of load balancers, several a second: their successes would fill the log."""
 
 _log = structlog.get_logger(__name__)
 
 
 class RequestMiddleware:
-    """Logs one line per request, without headers, query and body: they contain signatures, tokens and names."""
+    """Logs one line per request, without headers, query and body: they contain signatures, tokens and names.
+
+    Successful checks of load balancers are not logged.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -41,6 +46,8 @@ class RequestMiddleware:
             scope[CODE] = "internal"
             if not status:
                 await internal(reference)(scope, receive, note)
+        if status == 200 and scope.get("raw_path") in _CHECKS:
+            return
         source = scope.get("client")
         _log.info(
             "request completed",

@@ -1,3 +1,6 @@
+import json
+import logging
+
 from core.tenants.provisioning import Step
 from tests.marketplace.conftest import TOKEN, an_event, assert_refused
 
@@ -63,3 +66,11 @@ async def test_api_page_loads_no_external_resources(endpoint):
         "/readyz",
     }
     assert (await endpoint.client.get("/healthz")).json() == {"status": "ok"}
+
+
+async def test_successful_checks_are_not_logged(endpoint, caplog):
+    with caplog.at_level(logging.DEBUG):
+        assert (await endpoint.client.get("/healthz")).status_code == 200
+        await endpoint.client.get("/v1/tenants/unknown-corp")
+    completed = [json.loads(one.message)["path"] for one in caplog.records if "request completed" in one.message]
+    assert completed == ["/v1/tenants/unknown-corp"]

@@ -354,6 +354,7 @@ defaults
             text += f"listen {name}\n    bind {BALANCER}:{listening}\n    option httpchk {check}\n"
             text += "    http-check expect status 200\n"
             text += "    http-check disable-on-404\n" if check == "GET /readyz" else ""
+            text += "    balance source\n" if name == "dashboard" else ""
             for number in numbers:
                 text += f"    server {kind}{number} {self.hosts[f'{kind}{number}'].address}:{port} {more}\n"
         # The development server of Temporal has no TLS.
