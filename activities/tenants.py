@@ -1,4 +1,6 @@
-"""Tenant status (suspension and locks), key policy and the state of a new tenant workflow; PostgreSQL rows only.
+"""Tenant status (suspension and locks), key policy and the state of a new tenant workflow.
+
+All are rows of PostgreSQL. Only the second copy of a lock is at the key server (activities/lock_records.py).
 
 The commit notifies the crypto service of a new state: it drops the tenant's keys from memory and checks its
 connections.
@@ -7,6 +9,7 @@ connections.
 from temporalio import activity
 
 from activities.approvals import pending_approvals, require_approval
+from activities.lock_records import LockRecorder
 from activities.notifications import NotificationOutbox
 from activities.runtime.audit_trail import Clock, append_audit_event, is_executed
 from core import names as ids
@@ -116,10 +119,18 @@ def _pending_events(tx: TenantTransaction, state: State) -> tuple[EventKind, ...
 
 
 class TenantStatusActivities:
-    def __init__(self, database: Database, outbox: NotificationOutbox, grace_seconds: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        outbox: NotificationOutbox,
+        locks: LockRecorder,
+        grace_seconds: float,
+        clock: Clock,
+    ) -> None:
         """`grace_seconds` is the time that a root key may be unreachable before its tenant is locked."""
         self._database = database
         self._outbox = outbox
+        self._locks = locks
         self._grace_seconds = grace_seconds
         self._clock = clock
 
@@ -150,7 +161,14 @@ class TenantStatusActivities:
                 after=state,
                 locked_by=", ".join(tx.tenants.lock().locks),
             )
-            return self._result(tx, step, row, state)
+            unlocks = step.move in {StatusChange.UNLOCK, StatusChange.CLEAR_BREACH}
+            if unlocks and state in DECRYPTS:
+                # Also where the row has no lock: an administrator decides that a lock from a later time is void.
+                self._locks.remove(step.tenant_id)
+            result = self._result(tx, step, row, state)
+        if state is State.LOCKED:
+            self._locks.record_soon(step.tenant_id)
+        return result
 
     @activity.defn(name="apply-root-key-health")
     def follow_root_key(self, step: StepInput) -> StatusChangeResult:
@@ -180,7 +198,12 @@ class TenantStatusActivities:
                 health=HEALTHY if key is None else key.health,
                 health_since="" if key is None else key.health_since.isoformat(),
             )
-            return self._result(tx, step, row, state)
+            if state in DECRYPTS:
+                self._locks.remove(step.tenant_id)
+            result = self._result(tx, step, row, state)
+        if state is State.LOCKED:
+            self._locks.record_soon(step.tenant_id)
+        return result
 
     @activity.defn(name="apply-isolation-result")
     def follow_boundaries(self, step: StepInput) -> StatusChangeResult:
@@ -204,7 +227,8 @@ class TenantStatusActivities:
                 locked_by=", ".join(tx.tenants.lock().locks),
             )
             stored = self._outbox.store(tx, step, row, NotificationKind.BREACHED)
-            return StatusChangeResult(state=state, notification=NotificationKind.BREACHED if stored else None)
+        self._locks.record_soon(step.tenant_id)
+        return StatusChangeResult(state=state, notification=NotificationKind.BREACHED if stored else None)
 
     def _requires_lock(self, key: CustomerRootKeyRow | None) -> bool:
         if key is None:

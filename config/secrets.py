@@ -138,7 +138,7 @@ def database_credentials(folder: Path) -> tuple[dict[str, str], dict[str, bytes]
     return passwords, {role: bytes.fromhex(read_secret(folder, context_key(role))) for role in DATABASE_ROLES}
 
 
-ROLES = (Role.WORKER, Role.CODEC, Role.CRYPTO, Role.OFFBOARDING)
+ROLES = (Role.WORKER, Role.CODEC, Role.CRYPTO, Role.OFFBOARDING, Role.OPERATOR)
 """The roles that log in at the key server."""
 
 MIGRATOR = "migrator"

@@ -37,8 +37,8 @@ from openkcm.contract.client_files import Offer
 from vault.auth.client import VaultSession
 from vault.auth.tenant_tokens import InlineTenants
 from vault.pki.server_certificates import PkiServerCertificates
+from vault.tenant_locks import LockCheckedTenantKeys
 from vault.transit.root_keys import TransitRootKeys
-from vault.transit.tenant_keys import TransitTenantKeys
 
 _DATABASE_CONNECTIONS = 8
 _THREADS = 32
@@ -116,7 +116,7 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
     )
     root_keys = TransitRootKeys(vault)
     tenants = InlineTenants(vault, credentials.identity_pem, Role.CRYPTO)
-    tenant_keys = TransitTenantKeys(vault, tenants)
+    tenant_keys = LockCheckedTenantKeys(vault, tenants)
     changes = NotifyInvalidations(ChangeFeed(settings.postgres_url, Role.CRYPTO, credentials.database_password))
     threads, opening = FairExecutor(_THREADS), FairExecutor(_UNWRAP_THREADS)
     computing = FairExecutor(_COMPUTING_THREADS, _COMPUTING_PER_TENANT, prepare=keep_normal_priority)

@@ -25,6 +25,7 @@ ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
     {
         "load-tenant": (N.KEYS_ROTATED, N.ROOT_KEY_CHANGED),
         "read-tenant-state": "reads the state of the tenant and changes nothing",
+        "record-locks": "copies to the key server what an event has recorded",
         "recover-workflows": (N.LEAVING_BEGUN,),
         "recover-tenant": (N.LEAVING_BEGUN,),
         "plan-provisioning": (N.PROVISION_INTENDED, N.PROVISION_RETRIED),

@@ -25,6 +25,8 @@ PLATFORM_PAYLOAD_KEY = "payloads-platform"
 PAYLOAD_KEY_PERIOD = "2160h"
 """The cryptoperiod of the keys of workflow payloads, 90 days; also in policies/worker.hcl."""
 FINGERPRINT_KEY = "fingerprints"
+LOCKS_MOUNT = "tenant-locks"
+"""The key-value store with the locks of tenants (vault/tenant_locks.py)."""
 SERVER_ROLE = "crypto-server"
 SETUP = "setup"
 """The AppRole role that may update a server to a newer desired state; see policies/setup.hcl."""
@@ -83,10 +85,10 @@ class SetupRequest:
 class SetupConfig:
     """The parameters of an installation.
 
-    `secret_id_files`: AppRole role (`worker`, `codec`, `crypto`, `offboarding`, and `setup` if `apply` is to be run
-    later without an administrator) → file with its secret id, 0600. `boundary_public_key_file`: public key (PEM) of
-    the identity that signs tenant JWTs. `server_names`: the DNS names and IP addresses that are allowed in the crypto
-    service's certificate. `policies`: the folder of `<role>.hcl` and `tenant.hcl`.
+    `secret_id_files`: AppRole role (`worker`, `codec`, `crypto`, `offboarding`, `operator`, and `setup` if `apply` is
+    to be run later without an administrator) → file with its secret id, 0600. `boundary_public_key_file`: public key
+    (PEM) of the identity that signs tenant JWTs. `server_names`: the DNS names and IP addresses that are allowed in the
+    crypto service's certificate. `policies`: the folder of `<role>.hcl` and `tenant.hcl`.
     """
 
     secret_id_files: Mapping[str, Path]
@@ -204,6 +206,7 @@ def _engines() -> tuple[SetupRequest, ...]:
             {"type": "aes256-gcm96", "auto_rotate_period": PAYLOAD_KEY_PERIOD},
         ),
         SetupRequest("fingerprint-key", f"transit/keys/{FINGERPRINT_KEY}", {"type": "aes256-gcm96"}),
+        _mount("locks", f"sys/mounts/{LOCKS_MOUNT}", {"type": "kv"}),
         _mount("pki", "sys/mounts/pki", {"type": "pki", "config": {"max_lease_ttl": _TEN_YEARS}}),
         SetupRequest(
             "pki-log",

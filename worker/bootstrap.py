@@ -58,14 +58,14 @@ from workflows.certificates import CheckExpiry, PublishRevocationLists, RotateDu
 from workflows.client.workflow_client import WorkflowClient
 from workflows.isolation import AssessDueTenants
 from workflows.notifications import DispatchNotifications
-from workflows.recovery import RecoverWorkflows
+from workflows.recovery import RecordLocks, RecoverWorkflows
 from workflows.retention import ArchiveAuditStreams, DeleteExpiredRows
 from workflows.root_keys import DetectRootKeyVersions, MonitorRootKeys, PurgeUnusedCredentials
 from workflows.rotation import RotateDueKeys
 from workflows.runtime import options as visibility
 
 _PLATFORM_WORKFLOWS = "platform/"
-RELEASE = 1
+RELEASE = 2
 """Raise it with each change of SCHEDULES: a worker leaves alone what a newer one has declared."""
 _RELEASE = "release"
 _READABLE = JSONPlainPayloadConverter()
@@ -98,6 +98,7 @@ _RECOVERY = "workflow-recovery"
 SCHEDULES = dict(
     (
         _scheduled(_RECOVERY, RecoverWorkflows.run, minutes=1),
+        _scheduled("lock-records", RecordLocks.run, minutes=1),
         _scheduled("audit-checkpoints", SignAuditCheckpoints.run, minutes=5),
         _scheduled("audit-reconciliation", ReconcileAudit.run, minutes=24 * 60),
         _scheduled("unused-credentials", PurgeUnusedCredentials.run, minutes=5),

@@ -24,6 +24,7 @@ from activities.isolation.crypto_api_suite import CryptoApiIsolationSuite
 from activities.isolation.gate import IsolationGateActivities
 from activities.isolation.key_suite import KeyIsolationSuite
 from activities.isolation.probe_services import ProbeServices
+from activities.lock_records import LockRecordActivities, LockRecords
 from activities.notifications import CallbackSender, EmailSender, NotificationActivities, NotificationOutbox, Sender
 from activities.offboarding.destruction import DestructionActivities, WorkflowTerminationActivities
 from activities.offboarding.grace_period import GracePeriodActivities
@@ -72,6 +73,7 @@ from openkcm.verification.reports.signed_file import ReportFormat
 from vault.auth.client import VaultSession
 from vault.auth.tenant_tokens import TenantTokens
 from vault.pki.authorities import PkiAuthorities
+from vault.tenant_locks import TenantLocks
 from vault.transit.audit_signer import TransitAuditSigner
 from vault.transit.key_destruction import TransitDestroyer
 from vault.transit.payload_keys import TransitPayloadKeys
@@ -96,7 +98,7 @@ from workflows.isolation import AssessDueTenants, AssessIsolation
 from workflows.notifications import DispatchNotifications
 from workflows.offboarding import OffboardTenant
 from workflows.provisioning import ProvisionTenant
-from workflows.recovery import RecoverTenant, RecoverWorkflows
+from workflows.recovery import RecordLocks, RecoverTenant, RecoverWorkflows
 from workflows.reports import GenerateReport
 from workflows.retention import ArchiveAuditStreams, DeleteExpiredRows
 from workflows.root_keys import ChangeRootKey, DetectRootKeyVersions, MonitorRootKeys, PurgeUnusedCredentials
@@ -114,7 +116,7 @@ OPERATION_WORKFLOWS = (*SHORT_OPERATIONS, ConnectService, OffboardTenant)
 PLATFORM_WORKFLOWS = (
     *(SignAuditCheckpoints, ReconcileAudit, DispatchNotifications, PurgeUnusedCredentials, RotateDueKeys),
     *(RotateDueCertificateAuthorities, PublishRevocationLists, CheckExpiry, DetectRootKeyVersions),
-    *(AssessDueTenants, RecoverWorkflows, RecoverTenant, DeleteExpiredRows, ArchiveAuditStreams),
+    *(AssessDueTenants, RecoverWorkflows, RecoverTenant, RecordLocks, DeleteExpiredRows, ArchiveAuditStreams),
 )
 
 _RENDERINGS: Mapping[ReportFormat, Rendering] = MappingProxyType(
@@ -209,7 +211,9 @@ def build(
         metrics,
     )
     grace, stored = settings.root_key_grace_seconds, StoredTenantActivities(database)
-    standing = TenantStatusActivities(database, outbox, grace, clock)
+    tenant_locks = TenantLocks(vault)
+    lock_records = LockRecords(database, tenant_locks)
+    standing = TenantStatusActivities(database, outbox, lock_records, grace, clock)
     approvals = ApprovalActivities(database, outbox, timedelta(hours=settings.approval_ttl_hours))
     pace = PollIntervals(settings.root_key_poll_seconds, settings.root_key_idle_poll_seconds, grace)
     watch = RootKeyHealthActivities(database, queries, root_key_cache, pace, clock, metrics)
@@ -247,7 +251,7 @@ def build(
         begin_repeat=through_listeners.forget_round,
     )
     offboarding = open_vault(settings, Role.OFFBOARDING)
-    leaving = GracePeriodActivities(database, outbox, timedelta(days=settings.offboard_grace_days), clock)
+    leaving = GracePeriodActivities(database, outbox, lock_records, timedelta(days=settings.offboard_grace_days), clock)
     destruction = DestructionActivities(
         database,
         TransitDestroyer(offboarding, vault),
@@ -373,6 +377,7 @@ def build(
             examination.find_due_examinations,
             recovery.recover_workflows,
             recovery.recover_tenant,
+            LockRecordActivities(lock_records, queries, tenant_locks).record_locks,
             rows.delete_expired_rows,
             archive.archive_streams,
         ),

@@ -2,11 +2,14 @@
 
 A workflow is lost with Temporal's storage, or ends by an operator's mistake. The rows state which workflows are
 required; each new one reads its state from them (workflows/tenants.py), so the order of the starts does not matter.
+
+The same rows state which locks the key server has a copy of.
 """
 
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
+    from activities.lock_records import LockRecordActivities
     from activities.recovery import RecoveryActivities
     from core.messages.recovery import RecoverTenantInput, RecoveryCursor, RecoveryPage
     from workflows.runtime import timeouts as timing
@@ -44,5 +47,20 @@ class RecoverTenant:
             tenant,
             summary="start the lost workflows of the tenant",
             start_to_close_timeout=timing.ATTEMPT,
+            retry_policy=timing.RETRY,
+        )
+
+
+@workflow.defn(name="RecordLocks")
+class RecordLocks:
+    """Writes the locks of tenants to the key server, where a worker could not write them at once."""
+
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity_method(
+            LockRecordActivities.record_locks,
+            summary="record the locks of tenants at the key server",
+            start_to_close_timeout=timing.HEADS_ATTEMPT,
+            heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )

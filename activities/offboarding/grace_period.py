@@ -1,4 +1,4 @@
-"""The grace period of an offboarding: start, reminder, restoration and end; PostgreSQL rows only.
+"""The grace period of an offboarding: start, reminder, restoration and end.
 
 Restoration and destruction both lock the tenant's row, so that the first wins and the other is rejected. The commit
 notifies the crypto service, which drops the tenant's keys from memory.
@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from temporalio import activity
 
 from activities.approvals import require_approval
+from activities.lock_records import LockRecorder
 from activities.notifications import NotificationOutbox
 from activities.runtime.audit_trail import Clock, append_audit_event, executed_at, is_executed
 from activities.runtime.step_progress import send_heartbeats
@@ -31,6 +32,7 @@ from core.messages.tenants import (
 from core.notifications import NotificationKind
 from core.tenants.approvals import Action, Argument
 from core.tenants.lifecycle import State, Transition, transitions_from
+from core.tenants.locks import DENIED
 from core.tenants.provisioning import EventKind
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
@@ -41,10 +43,13 @@ from openkcm.errors import IllegalTenantId
 
 
 class GracePeriodActivities:
-    def __init__(self, database: Database, outbox: NotificationOutbox, usual: timedelta, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, outbox: NotificationOutbox, locks: LockRecorder, usual: timedelta, clock: Clock
+    ) -> None:
         """`usual` is the grace period of requests that name none."""
         self._database = database
         self._outbox = outbox
+        self._locks = locks
         self._usual = usual
         self._clock = clock
 
@@ -90,6 +95,7 @@ class GracePeriodActivities:
                 asked_by=step.reason,
             )
             stored = self._outbox.store(tx, step, before, NotificationKind.LEAVING, until)
+        self._locks.record_soon(step.tenant_id)
         return OffboardingResult(
             state=State.LEAVING, since=since, until=until, notification=NotificationKind.LEAVING if stored else None
         )
@@ -125,7 +131,11 @@ class GracePeriodActivities:
                     raise InvalidTransition(before.state, Transition.RESTORE, transitions_from(before.state))
                 return StatusChangeResult(state=state)
             append_audit_event(tx, step, AuditName.RESTORED, step.tenant_id, after=state)
+            if state not in DENIED:
+                self._locks.remove(step.tenant_id)
             stored = self._outbox.store(tx, step, before, NotificationKind.RESTORED)
+        if state in DENIED:
+            self._locks.record_soon(step.tenant_id)
         return StatusChangeResult(state=state, notification=NotificationKind.RESTORED if stored else None)
 
     @activity.defn(name="start-destruction")

@@ -25,13 +25,14 @@ from compliance.reconciliation.model import (
 )
 
 ROOT, FIRST_BOOT, SETUP, UNAUTHENTICATED = "root", "first boot", "setup", "unauthenticated"
-WORKER, CRYPTO, CODEC, OFFBOARDING = "worker", "crypto", "codec", "offboarding"
+WORKER, CRYPTO, CODEC, OFFBOARDING, OPERATOR = "worker", "crypto", "codec", "offboarding", "operator"
 TENANT = "tenant:"
-OURS = frozenset({WORKER, CRYPTO, CODEC, OFFBOARDING, SETUP, FIRST_BOOT})
+OURS = frozenset({WORKER, CRYPTO, CODEC, OFFBOARDING, OPERATOR, SETUP, FIRST_BOOT})
 _SETTING_UP = frozenset({SETUP, FIRST_BOOT})
 
 _MAY: Mapping[KeyOperation, frozenset[str]] = MappingProxyType(
-    {act: frozenset({WORKER}) | _SETTING_UP for act in (KeyOperation.MADE, KeyOperation.ENSURED, KeyOperation.READ)}
+    {act: frozenset({WORKER}) | _SETTING_UP for act in (KeyOperation.MADE, KeyOperation.ENSURED)}
+    | {KeyOperation.READ: frozenset({WORKER, OPERATOR}) | _SETTING_UP}
     | {
         act: frozenset({WORKER})
         for act in (
@@ -43,6 +44,7 @@ _MAY: Mapping[KeyOperation, frozenset[str]] = MappingProxyType(
             KeyOperation.ENABLED,
             KeyOperation.AUTHORITY,
             KeyOperation.SIGNED,
+            KeyOperation.LOCK_RECORDED,
         )
     }
     | {act: frozenset({OFFBOARDING}) for act in (KeyOperation.DELETION_ALLOWED, KeyOperation.DELETED)}

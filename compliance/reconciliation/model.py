@@ -47,6 +47,7 @@ class KeyOperation(StrEnum):
     AUTHORITY = "was certified as a tenant CA"
     READ = "was read"
     SERVER_CERTIFICATE = "signed a server certificate"
+    LOCK_RECORDED = "was recorded or removed as the lock of a tenant"
     SET_UP = "was set up"
     ADMINISTERED = "was administered"
     OTHER = "was used in an unknown way"

@@ -23,7 +23,7 @@ from openkcm.errors import InvalidName
 from vault.auth.client import ROLE_PREFIX
 from vault.auth.tenant_tokens import TENANT_ROLE
 from vault.auth.transport import CORRELATION_HEADER
-from vault.setup import AUDIT_KEY, FINGERPRINT_KEY, PLATFORM_PAYLOAD_KEY, SERVER_ROLE
+from vault.setup import AUDIT_KEY, FINGERPRINT_KEY, LOCKS_MOUNT, PLATFORM_PAYLOAD_KEY, SERVER_ROLE
 
 _MADE_WITHIN = timedelta(seconds=2)
 _READS = frozenset({"read", "list"})
@@ -60,9 +60,9 @@ _AROUND: Mapping[tuple[str, bool], KeyOperation] = MappingProxyType(
     }
 )
 """(path, whether it is a read) → operation."""
-_ROLES = f"{ROLE_PREFIX}(worker|codec|crypto|offboarding|setup)"
+_ROLES = f"{ROLE_PREFIX}(worker|codec|crypto|offboarding|operator|setup)"
 _SET_UP = re.compile(
-    rf"sys/(mounts|auth)/(transit|pki|jwt|approle)(/tune)?|sys/policies/acl/({_ROLES}|{ROLE_PREFIX}{TENANT_ROLE})"
+    rf"sys/(mounts|auth)/(transit|pki|{LOCKS_MOUNT}|jwt|approle)(/tune)?|sys/policies/acl/({_ROLES}|{ROLE_PREFIX}{TENANT_ROLE})"
     rf"|auth/jwt/(config|role/{TENANT_ROLE})|auth/approle/role/{_ROLES}(/custom-secret-id|/secret-id/lookup|/secret-id-accessor/destroy)?"
     rf"|sys/config/auditing/request-headers/.+|pki/root/generate/internal|pki/roles/{SERVER_ROLE}"
     r"|sys/rotate/recovery/init"
@@ -107,9 +107,15 @@ def _found(
         return _authority(data, answer, at)
     if path == f"pki/sign/{SERVER_ROLE}":
         return _event(at, KeyOperation.SERVER_CERTIFICATE, path)
+    return _event(at, _change_outside_transit(path), path)
+
+
+def _change_outside_transit(path: str) -> KeyOperation:
+    if path.startswith(f"{LOCKS_MOUNT}/"):
+        return KeyOperation.LOCK_RECORDED
     if _SET_UP.fullmatch(path):
-        return _event(at, KeyOperation.SET_UP, path)
-    return _event(at, KeyOperation.OTHER if path.startswith("pki/") else KeyOperation.ADMINISTERED, path)
+        return KeyOperation.SET_UP
+    return KeyOperation.OTHER if path.startswith("pki/") else KeyOperation.ADMINISTERED
 
 
 def _transit(

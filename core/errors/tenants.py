@@ -153,6 +153,14 @@ class TenantNotOperational(CallerError):
         )
 
 
+class LockedAtKeyServer(PlatformError):
+    """The key server has a lock of the tenant, and the database has none: it may come from an older backup."""
+
+    code = "locked_at_key_server"
+    message = "the database and the key server have different states of this tenant"
+    hint = "an operator compares them with openkcmctl doctor --stores and repairs the difference"
+
+
 class AccessDenied(CallerError):
     """The signed-in user may not access this page; the error does not reveal whether the tenant exists."""
 

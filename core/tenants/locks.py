@@ -61,6 +61,24 @@ def may_change_root_key(state: State, locks: Collection[LockReason]) -> bool:
     return state in DECRYPTS or (state is State.LOCKED and set(locks) == {LockReason.ROOT_KEY})
 
 
+DENIED = frozenset({State.LOCKED, State.LEAVING, State.OFFBOARDED})
+"""The states that the worker records at the key server, so that an older database cannot undo them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockRecord:
+    """The lock of a tenant as the key server has it.
+
+    `seq` and `chain_hash` (hex) are the end of the tenant's audit stream at that time. A database with that record is
+    not older than the lock.
+    """
+
+    state: State
+    locks: frozenset[LockReason] = frozenset()
+    seq: int = 0
+    chain_hash: str = ""
+
+
 HEALTHY = "ok"
 """The recorded health of a working root key; otherwise the health is the code of its `CustomerKeyError`."""
 

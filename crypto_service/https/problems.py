@@ -15,7 +15,7 @@ from core.errors.compliance import AuditBacklogExceeded, AuditUnavailable
 from core.errors.keys import KeyNotUsable, KeyUnavailable
 from core.errors.requests import BodyTooLarge, TooManyRequests
 from core.errors.services import CiphertextRefused, ClientNotAuthorized, InvalidRequest, ObjectNotFound
-from core.errors.tenants import TenantNotOperational
+from core.errors.tenants import LockedAtKeyServer, TenantNotOperational
 from openkcm.errors import InvalidName, OpenKcmError
 from vault.auth.client import LoginRefused
 
@@ -53,6 +53,7 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         root_key_errors.RootKeyClockSkew: HTTPStatus.SERVICE_UNAVAILABLE,
         root_key_errors.RootKeyThrottled: HTTPStatus.SERVICE_UNAVAILABLE,
         KeyUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+        LockedAtKeyServer: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.VaultUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         # Wrong rights, secrets or clock of this instance: another one may answer.
         errors.VaultRefused: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -83,6 +83,11 @@ class PlatformQueries:
             )
             return [(tenant_id, event_id, region, kind) for tenant_id, event_id, region, kind in rows]
 
+    def denied_tenants(self) -> Sequence[str]:
+        """Return the tenants that are locked, offboarding or offboarded, in order (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            return [tenant for (tenant,) in connection.execute("select okcm.denied_tenants()")]
+
     def pending_enrolments(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
         """Return (tenant id, enrolment id, region, service) of pending enrolments, oldest first (marketplace).
 

@@ -43,3 +43,16 @@ class Recorded:
         """Return the audit records whose names begin with `name`, all outcomes unless one is given."""
         found = self.read(lambda tx: [json.loads(stored.record) for stored in tx.audit.records()])
         return [one for one in found if one["name"].startswith(name) and outcome in ("", one["outcome"])]
+
+
+class LockCopies:
+    """A `LockRecorder` in memory, for tests of rows; tests/activities/test_lock_records.py has the key server's."""
+
+    def __init__(self) -> None:
+        self.tenants: set[str] = set()
+
+    def record_soon(self, tenant_id: str) -> None:
+        self.tenants.add(tenant_id)
+
+    def remove(self, tenant_id: str) -> None:
+        self.tenants.discard(tenant_id)

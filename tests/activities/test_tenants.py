@@ -14,7 +14,7 @@ from core.messages.tenants import StatusChange, StatusChangeInput, StatusChangeR
 from core.notifications import Channel, NotificationKind
 from core.tenants.lifecycle import State, Transition
 from core.tenants.locks import HEALTHY, LockReason
-from tests.activities.recorded import Recorded
+from tests.activities.recorded import LockCopies, Recorded
 from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key
 from tests.database.fixtures import Field
 
@@ -28,7 +28,10 @@ class Scene(Recorded):
         super().__init__(self.worker, TENANT)
         self.later = timedelta()
         announcer = NotificationOutbox((Channel.EMAIL,), "https://cmk.example")
-        self.activities = TenantStatusActivities(self.worker, announcer, GRACE, lambda: datetime.now(UTC) + self.later)
+        self.copies = LockCopies()
+        self.activities = TenantStatusActivities(
+            self.worker, announcer, self.copies, GRACE, lambda: datetime.now(UTC) + self.later
+        )
         self._steps = 0
 
     def _step(self) -> StepInput:

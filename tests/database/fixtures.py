@@ -79,6 +79,19 @@ class Field:
     def key(self, role: str) -> bytes:
         return self.server.context_keys[role]
 
+    def back_up(self) -> str:
+        """Return the name of a copy of this database as it is now."""
+        backup = f"backup_{secrets.token_hex(6)}"
+        with self.server.offline(self.name), psycopg.connect(self.server.conninfo, autocommit=True) as administrator:
+            copy_database(administrator, self.name, backup)
+        return backup
+
+    def restore(self, backup: str) -> None:
+        """Replace this database by a copy; every connection ends, as during a restore."""
+        with psycopg.connect(self.server.conninfo, autocommit=True) as administrator:
+            administrator.execute(f"drop database {self.name} with (force)")
+            administrator.execute(f"alter database {backup} rename to {self.name}")
+
 
 def configure(running: PostgresServer) -> Server:
     """Return the running PostgreSQL with passwords and context keys for all roles, tuned for tests."""
@@ -126,6 +139,16 @@ def durable_database(running: PostgresServer) -> Iterator[Field]:
         running.stop()
 
 
+def copy_database(administrator: psycopg.Connection, template: str, name: str) -> None:
+    """Create a database from a template without connections."""
+    # Copying files takes less CPU than copying pages through the write-ahead log.
+    administrator.execute(f"create database {name} template {template} strategy file_copy")
+    # A clone does not have the grants on its template.
+    logins = ", ".join(login(role) for role in (MIGRATOR, *PROCESSES))
+    administrator.execute(f"revoke all on database {name} from public")
+    administrator.execute(f"grant connect on database {name} to {logins}")
+
+
 @contextmanager
 def clone(server: Server, template: str) -> Iterator[Field]:
     """Yield a new database, cloned from `template`, and drop it at the end."""
@@ -134,13 +157,8 @@ def clone(server: Server, template: str) -> Iterator[Field]:
     one = Field(server, name, f"postgresql://{parts['host']}:{parts['port']}/{name}")
 
     with psycopg.connect(server.conninfo, autocommit=True) as administrator:
-        # Copying files takes less CPU than copying pages through the write-ahead log.
-        administrator.execute(f"create database {name} template {template} strategy file_copy")
+        copy_database(administrator, template, name)
         try:
-            # A clone does not have the grants on its template.
-            logins = ", ".join(login(role) for role in (MIGRATOR, *PROCESSES))
-            administrator.execute(f"revoke all on database {name} from public")
-            administrator.execute(f"grant connect on database {name} to {logins}")
             yield one
         finally:
             one.close()

@@ -26,8 +26,8 @@ from kms.platform import PlatformRootKey
 from kms.providers import RootKeyProviders
 from vault.auth.client import VaultSession
 from vault.auth.tenant_tokens import InlineTenants
+from vault.tenant_locks import LockCheckedTenantKeys
 from vault.transit.root_keys import TransitRootKeys
-from vault.transit.tenant_keys import TransitTenantKeys
 from worker.wiring import reach
 
 Result = TypeVar("Result")
@@ -86,7 +86,7 @@ class Opener:
     def _new_keyring(self) -> ServiceKeyCache:
         known, settings, here = self._known, self._settings, _Here()
         vault = VaultSession(settings.vault_url, "crypto", known.vault_secret)
-        tenant_keys = TransitTenantKeys(vault, InlineTenants(vault, known.identity_pem, "crypto"))
+        tenant_keys = LockCheckedTenantKeys(vault, InlineTenants(vault, known.identity_pem, "crypto"))
         root_keys = TransitRootKeys(vault)
         shelf = RootKeyCache(
             lambda region: PlatformRootKey(root_keys, region), RootKeyProviders(reach(settings)), tenant_keys.decrypt

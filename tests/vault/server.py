@@ -17,7 +17,7 @@ from tests.ports import free_ports
 from vault.auth.client import TokenSession, VaultSession, token_session
 from vault.setup import SetupConfig, self_init_stanzas
 
-ROLES = ("worker", "codec", "crypto", "offboarding", "setup")
+ROLES = ("worker", "codec", "crypto", "offboarding", "operator", "setup")
 _ADMIN_POLICY = 'path "*" { capabilities = ["create", "read", "update", "patch", "delete", "list", "sudo"] }'
 
 _LOGIN = """

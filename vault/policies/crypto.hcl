@@ -31,6 +31,11 @@ path "pki/sign/crypto-server" {
   }
 }
 
+# The lock of a tenant, before each use of its key (vault/tenant_locks.py).
+path "tenant-locks/+" {
+  capabilities = ["read"]
+}
+
 # Check whether its token is valid (vault/auth/client.py).
 path "auth/token/lookup-self" {
   capabilities = ["read"]

@@ -8,6 +8,9 @@ path "sys/mounts/transit" {
 path "sys/mounts/pki" {
   capabilities = ["create", "update", "read"]
 }
+path "sys/mounts/tenant-locks" {
+  capabilities = ["create", "update", "read"]
+}
 path "sys/mounts/transit/tune" {
   capabilities = ["create", "update", "read"]
 }

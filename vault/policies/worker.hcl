@@ -150,6 +150,14 @@ path "pki/cert/+" {
   capabilities = ["read"]
 }
 
+# The locks of tenants (vault/tenant_locks.py).
+path "tenant-locks/+" {
+  capabilities = ["create", "update", "read", "delete"]
+}
+path "tenant-locks/" {
+  capabilities = ["list"]
+}
+
 # Check whether its token is valid (vault/auth/client.py).
 path "auth/token/lookup-self" {
   capabilities = ["read"]

@@ -28,7 +28,7 @@ from core.tenants.approvals import Action, Approval, ApprovalState, Argument, Vo
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from core.tenants.roles import Person, PersonRole
-from tests.activities.recorded import Recorded
+from tests.activities.recorded import LockCopies, Recorded
 from tests.database.builders import a_person
 from tests.database.fixtures import Field
 
@@ -46,8 +46,10 @@ class Scene(Recorded):
         announcer = NotificationOutbox((Channel.EMAIL,), "https://cmk.example/tenant")
         self.approvals = ApprovalActivities(self.worker, announcer, DAY)
         self.policies = PolicyActivities(self.worker)
-        self.leaving = GracePeriodActivities(self.worker, announcer, timedelta(days=30), lambda: datetime.now(UTC))
-        self.standings = TenantStatusActivities(self.worker, announcer, 60.0, lambda: datetime.now(UTC))
+        self.leaving = GracePeriodActivities(
+            self.worker, announcer, LockCopies(), timedelta(days=30), lambda: datetime.now(UTC)
+        )
+        self.standings = TenantStatusActivities(self.worker, announcer, LockCopies(), 60.0, lambda: datetime.now(UTC))
         self._steps = 0
 
     def step(self, what: str = "step") -> StepInput:

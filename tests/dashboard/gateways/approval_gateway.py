@@ -17,6 +17,7 @@ from core.tenants.approvals import Action, ApprovalState
 from core.tenants.policy import TenantPolicy
 from database.connection.database import Database
 from openkcm.errors import OpenKcmError
+from tests.activities.recorded import LockCopies
 from workflows.client.workflow_client import OperationTimeout, UpdateRejected
 
 
@@ -47,7 +48,9 @@ class ApprovalRequests:
     def __init__(self, worker: Database) -> None:
         self.worker = worker
         self.approvals = ApprovalActivities(worker, NotificationOutbox((), ""), timedelta(hours=24))
-        self.standing = TenantStatusActivities(worker, NotificationOutbox((), ""), 60.0, lambda: datetime.now(UTC))
+        self.standing = TenantStatusActivities(
+            worker, NotificationOutbox((), ""), LockCopies(), 60.0, lambda: datetime.now(UTC)
+        )
         self._approval_steps = 0
 
     @request(lambda _, approval_id: f"propose {approval_id}")

@@ -44,6 +44,7 @@ from dashboard.workflow_bridge import WorkflowBridge
 from database.root_keys import RootKeyRequestRow
 from devstack.servers.temporal import TemporalServer
 from openkcm.errors import OpenKcmError
+from tests.activities.recorded import LockCopies
 from tests.dashboard.scene import Scene
 from tests.database.fixtures import Field
 from tests.workflows.queues import run_region
@@ -91,7 +92,7 @@ class Installation:
     def steps(self) -> list[Callable[..., object]]:
         outbox, never, worker = NotificationOutbox((), ""), Untouched(), self.scene.worker
         approvals = ApprovalActivities(worker, outbox, timedelta(hours=24))
-        status = TenantStatusActivities(worker, outbox, 60.0, lambda: datetime.now(UTC))
+        status = TenantStatusActivities(worker, outbox, LockCopies(), 60.0, lambda: datetime.now(UTC))
         root_keys = RootKeyActivities(worker, never, never, lambda *_: never, outbox, Pace(per_second=0))
         return [
             approvals.admit_approval,
