@@ -16,10 +16,10 @@ from typing import Protocol
 import structlog
 from temporalio import activity
 
+from compliance.stores import is_in_stream
 from core.tenants.lifecycle import State
 from core.tenants.locks import DENIED, LockRecord
 from database.connection.database import Database
-from database.connection.transaction import TenantTransaction
 from database.platform.scheduled import PlatformQueries
 from openkcm.errors import OpenKcmError
 from vault.tenant_locks import TenantLocks
@@ -93,12 +93,6 @@ class LockRecords:
                 work(tenant_id)
             except OpenKcmError as failed:
                 log.warning("lock not recorded at the key server", tenant_id=tenant_id, code=failed.code)
-
-
-def is_in_stream(tx: TenantTransaction, lock: LockRecord) -> bool:
-    """Return whether the audit stream contains the end that a record names, so the database is not older than it."""
-    found = tx.audit.records(after=lock.seq - 1, limit=1)
-    return any((one.seq, one.chain_hash.hex()) == (lock.seq, lock.chain_hash) for one in found)
 
 
 class LockRecordActivities:

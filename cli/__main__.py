@@ -17,10 +17,11 @@ APPLICATION = Application(
         "cli.tenants.notifications": ("notification",),
         "cli.audit.commands": ("audit",),
         "cli.reports": ("report",),
+        "cli.doctor": ("doctor",),
         "cli.setup": ("setup",),
     },
     log_file=command_log_file,
-    verdicts=[("isolation", "check"), ("audit", "reconcile")],
+    verdicts=[("isolation", "check"), ("audit", "reconcile"), ("doctor",)],
 )
 main, entry = APPLICATION.main, APPLICATION.entry
 

@@ -192,6 +192,11 @@ PLATFORM_QUEUE = "platform"
 """The Temporal task queue of the platform's workflows, which belong to no tenant."""
 
 
+def repair_workflow(tenant_id: str) -> str:
+    """Return the id of the platform's workflow that repairs differences between the stores of one tenant."""
+    return f"platform/repair/{tenant_id}"
+
+
 def recovery_workflow(tenant_id: str) -> str:
     """Return the id of the platform's workflow that starts the lost workflows of one tenant."""
     return f"platform/recovery/{tenant_id}"

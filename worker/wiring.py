@@ -42,6 +42,7 @@ from activities.runtime.concurrency import Pace
 from activities.runtime.metrics import Metrics
 from activities.runtime.step_progress import report_response
 from activities.services import ServiceActivities
+from activities.store_repair import StoreRepairActivities
 from activities.tenants import PolicyActivities, StoredTenantActivities, TenantStatusActivities
 from compliance.isolation.crypto_api.session import Endpoints
 from compliance.isolation.crypto_api.suite import CryptoApiSuite
@@ -54,6 +55,7 @@ from compliance.reconciliation.ledger import our_records
 from compliance.reconciliation.vault_log import files_of, read_log
 from compliance.reports.render import pdf, render_html
 from compliance.reports.snapshot import read_stated
+from compliance.stores import StoreReader
 from config import secrets
 from config.credential_encryption import decrypt_credentials
 from config.secrets import Role, read_secret
@@ -98,7 +100,7 @@ from workflows.isolation import AssessDueTenants, AssessIsolation
 from workflows.notifications import DispatchNotifications
 from workflows.offboarding import OffboardTenant
 from workflows.provisioning import ProvisionTenant
-from workflows.recovery import RecordLocks, RecoverTenant, RecoverWorkflows
+from workflows.recovery import RecordLocks, RecoverTenant, RecoverWorkflows, RepairTenant
 from workflows.reports import GenerateReport
 from workflows.retention import ArchiveAuditStreams, DeleteExpiredRows
 from workflows.root_keys import ChangeRootKey, DetectRootKeyVersions, MonitorRootKeys, PurgeUnusedCredentials
@@ -116,7 +118,8 @@ OPERATION_WORKFLOWS = (*SHORT_OPERATIONS, ConnectService, OffboardTenant)
 PLATFORM_WORKFLOWS = (
     *(SignAuditCheckpoints, ReconcileAudit, DispatchNotifications, PurgeUnusedCredentials, RotateDueKeys),
     *(RotateDueCertificateAuthorities, PublishRevocationLists, CheckExpiry, DetectRootKeyVersions),
-    *(AssessDueTenants, RecoverWorkflows, RecoverTenant, RecordLocks, DeleteExpiredRows, ArchiveAuditStreams),
+    *(AssessDueTenants, RecoverWorkflows, RecoverTenant, RecordLocks, RepairTenant),
+    *(DeleteExpiredRows, ArchiveAuditStreams),
 )
 
 _RENDERINGS: Mapping[ReportFormat, Rendering] = MappingProxyType(
@@ -268,6 +271,9 @@ def build(
     starter = LostWorkflowStarter(settings.temporal_address, settings.provisioning_slo_seconds)
     recovery = RecoveryActivities(database, queries, starter, metrics)
     expiring = RetentionQueries(database)
+    repair = StoreRepairActivities(
+        database, StoreReader(database, vault), lock_records, tenant_keys, timedelta(days=settings.offboard_grace_days)
+    )
     rows = RowRetentionActivities(database, expiring, retention.days_of(settings.retention_days), metrics)
     archive = AuditArchiveActivities(
         database,
@@ -377,6 +383,8 @@ def build(
             examination.find_due_examinations,
             recovery.recover_workflows,
             recovery.recover_tenant,
+            repair.repair_stores,
+            repair.end_tenant_workflows,
             LockRecordActivities(lock_records, queries, tenant_locks).record_locks,
             rows.delete_expired_rows,
             archive.archive_streams,

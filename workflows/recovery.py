@@ -7,12 +7,15 @@ The same rows state which locks the key server has a copy of.
 """
 
 from temporalio import workflow
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.lock_records import LockRecordActivities
     from activities.recovery import RecoveryActivities
-    from core.messages.recovery import RecoverTenantInput, RecoveryCursor, RecoveryPage
+    from activities.store_repair import StoreRepairActivities
+    from core.messages.recovery import RecoverTenantInput, RecoveryCursor, RecoveryPage, RepairTenantInput
     from workflows.runtime import timeouts as timing
+    from workflows.runtime.failures import refusal_of
 
 
 @workflow.defn(name="RecoverWorkflows")
@@ -64,3 +67,36 @@ class RecordLocks:
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )
+
+
+@workflow.defn(name="RepairTenant")
+class RepairTenant:
+    """Repairs the differences between the stores of one tenant, on an operator's request."""
+
+    @workflow.run
+    async def run(self, request: RepairTenantInput) -> None:
+        try:
+            await workflow.execute_activity_method(
+                StoreRepairActivities.repair_stores,
+                request,
+                summary="repair rows and key server",
+                start_to_close_timeout=timing.HEADS_ATTEMPT,
+                retry_policy=timing.RETRY,
+            )
+            if request.replace_workflows:
+                await workflow.execute_activity_method(
+                    StoreRepairActivities.end_tenant_workflows,
+                    request,
+                    summary="end workflows that started from other rows",
+                    start_to_close_timeout=timing.ATTEMPT,
+                    retry_policy=timing.RETRY,
+                )
+            await workflow.execute_activity_method(
+                RecoveryActivities.recover_tenant,
+                RecoverTenantInput(tenant_id=request.tenant_id),
+                summary="start the workflows of the tenant",
+                start_to_close_timeout=timing.ATTEMPT,
+                retry_policy=timing.RETRY,
+            )
+        except ActivityError as failed:
+            raise refusal_of(failed) from None

@@ -1,4 +1,4 @@
-"""Inputs and results of the recovery of workflows."""
+"""Inputs and results of the recovery of workflows and of repairs."""
 
 from pydantic import Field
 
@@ -23,3 +23,9 @@ class RecoveryPage(Message):
 
 class RecoverTenantInput(Message):
     tenant_id: TenantId
+
+
+class RepairTenantInput(Message):
+    tenant_id: TenantId
+    request_id: str = Field(max_length=40, description="identifies the request in the audit stream")
+    replace_workflows: bool = Field(description="whether the tenant's workflows start again from its rows")

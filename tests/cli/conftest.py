@@ -92,7 +92,7 @@ def settings(services_field: Field, vault, temporal, tmp_path_factory: pytest.Te
     for role in (Role.WORKER, Role.OPERATOR):
         ensure_secret(folder, secrets.database_password(role), field.server.passwords[role])
         ensure_secret(folder, secrets.context_key(role), field.key(role).hex())
-    for role in (Role.WORKER, Role.OFFBOARDING):
+    for role in (Role.WORKER, Role.OFFBOARDING, Role.OPERATOR):
         ensure_secret(folder, secrets.vault_secret(role), (vault.folder / f"{role}.secret").read_text())
     ensure_secret(folder, secrets.BOUNDARY_IDENTITY, vault.identity_pem)
     ensure_pair(folder, secrets.INTAKE_KEY, secrets.INTAKE_PUBLIC_KEY)

@@ -120,6 +120,11 @@ class TransitTenantKeys:
                 {"min_decryption_version": least, "min_encryption_version": least},
             )
 
+    def enable_versions(self, tenant_id: str, oldest: int) -> None:
+        """Enable decryption with the versions from `oldest`; a lower minimum stays in force."""
+        if int(self._record(tenant_id)["min_decryption_version"]) > oldest:
+            self._session.write(f"transit/keys/{ids.l2_key(tenant_id)}/config", {"min_decryption_version": oldest})
+
     def trim(self, tenant_id: str, oldest: int) -> None:
         """Delete the versions before `oldest` irreversibly; the server deletes only retired ones."""
         if int(self._record(tenant_id).get("min_available_version", 0)) < oldest:

@@ -5,7 +5,7 @@ names the tenant, and events and updates have unique ids.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -27,7 +27,7 @@ from core.errors.tenants import TenantUnknown, WorkflowStarting
 from core.isolation import run_of
 from core.messages.compliance import BoundariesInput, MakeReportInput
 from core.messages.keys import RetireVersionRequest, RootKeyRequest, RotateRequest
-from core.messages.recovery import RecoverTenantInput
+from core.messages.recovery import RecoverTenantInput, RepairTenantInput
 from core.messages.services import EnrolInput, ServiceInput
 from core.messages.tenants import (
     ApprovalRequest,
@@ -45,7 +45,7 @@ from workflows.client.connection import LogForm, connect_client
 from workflows.client.service_start import service_options, service_start, update_with_start
 from workflows.client.tenant_start import tenant_options
 from workflows.isolation import AssessIsolation
-from workflows.recovery import RecoverTenant
+from workflows.recovery import RecoverTenant, RepairTenant
 from workflows.reports import GenerateReport
 from workflows.runtime import options as priorities
 from workflows.runtime import options as visibility
@@ -56,6 +56,7 @@ from workflows.tenants import Tenant
 _RPC_TIMEOUT = timedelta(seconds=5)
 _TIMEOUT_SECONDS = 60.0
 _REPEAT_SECONDS = 0.1
+_PAGE = 1000
 _ENDED_MEANWHILE = "AcceptedUpdateCompletedWorkflow"
 """Temporal's failure type when a run ended while it had an accepted update; the next run accepts the request."""
 
@@ -281,6 +282,50 @@ class WorkflowClient:
         except WorkflowFailureError:
             raise AssessmentFailed from None
         return run_of(handle.result_run_id or "")
+
+    async def tenant_workflows(self) -> tuple[Mapping[str, str], frozenset[str]]:
+        """Return the states of the running tenant workflows by tenant, and the tenants with a running offboarding.
+
+        The list may lag behind. Raises TemporalUnavailable.
+        """
+        states: dict[str, str] = {}
+        leaving: set[str] = set()
+        query = "ExecutionStatus = 'Running' and WorkflowType in ('Tenant', 'OffboardTenant')"
+        try:
+            async for run in self._client.list_workflows(query, page_size=_PAGE):
+                tenant_id = ids.tenant_of_workflow(run.id)
+                if tenant_id is None:
+                    continue
+                if run.id == ids.tenant_workflow(tenant_id):
+                    states[tenant_id] = run.typed_search_attributes.get(visibility.LIFECYCLE_STATE) or ""
+                else:
+                    leaving.add(tenant_id)
+        except _DOWN as failed:
+            raise TemporalUnavailable from failed
+        return states, frozenset(leaving)
+
+    async def repair_tenant(self, tenant_id: str, request_id: str, *, replace_workflows: bool) -> None:
+        """Repair the differences between the stores of a tenant (workflows/recovery.py), and wait for the end.
+
+        Raises: TemporalUnavailable, OperationTimeout, or UpdateRejected with the code of the cause.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._client.execute_workflow(
+                    RepairTenant.run,
+                    RepairTenantInput(tenant_id=tenant_id, request_id=request_id, replace_workflows=replace_workflows),
+                    id=ids.repair_workflow(tenant_id),
+                    task_queue=ids.PLATFORM_QUEUE,
+                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                    rpc_timeout=_RPC_TIMEOUT,
+                )
+        except WorkflowFailureError as failed:
+            raise _rejection(failed) from None
+        except TimeoutError:
+            raise OperationTimeout from None
+        except _DOWN as failed:
+            raise TemporalUnavailable from failed
 
     async def _run_to_completion(
         self, tenant_id: str, region: str, run: Any, argument: Any, *, after_running: bool = False, **options: Any

@@ -13,24 +13,22 @@ revoke execute on function okcm.denied_tenants() from public;
 grant execute on function okcm.denied_tenants() to okcm_worker;
 
 -- Return what the key server and Temporal must agree with, in order of tenant id from the first behind `after`, or of
--- one tenant. The tenant key encrypts `wraps` keys, under its versions from `oldest_wrap` to `newest_wrap`. The newest
--- checkpoint of the audit stream is null before the first one.
+-- one tenant. The tenant key encrypts keys under its versions from `oldest_wrap` to `newest_wrap`. The newest checkpoint
+-- of the audit stream is null before the first one.
 create function okcm.store_states(wanted text, after text, at_most integer)
-returns table (tenant_id text, region text, state text, locks text[], busy boolean, destroying boolean,
-               l2_version integer, l2_oldest integer, oldest_wrap integer, newest_wrap integer, wraps bigint,
-               ca_version integer, payload boolean, seq bigint,
+returns table (tenant_id text, state text, busy boolean, destroying boolean,
+               l2_version integer, oldest_wrap integer, newest_wrap integer, ca_version integer, payload boolean, seq bigint,
                signed_seq bigint, signed_hash bytea, signature text, signing_key text)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform okcm.require_platform_context();
     return query
-        select t.tenant_id, t.region, t.state, t.locks,
+        select t.tenant_id, t.state,
                exists (select from okcm.rotation r where r.tenant_id = t.tenant_id and r.state = 'running'),
                t.destroying_at is not null,
                (select k.version from okcm.key k where k.tenant_id = t.tenant_id and k.kind = 'L2'),
-               (select k.oldest from okcm.key k where k.tenant_id = t.tenant_id and k.kind = 'L2'),
-               w.oldest, w.newest, w.number,
+               w.oldest, w.newest,
                (select max(a.key_version) from okcm.certificate_authority a
                 where a.tenant_id = t.tenant_id),
                exists (select from okcm.key k where k.tenant_id = t.tenant_id and k.kind = 'payload'),
@@ -39,7 +37,7 @@ begin
         from (select * from okcm.tenant o where o.tenant_id > after and (wanted is null or o.tenant_id = wanted)
               order by o.tenant_id limit at_most) t
         cross join lateral (
-            select min(u.l2_version) as oldest, max(u.l2_version) as newest, count(*) as number from (
+            select min(u.l2_version) as oldest, max(u.l2_version) as newest from (
                 select s.l2_version from okcm.service_key s where s.tenant_id = t.tenant_id and s.state <> 'destroyed'
                 union all
                 select r.l2_version from okcm.root_key r where r.tenant_id = t.tenant_id and r.credentials is not null

@@ -75,6 +75,7 @@ class AuditName(StrEnum):
     SERVICE_RENEW_REQUESTED = "service.renew_requested"
     SERVICE_DISCONNECT_REQUESTED = "service.disconnect_requested"
     RETRY_REQUESTED = "tenant.retry_requested"
+    REPAIR_REQUESTED = "tenant.repair_requested"
     TENANT_LOCKED = "tenant.locked"
     TENANT_UNLOCKED = "tenant.unlocked"
     BREACH_CLEARED = "tenant.isolation_lock_cleared"

@@ -42,6 +42,7 @@ _BY_NAME: dict[str, str] = {
     AuditName.ANNOUNCED: "Customer notified",
     AuditName.ANNOUNCE_EXPIRED: "Notification not delivered",
     AuditName.ANNOUNCE_RETRY_REQUESTED: "Repetition of undelivered notifications requested",
+    AuditName.REPAIR_REQUESTED: "Repair after a restore requested",
     AuditName.TENANT_LOCKED: "Locked",
     AuditName.TENANT_UNLOCKED: "Unlocked",
     AuditName.TENANT_SUSPENDED: "Suspended",
