@@ -6,8 +6,9 @@
    be one that the tenant's route names: the current CA, or the former CA while its leaves are valid. Only this binds
    the leaf to the tenant: the *issuer* decides (MTCI A1). Later rejections are recorded in the tenant's audit stream.
 4. The serial is recorded, not revoked, and its service is connected; that record gives the name of the service.
-5. The state of the tenant admits services. A caller that only a lock rejects may still fetch its next certificate
-   (`locked`), as a caller of a locked tenant, for which no key is unwrapped.
+5. The state of the tenant admits services, and the key server has no lock of it that the database lacks. A caller that
+   only a lock of the database rejects may still fetch its next certificate (`locked`), as a caller of a locked tenant,
+   for which no key is unwrapped.
 
 6. A kept connection survives the end of its certificate while its service has a newer one for the same key, until that
    one's end: the handshake has proved the possession of that key, and a client that renews its certificate file may
@@ -23,7 +24,7 @@ import hashlib
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import NoReturn, TypeAlias
@@ -36,7 +37,7 @@ from cryptography.hazmat.primitives import serialization
 from core.certificates import BELIEVED
 from core.correlation import correlation_id
 from core.errors.services import ClientNotAuthorized
-from core.errors.tenants import TenantNotOperational
+from core.errors.tenants import LockedAtKeyServer, TenantNotOperational
 from core.services import CryptoOperation, ServiceState
 from core.tenants.lifecycle import DECRYPTS, State
 from crypto_service.correlation import new_correlation_id
@@ -123,12 +124,15 @@ class ClientCertificateAuthenticator:
         journal: AuditWriter,
         changes: Invalidations,
         *,
+        is_locked: Callable[[str], Awaitable[bool]],
         cache_seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`is_locked` returns whether the key server has a lock of a tenant; False where it does not answer."""
         self._database = database
         self._blocking = blocking
+        self._is_locked = is_locked
         self._journal = journal
         self._cache_seconds = cache_seconds
         self._monotonic = monotonic
@@ -141,8 +145,8 @@ class ClientCertificateAuthenticator:
     async def identify(self, certificate_der: bytes, address: str) -> ClientIdentity:
         """Return the caller that presents a certificate whose chain TLS has verified.
 
-        Raises: ClientNotAuthorized, TenantNotOperational; DatabaseUnavailable, DatabaseRefused, TooManyRequests,
-        AuditUnavailable.
+        Raises: ClientNotAuthorized, TenantNotOperational, LockedAtKeyServer; DatabaseUnavailable, DatabaseRefused,
+        TooManyRequests, AuditUnavailable.
         """
         return await self._admit(_presented(certificate_der), address)
 
@@ -251,6 +255,8 @@ class ClientCertificateAuthenticator:
         read_at, until = tenant.changes, self._monotonic() + self._cache_seconds
         renew_at = until - self._cache_seconds / 2
         found, not_after, kept_until = await self._blocking.run(leaf.tenant_id, partial(self._read, leaf))
+        if isinstance(found, ClientIdentity) and await self._is_locked(leaf.tenant_id):
+            found = _Rejection(found.service, LockedAtKeyServer, "locked at the key server")
         if isinstance(found, _Rejection):
             until = min(until, self._monotonic() + _REJECTION_SECONDS)
         before = self._entries.get(leaf.key)

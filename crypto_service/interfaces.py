@@ -92,7 +92,8 @@ class ClientAuthenticator(Protocol):
     async def identify(self, certificate_der: bytes, address: str) -> ClientIdentity:
         """Return the caller that presents a certificate whose chain TLS has verified.
 
-        Raises: ClientNotAuthorized (unknown, revoked, disconnected), TenantNotOperational, DatabaseUnavailable.
+        Raises: ClientNotAuthorized (unknown, revoked, disconnected), TenantNotOperational, LockedAtKeyServer,
+        DatabaseUnavailable.
         """
         ...
 

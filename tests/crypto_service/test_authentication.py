@@ -14,12 +14,13 @@ from core import names as ids
 from core.errors.compliance import AuditUnavailable
 from core.errors.platform import DatabaseUnavailable
 from core.errors.services import ClientNotAuthorized
-from core.errors.tenants import TenantNotOperational
+from core.errors.tenants import LockedAtKeyServer, TenantNotOperational
 from core.tenants.lifecycle import State, Transition
 from core.tenants.policy import TenantPolicy
 from crypto_service.authentication import ClientCertificateAuthenticator
 from crypto_service.interfaces import ClientIdentity
 from crypto_service.server.executor import FairExecutor
+from crypto_service.wiring import lock_check
 from database.postgres.change_feed import tenant_hash
 from tests.concurrency import wait_until_async
 from tests.contracts.authorities import p256
@@ -34,9 +35,12 @@ from tests.crypto_service.core.world import (
     Journal,
     World,
     at_once,
+    never_locked,
     signed_by,
 )
+from vault.auth.client import VaultSession
 from vault.pki.certificates import load_issuer
+from vault.tenant_locks import TenantLocks
 
 pytestmark = pytest.mark.integration
 
@@ -56,7 +60,14 @@ def callers(
     world: World, threads: FairExecutor, journal: Journal, changes: Changes, *, clock: Clock, wall_clock: Clock
 ) -> ClientCertificateAuthenticator:
     return ClientCertificateAuthenticator(
-        world.crypto, threads, journal, changes, cache_seconds=60, monotonic=clock, clock=wall_clock
+        world.crypto,
+        threads,
+        journal,
+        changes,
+        is_locked=never_locked,
+        cache_seconds=60,
+        monotonic=clock,
+        clock=wall_clock,
     )
 
 
@@ -115,7 +126,7 @@ async def test_caller_is_read_again_in_the_background_after_half_the_cache_time(
     """After a failure of the database at any moment, at least the other half of the cache time remains."""
     executor = CountingExecutor()
     callers = ClientCertificateAuthenticator(
-        world.crypto, executor, journal, changes, cache_seconds=60, monotonic=clock
+        world.crypto, executor, journal, changes, is_locked=never_locked, cache_seconds=60, monotonic=clock
     )
     certificate = home.connect("orders")
     found = await asyncio.gather(*(callers.identify(certificate, str(number)) for number in range(50)))
@@ -179,7 +190,7 @@ async def test_rejection_is_read_again_soon_without_a_notification(
 ):
     executor = CountingExecutor()
     callers = ClientCertificateAuthenticator(
-        world.crypto, executor, journal, changes, cache_seconds=60, monotonic=clock
+        world.crypto, executor, journal, changes, is_locked=never_locked, cache_seconds=60, monotonic=clock
     )
     certificate = home.connect("orders")
     home.move(Transition.LOCK)
@@ -285,7 +296,9 @@ async def test_certificate_not_signed_by_the_named_tenants_ca_is_rejected(
 )
 async def test_certificate_without_exactly_one_tenant_name_is_rejected(names: tuple[str, ...]):
     nothing, journal, key = cast("Any", None), Journal(), p256()
-    callers = ClientCertificateAuthenticator(nothing, nothing, journal, Changes(), cache_seconds=60)
+    callers = ClientCertificateAuthenticator(
+        nothing, nothing, journal, Changes(), is_locked=never_locked, cache_seconds=60
+    )
     extensions = [(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False)] if names else []
     now, day = datetime.now(UTC), timedelta(days=1)
     certificate = signed("orders", key.public_key(), None, key, *extensions, start=now, life=day)
@@ -347,7 +360,9 @@ async def test_change_during_a_read_repeats_the_read(world: World, home: Home, j
         changes.tell(tenant_hash(home.tenant_id))
 
     executor = CountingExecutor(after_first=lock)
-    callers = ClientCertificateAuthenticator(world.crypto, executor, journal, changes, cache_seconds=60)
+    callers = ClientCertificateAuthenticator(
+        world.crypto, executor, journal, changes, is_locked=never_locked, cache_seconds=60
+    )
     with pytest.raises(TenantNotOperational):
         await callers.identify(certificate, ADDRESS)
     assert executor.count == 2
@@ -357,3 +372,36 @@ async def test_refresh_rejects_an_unidentified_caller(callers: ClientCertificate
     unidentified = ClientIdentity(home.tenant_id, "orders", ids.l2_key(home.tenant_id), REGION, "1a", State.ACTIVE)
     with pytest.raises(ClientNotAuthorized):
         await callers.refresh(unidentified)
+
+
+async def test_lock_of_the_key_server_rejects_a_caller_that_the_database_admits(
+    world: World, home: Home, journal: Journal, changes: Changes
+):
+    locked = True
+
+    async def is_locked(tenant_id: str) -> bool:
+        return locked and tenant_id == home.tenant_id
+
+    callers = ClientCertificateAuthenticator(
+        world.crypto, CountingExecutor(), journal, changes, is_locked=is_locked, cache_seconds=60
+    )
+    certificate = home.connect("orders")
+    with pytest.raises(LockedAtKeyServer):
+        await callers.identify(certificate, ADDRESS)
+    (entry,) = journal.entries
+    assert (entry.refused, entry.subject.endswith("locked at the key server")) == ("locked_at_key_server", True)
+    with pytest.raises(ClientNotAuthorized):
+        await callers.locked(certificate)
+    locked = False
+    changes.tell(tenant_hash(home.tenant_id))
+    caller = await callers.identify(certificate, ADDRESS)
+    locked = True
+    assert at_once(callers.refresh(caller)) is caller
+    changes.tell(None)  # as after each connection to a restored database
+    with pytest.raises(LockedAtKeyServer):
+        await callers.refresh(caller)
+
+
+async def test_caller_is_admitted_where_the_key_server_does_not_answer(free_port: int):
+    nowhere = TenantLocks(VaultSession(f"http://127.0.0.1:{free_port}", "crypto", "no secret"))
+    assert not await lock_check(nowhere, CountingExecutor())("acme-corp")

@@ -32,7 +32,7 @@ from database.postgres.change_feed import tenant_hash
 from database.services.repository import ClientIdentityRow
 from openkcm.errors import OpenKcmError
 from tests.crypto_service import authority
-from tests.crypto_service.core.world import ADDRESS, REGION, Changes, Clock, Journal, ignore_unwrap
+from tests.crypto_service.core.world import ADDRESS, REGION, Changes, Clock, Journal, ignore_unwrap, never_locked
 from vault.pki.certificates import hex_serial
 
 CACHE_SECONDS = 60.0
@@ -93,7 +93,13 @@ class Stage:
         self.waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
         self.answer: tuple[asyncio.Future[Any], Any] | None = None
         self.callers = ClientCertificateAuthenticator(
-            self, self, self.journal, self.changes, cache_seconds=CACHE_SECONDS, monotonic=self.clock
+            self,
+            self,
+            self.journal,
+            self.changes,
+            is_locked=never_locked,
+            cache_seconds=CACHE_SECONDS,
+            monotonic=self.clock,
         )
         self.keyring = ServiceKeyCache(
             self,

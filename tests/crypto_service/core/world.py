@@ -125,6 +125,11 @@ class CountingExecutor:
         return result
 
 
+async def never_locked(_tenant_id: str) -> bool:
+    """Return that the key server has no lock of the tenant."""
+    return False
+
+
 async def ignore_unwrap(_tenant_id: str, _service: str, _version: int) -> None:
     """Ignore the notification of an unwrapped key."""
 

@@ -20,7 +20,17 @@ from crypto_service.keys.key_cache import ServiceKeyCache
 from crypto_service.keys.operations import CryptoOperations
 from database.postgres.change_feed import tenant_hash
 from openkcm.errors import InvalidName, OpenKcmError
-from tests.crypto_service.core.world import ADDRESS, Changes, CountingExecutor, Home, Journal, World, a_keyring, at_once
+from tests.crypto_service.core.world import (
+    ADDRESS,
+    Changes,
+    CountingExecutor,
+    Home,
+    Journal,
+    World,
+    a_keyring,
+    at_once,
+    never_locked,
+)
 
 Call = Callable[[], Coroutine[Any, Any, object]]
 
@@ -40,7 +50,9 @@ class OperationsStack:
 @pytest.fixture
 def stack(world: World, journal: Journal, changes: Changes) -> OperationsStack:
     executor = CountingExecutor()
-    callers = ClientCertificateAuthenticator(world.crypto, executor, journal, changes, cache_seconds=60)
+    callers = ClientCertificateAuthenticator(
+        world.crypto, executor, journal, changes, is_locked=never_locked, cache_seconds=60
+    )
     keyring = a_keyring(world, executor, changes)
     return OperationsStack(callers, keyring, CryptoOperations(callers, keyring, journal))
 
@@ -104,7 +116,9 @@ async def test_key_that_is_compromised_while_it_is_awaited_encrypts_nothing(
         changes.tell(tenant_hash(home.tenant_id))
 
     executor = CountingExecutor()
-    callers = ClientCertificateAuthenticator(world.crypto, executor, journal, changes, cache_seconds=60)
+    callers = ClientCertificateAuthenticator(
+        world.crypto, executor, journal, changes, is_locked=never_locked, cache_seconds=60
+    )
     caller = await callers.identify(home.connect("orders"), ADDRESS)
     before = CryptoOperations(callers, a_keyring(world, executor, changes), journal)
     text = await before.encrypt(caller, "customer/1", b"a record")
@@ -256,7 +270,9 @@ async def test_lock_during_an_unwrap_rejects_the_operation(
         await asyncio.to_thread(home.move, Transition.LOCK)
         changes.tell(tenant_hash(home.tenant_id))
 
-    callers = ClientCertificateAuthenticator(world.crypto, CountingExecutor(), journal, changes, cache_seconds=60)
+    callers = ClientCertificateAuthenticator(
+        world.crypto, CountingExecutor(), journal, changes, is_locked=never_locked, cache_seconds=60
+    )
     keyring = a_keyring(world, CountingExecutor(after_first=lock), changes)
     caller = await callers.identify(home.connect("orders"), ADDRESS)
     with pytest.raises(TenantNotOperational):

@@ -32,7 +32,7 @@ from database.postgres.change_feed import tenant_hash
 from database.services.repository import ClientIdentityRow
 from openkcm.errors import OpenKcmError
 from tests.crypto_service.core.stage import IDENTITIES, MINE
-from tests.crypto_service.core.world import ADDRESS, REGION, Changes, Clock, Journal
+from tests.crypto_service.core.world import ADDRESS, REGION, Changes, Clock, Journal, never_locked
 from tests.model.service import NEWEST
 from tests.model.state import ACTIVE, DESTROYED, OPENING, UNREACHABLE, UP, T, Tenant
 
@@ -107,7 +107,9 @@ class Serving:
         at_once = SimpleNamespace(run=self._at_once)
         ages = {"cache_seconds": T * TICK, "monotonic": self._clock}
         journal = Journal()
-        self._callers = ClientCertificateAuthenticator(self, at_once, journal, self._changes, **ages)
+        self._callers = ClientCertificateAuthenticator(
+            self, at_once, journal, self._changes, is_locked=never_locked, **ages
+        )
         self._keyring = ServiceKeyCache(self, self, self, self, self._changes, opened=_unrecorded, **ages)
         self._operations = CryptoOperations(self._callers, self, journal)
 
