@@ -14,6 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.lock_records import LockRecords
 from activities.runtime.audit_trail import append_audit_event
+from activities.runtime.step_progress import send_heartbeats
 from compliance.stores import StoreReader
 from core import names as ids
 from core.errors.tenants import InvalidTransition
@@ -22,7 +23,8 @@ from core.messages.recovery import RepairTenantInput
 from core.tenants.locks import LockReason
 from core.tenants.store_comparison import Skew, SkewKind, StoreStates, compare
 from database.connection.database import Database
-from openkcm.contract.audit_events import AuditName
+from openkcm.contract.audit_events import AuditName, Outcome
+from vault.transit.key_destruction import TenantKeyKind, TransitDestroyer
 from vault.transit.tenant_keys import TransitTenantKeys
 
 _ASKED_BY = "repair"
@@ -32,12 +34,13 @@ log = structlog.get_logger()
 
 
 class StoreRepairActivities:
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each dependency
         self,
         database: Database,
         stores: StoreReader,
         records: LockRecords,
         tenant_keys: TransitTenantKeys,
+        destroyer: TransitDestroyer,
         grace: timedelta,
     ) -> None:
         """`grace` is the grace period of an offboarding that starts again."""
@@ -45,9 +48,11 @@ class StoreRepairActivities:
         self._stores = stores
         self._records = records
         self._tenant_keys = tenant_keys
+        self._destroyer = destroyer
         self._grace = grace
 
     @activity.defn(name="repair-stores")
+    @send_heartbeats()
     def repair_stores(self, request: RepairTenantInput) -> None:
         """Repair the rows and the key server, from the most to the least severe difference."""
         step = StepInput(tenant_id=request.tenant_id, operation_id=f"repair-{request.request_id}")
@@ -70,6 +75,8 @@ class StoreRepairActivities:
                 self._records.record(step.tenant_id)
             case SkewKind.LOCK_OUTDATED:
                 self._records.remove_outdated(step.tenant_id)
+            case SkewKind.DESTROYED_KEY_FOUND:
+                self._destroy_keys(step)
             case SkewKind.VERSIONS_RETIRED:
                 self._enable_versions(step, stores)
             case kind if kind in _WITHOUT_KEY:
@@ -112,17 +119,34 @@ class StoreRepairActivities:
             )
 
     def _enable_versions(self, step: StepInput, stores: StoreStates) -> None:
-        """Enable the versions that wrap keys of the database; the intention is recorded first, under the row lock."""
+        """Enable the versions that wrap keys of the database; the intention is recorded first."""
         oldest = stores.tenants[step.tenant_id].oldest_wrap or 1
         name = ids.l2_key(step.tenant_id)
+        details = {"oldest": str(oldest), "asked_by": _ASKED_BY}
+        self._record(step, AuditName.TENANT_KEY_RETIRED, name, "intended", **details)
+        self._tenant_keys.enable_versions(step.tenant_id, oldest)
+        self._record(step, AuditName.TENANT_KEY_RETIRED, name, "success", **details)
+
+    def _destroy_keys(self, step: StepInput) -> None:
+        """Destroy keys that a restored key server has again; the erasure certificate stays true."""
+        for kind in TenantKeyKind:
+            found = self._destroyer.describe(kind, step.tenant_id)
+            if found is not None:
+                self._record(step, AuditName.KEY_DESTROYED, found.name, "intended")
+                self._destroyer.destroy(kind, step.tenant_id)
+                self._record(
+                    step,
+                    AuditName.KEY_DESTROYED,
+                    found.name,
+                    "success",
+                    versions=found.versions,
+                    fingerprint=found.fingerprint,
+                )
+
+    def _record(self, step: StepInput, name: AuditName, subject: str, outcome: Outcome, **details: str) -> None:
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
-            append_audit_event(
-                tx, step, AuditName.TENANT_KEY_RETIRED, name, "intended", oldest=str(oldest), asked_by=_ASKED_BY
-            )
-        self._tenant_keys.enable_versions(step.tenant_id, oldest)
-        with self._database.tenant_tx(step.tenant_id) as tx:
-            append_audit_event(tx, step, AuditName.TENANT_KEY_RETIRED, name, oldest=str(oldest), asked_by=_ASKED_BY)
+            append_audit_event(tx, step, name, subject, outcome, **details)
 
     @activity.defn(name="end-tenant-workflows")
     async def end_tenant_workflows(self, request: RepairTenantInput) -> None:

@@ -26,7 +26,7 @@ ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
         "load-tenant": (N.KEYS_ROTATED, N.ROOT_KEY_CHANGED),
         "read-tenant-state": "reads the state of the tenant and changes nothing",
         "record-locks": "copies to the key server what an event has recorded",
-        "repair-stores": (N.LEAVING_BEGUN, N.TENANT_KEY_RETIRED, N.TENANT_LOCKED),
+        "repair-stores": (N.KEY_DESTROYED, N.LEAVING_BEGUN, N.TENANT_KEY_RETIRED, N.TENANT_LOCKED),
         "end-tenant-workflows": "ends workflows, which start again from the rows",
         "recover-workflows": (N.LEAVING_BEGUN,),
         "recover-tenant": (N.LEAVING_BEGUN,),

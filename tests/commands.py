@@ -10,5 +10,6 @@ _CLIENT = {"agent", "run", "backfill"}
 def command_line(words: Sequence[str]) -> list[str]:
     """Return the command line that runs a command of the development stack, of the client or of operators."""
     client = words[0] in _CLIENT or tuple(words[:2]) == ("audit", "verify")
-    module = "devstack" if words[0] in _DEVELOPMENT else "openkcm.cli" if client else "cli"
+    development = words[0] in _DEVELOPMENT and "--stores" not in words
+    module = "devstack" if development else "openkcm.cli" if client else "cli"
     return [sys.executable, "-m", module, *words]

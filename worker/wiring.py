@@ -255,9 +255,10 @@ def build(
     )
     offboarding = open_vault(settings, Role.OFFBOARDING)
     leaving = GracePeriodActivities(database, outbox, lock_records, timedelta(days=settings.offboard_grace_days), clock)
+    destroyer = TransitDestroyer(offboarding, vault)
     destruction = DestructionActivities(
         database,
-        TransitDestroyer(offboarding, vault),
+        destroyer,
         keyring,
         signer,
         outbox,
@@ -272,7 +273,8 @@ def build(
     recovery = RecoveryActivities(database, queries, starter, metrics)
     expiring = RetentionQueries(database)
     repair = StoreRepairActivities(
-        database, StoreReader(database, vault), lock_records, tenant_keys, timedelta(days=settings.offboard_grace_days)
+        *(database, StoreReader(database, vault), lock_records, tenant_keys, destroyer),
+        timedelta(days=settings.offboard_grace_days),
     )
     rows = RowRetentionActivities(database, expiring, retention.days_of(settings.retention_days), metrics)
     archive = AuditArchiveActivities(

@@ -81,6 +81,7 @@ class RepairTenant:
                 request,
                 summary="repair rows and key server",
                 start_to_close_timeout=timing.HEADS_ATTEMPT,
+                heartbeat_timeout=timing.HEARTBEAT,
                 retry_policy=timing.RETRY,
             )
             if request.replace_workflows:

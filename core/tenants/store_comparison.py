@@ -33,6 +33,7 @@ class SkewKind(StrEnum):
     CA_KEY_MISSING = "ca_key_missing"
     CA_KEY_OLDER = "ca_key_older"
     CA_KEY_NEWER = "ca_key_newer"
+    DESTROYED_KEY_FOUND = "destroyed_key_found"
     PAYLOAD_KEY_MISSING = "payload_key_missing"
     CHECKPOINT_REFUSED = "checkpoint_refused"
     WORKFLOW_MISSING = "workflow_missing"
@@ -124,6 +125,9 @@ REMEDIES: Mapping[SkewKind, Remedy] = MappingProxyType(
         SkewKind.CA_KEY_NEWER: Remedy(
             "the key server has a version of the tenant CA's key that the database lacks",
             "openkcmctl certificate rotate-ca adopts it; connect services again that have certificates of it",
+        ),
+        SkewKind.DESTROYED_KEY_FOUND: Remedy(
+            "the key server has keys of an offboarded tenant", "--repair destroys them again", repair=True
         ),
         SkewKind.PAYLOAD_KEY_MISSING: Remedy(
             "the key server lacks the key of workflow payloads", "restore a newer backup of the key server"
@@ -228,7 +232,9 @@ def _of_tenant(tenant: TenantRecord, stores: StoreStates) -> Iterator[Skew]:
         yield Skew(tenant.tenant_id, SkewKind.DESTRUCTION_LOST, f"the database has {tenant.state}")
     else:
         yield from _of_lock(tenant, lock)
-    if not (destroyed or offboarded):
+    if tenant.state is State.OFFBOARDED:
+        yield from _of_destroyed_keys(tenant.tenant_id, stores.keys)
+    elif not (destroyed or offboarded):
         yield from _of_keys(tenant, stores.keys)
     if tenant.is_signed is False:
         yield Skew(tenant.tenant_id, SkewKind.CHECKPOINT_REFUSED)
@@ -262,6 +268,14 @@ def _of_lock(tenant: TenantRecord, lock: RecordedLock | None) -> Iterator[Skew]:
         yield Skew(tenant.tenant_id, SkewKind.OFFBOARDING_LOST, detail)
     elif tenant.state not in DENIED:
         yield Skew(tenant.tenant_id, SkewKind.LOCK_LOST, detail)
+
+
+def _of_destroyed_keys(tenant_id: str, keys: Mapping[str, KeyState]) -> Iterator[Skew]:
+    names = [
+        name for name in (ids.l2_key(tenant_id), ids.ca_key(tenant_id), ids.payload_key(tenant_id)) if name in keys
+    ]
+    if names:
+        yield Skew(tenant_id, SkewKind.DESTROYED_KEY_FOUND, ", ".join(names))
 
 
 def _of_keys(tenant: TenantRecord, keys: Mapping[str, KeyState]) -> Iterator[Skew]:

@@ -86,7 +86,8 @@ def test_equal_stores_have_no_difference() -> None:
         (replace(EQUAL, workflows={}), [SkewKind.WORKFLOW_MISSING]),
         (replace(EQUAL, workflows={T: "locked"}), [SkewKind.WORKFLOW_DIFFERS]),
         (replace(tenant(State.REQUESTED), workflows={T: "active"}), [SkewKind.WORKFLOW_DIFFERS]),
-        (with_lock(tenant(State.OFFBOARDED), GONE), [SkewKind.WORKFLOW_SURPLUS]),
+        (with_lock(replace(tenant(State.OFFBOARDED), keys={}), GONE), [SkewKind.WORKFLOW_SURPLUS]),
+        (with_lock(replace(tenant(State.OFFBOARDED), workflows={}), GONE), [SkewKind.DESTROYED_KEY_FOUND]),
         (with_lock(tenant(State.LEAVING), LEAVING), [SkewKind.OFFBOARDING_MISSING]),
     ],
 )
