@@ -108,6 +108,9 @@ def desired_state(wanted: SetupConfig) -> tuple[SetupRequest, ...]:
         _server_role(wanted.server_names),
         *_tenant_login(wanted.boundary_public_key_file, folder),
         _mount("approle", "sys/auth/approle", {"type": "approle"}),
+        # Role ids are names, so five wrong logins by anyone would lock a process out on all hosts. Guessing a secret id
+        # of 256 random bits is hopeless without a lockout too.
+        SetupRequest("approle-lockout", "sys/auth/approle/tune", {"user_lockout_config": {"lockout_disable": True}}),
         *(_policy(role, folder) for role in processes if role != SETUP),
         *(request for role, file in processes.items() for request in _login(role, file)),
     )

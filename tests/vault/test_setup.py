@@ -157,3 +157,12 @@ def _shape(state: dict[str, Any]) -> dict[str, Any]:
         ],
         "issuers": len(state["issuers"]),
     }
+
+
+def test_wrong_secret_ids_lock_no_process_out(server: Server) -> None:
+    """Role ids are names, so anyone who reaches the server could lock a role out; a forgotten host would too."""
+    for _ in range(12):
+        with pytest.raises(VaultRefused):
+            VaultSession(server.url, "crypto", "wrong").read("auth/token/lookup-self")
+    assert server.session("crypto").read("auth/token/lookup-self") is not None
+    assert server.admin().read("sys/locked-users")["total"] == 0

@@ -17,6 +17,9 @@ path "sys/mounts/transit/tune" {
 path "sys/mounts/pki/tune" {
   capabilities = ["create", "update", "read"]
 }
+path "sys/auth/approle/tune" {
+  capabilities = ["create", "update", "read", "sudo"]
+}
 path "sys/auth/+" {
   capabilities = ["create", "update", "read", "sudo"]
 }
