@@ -163,7 +163,7 @@ async def _until_done(what: str, attempt: Callable[[], Awaitable[Done]]) -> Done
         except OpenKcmError as failed:
             if not failed.retryable:
                 raise
-            log.warning("waiting", waiting_for=what, code=failed.code, message=failed.message)
+            log.warning("waiting", waiting_for=what, code=failed.code, message=failed.message, hint=failed.hint)
             await asyncio.sleep(_RETRY_SECONDS)
 
 

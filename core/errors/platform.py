@@ -28,7 +28,7 @@ class SecretsDiffer(CallerError):
 class VaultUnavailable(PlatformError):
     code = "vault_unavailable"
     message = "the key server does not answer"
-    hint = "check that OpenBao or Vault is running, unsealed and reachable at the configured address"
+    hint = "check that OpenBao or Vault is running and unsealed, its address, and that vault_ca_file has its CA"
 
 
 class VaultRefused(PlatformError):
@@ -92,7 +92,7 @@ class SchemaRefused(OpenKcmError):
 class TemporalUnavailable(PlatformError):
     code = "temporal_unavailable"
     message = "the workflow service does not answer"
-    hint = "check that Temporal is running and reachable at the configured address"
+    hint = "check that Temporal is running, its address, namespace and TLS (TEMPORAL_*)"
 
 
 class Superseded(PlatformError):

@@ -166,7 +166,10 @@ class ServerTls:
         self.identity: ServerCertificate | None = None
 
     async def obtain(self) -> ServerCertificate:
-        """Return server certificates, however long Vault takes; raise errors that a retry cannot resolve."""
+        """Return server certificates, however long Vault takes to sign them.
+
+        Also where it refuses: an operator changes that while this process waits, and a restart would change nothing.
+        """
         self.identity = self._shared.get()
         if self.identity is not None:
             return self.identity
@@ -175,9 +178,8 @@ class ServerTls:
             try:
                 self.identity = await asyncio.to_thread(new_identity, self._certificates, self._names)
             except OpenKcmError as failed:
-                log.warning("server certificate not signed", code=failed.code, seconds=pause)
-                if not failed.retryable:
-                    raise
+                reason = {"code": failed.code, "message": failed.message, "hint": failed.hint}
+                log.warning("server certificate not signed", **reason, seconds=pause)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             else:

@@ -1,5 +1,6 @@
 """The secrets of each process in docs/production.md: these are enough, and each one is necessary."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from config.secrets import ensure_secret, ensure_secrets
-from config.settings import Settings
+from config.settings import Settings, load_settings
 from core.errors.platform import SettingsInvalid
 from crypto_service import wiring as crypto_service
 from dashboard import wiring as dashboard
@@ -64,3 +65,13 @@ def test_process_needs_the_listed_secrets_and_no_other(process: str, everything:
         with pytest.raises(SettingsInvalid, match=f"the secret {name} cannot be read"):
             BUILD[process](settings)
         shutil.copy(everything / name, settings.secrets / name)
+
+
+def test_documented_settings_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "production.md").read_text(encoding="utf-8")
+    [text] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "openkcm.toml").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("OPENKCM_CONFIG", str(tmp_path / "openkcm.toml"))
+    settings = load_settings()
+    assert settings.crypto_https_url == "https://kcm.example:443"
+    assert settings.dashboard_url == "https://cmk.example"

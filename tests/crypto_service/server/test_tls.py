@@ -15,10 +15,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from core.errors.platform import VaultUnavailable
+from core.errors.platform import SettingsInvalid, VaultUnavailable
 from crypto_service.server import tls
 from crypto_service.server.tls import ServerCertificate, ServerTls, SharedTlsIdentity, new_identity, server_context
 from openkcm.contract.csr import CsrRefused
+from openkcm.errors import OpenKcmError
 from tests.concurrency import wait_until_async
 from tests.crypto_service import authority
 from tests.crypto_service.authority import server_identity
@@ -189,7 +190,8 @@ print("loaded")
     assert said.stdout.endswith("loaded\n")
 
 
-async def test_obtain_waits_for_an_unavailable_key_server():
+@pytest.mark.parametrize("failure", [VaultUnavailable(), SettingsInvalid("no certificate for this name", "set it up")])
+async def test_obtain_waits_for_a_key_server_that_does_not_sign(failure: OpenKcmError):
     class Certificates:
         def __init__(self) -> None:
             self.asked = 0
@@ -199,7 +201,7 @@ async def test_obtain_waits_for_an_unavailable_key_server():
             assert (tuple(names), lifetime) == (NAMES, tls.LIFETIME)
             self.asked += 1
             if self.asked < 3:
-                raise VaultUnavailable
+                raise failure
             return authority.server_leaf().pem, authority.root().pem
 
     certificates, shared = Certificates(), SharedTlsIdentity()

@@ -81,7 +81,7 @@ def test_a_stuck_tenant_shows_waiting_time_step_and_error() -> None:
     assert line.trouble == (
         "At step 2 of 6, create the L2 tenant key and the payload key, 3 failed attempts."
         " `vault_unavailable`: the key server does not answer;"
-        " check that OpenBao or Vault is running, unsealed and reachable at the configured address"
+        " check that OpenBao or Vault is running and unsealed, its address, and that vault_ca_file has its CA"
     )
     assert line.can_retry
     assert line.badge == view.Badge("failed", "red", ":material/error:")
