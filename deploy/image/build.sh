@@ -32,7 +32,7 @@ printf '%s\n' '{"default": [{"type": "insecureAcceptAnything"}]}' >"$work/policy
 
 version="$("$venv/bin/python" -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')"
 machine="$(uname -m)"
-# Time stamps of the commit, so that two builds from the same packages are equal.
+# Files and SBOM get the time of the commit, not of the build.
 SOURCE_DATE_EPOCH="$(git log -1 --format=%ct)"
 export SOURCE_DATE_EPOCH
 

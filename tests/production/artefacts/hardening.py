@@ -4,6 +4,7 @@ systemd itself expands the filter, so that the processes of the image run under 
 """
 
 import functools
+import os
 import re
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 from tests.production.artefacts.processes import ROOT
 
 UNITS = ROOT / "deploy" / "systemd"
+UNPACKED = (ROOT / ".venv" / "systemd").resolve()
+"""systemd as scripts/setup.sh unpacks it on a host without systemd."""
 _NO_EXECUTABLE_MEMORY = (
     "import ctypes, os, sys\n"
     "assert ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0\n"  # PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN
@@ -28,6 +31,15 @@ def options(*files: Path) -> dict[str, list[str]]:
         for name, value in re.findall(r"^(\w+)=(.*)$", file.read_text(encoding="utf-8"), re.MULTILINE):
             found[name].append(value)
     return found
+
+
+def analyze(*arguments: str) -> tuple[int, str]:
+    """Run systemd-analyze; return its status and output."""
+    program = UNPACKED / "usr/bin/systemd-analyze" if UNPACKED.exists() else "systemd-analyze"
+    libraries = ":".join(str(found) for pattern in ("*", "*/systemd") for found in UNPACKED.glob(f"usr/lib/{pattern}"))
+    environment = os.environ | {"LD_LIBRARY_PATH": libraries, "SYSTEMD_COLORS": "0"}
+    done = subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
 
 
 COMMON = options(*UNITS.glob("openkcm-.service.d/*.conf"))
@@ -52,7 +64,7 @@ def allowed_calls() -> set[str]:
 def _expand(name: str) -> frozenset[str]:
     if not name.startswith("@"):
         return frozenset({name})
-    command = ["systemd-analyze", "syscall-filter", "--no-pager", name]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    status, text = analyze("syscall-filter", "--no-pager", name)
+    assert status == 0, text
     found = (line.strip() for line in text.splitlines()[1:])
     return frozenset().union(*(_expand(one) for one in found if one and not one.startswith("#")))

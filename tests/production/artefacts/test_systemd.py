@@ -1,20 +1,17 @@
 """The units of deploy/systemd: systemd accepts them, their exposure is low, and each has only its secrets."""
 
-import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from config.settings import Settings
-from tests.production.artefacts.hardening import COMMON, UNITS, options
-from tests.production.artefacts.processes import NAMES, ROOT, module_of, secrets_of, stop_seconds
+from tests.production.artefacts.hardening import COMMON, UNITS, UNPACKED, analyze, options
+from tests.production.artefacts.processes import NAMES, module_of, secrets_of, stop_seconds
 
 pytestmark = pytest.mark.integration  # starts a process
 
-_UNPACKED = (ROOT / ".venv" / "systemd").resolve()
 _EXPOSURE = 15
 """The highest exposure in tenths, as `systemd-analyze security` computes it: below 2.0 it says OK."""
 
@@ -22,7 +19,7 @@ _EXPOSURE = 15
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """The file system of a host on which the units and their program are installed."""
-    system = _UNPACKED if _UNPACKED.exists() else Path("/")
+    system = UNPACKED if UNPACKED.exists() else Path("/")
     shutil.copytree(system / "usr/lib/systemd/system", tmp_path / "usr/lib/systemd/system", symlinks=True)
     shutil.copytree(UNITS, tmp_path / "etc/systemd/system")
     program = tmp_path / "opt/openkcm/bin/python"
@@ -32,19 +29,6 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def analyze(root: Path, *command: str) -> tuple[int, str]:
-    program = _UNPACKED / "usr/bin/systemd-analyze" if _UNPACKED.exists() else "systemd-analyze"
-    libraries = ":".join(str(found) for pattern in ("*", "*/systemd") for found in _UNPACKED.glob(f"usr/lib/{pattern}"))
-    done = subprocess.run(
-        [program, *command, f"--root={root}"],
-        env=os.environ | {"LD_LIBRARY_PATH": libraries, "SYSTEMD_COLORS": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
 def test_every_process_has_a_unit():
     assert {unit.stem for unit in UNITS.glob("*.service")} == {f"openkcm-{name}" for name in NAMES}
 
@@ -52,8 +36,10 @@ def test_every_process_has_a_unit():
 @pytest.mark.parametrize("name", NAMES)
 def test_systemd_accepts_the_unit_and_computes_a_low_exposure(root, name):
     unit = f"openkcm-{name}.service"
-    assert analyze(root, "verify", "--man=no", unit) == (0, "")
-    status, report = analyze(root, "security", "--offline=true", f"--threshold={_EXPOSURE}", "--no-pager", unit)
+    assert analyze(f"--root={root}", "verify", "--man=no", unit) == (0, "")
+    status, report = analyze(
+        f"--root={root}", "security", "--offline=true", f"--threshold={_EXPOSURE}", "--no-pager", unit
+    )
     assert status == 0, report
 
 
@@ -66,13 +52,15 @@ def test_a_wrong_option_or_program_is_found(root):
     ):
         unit.write_text(text.replace(former, wrong))
         assert text != unit.read_text()
-        status, report = analyze(root, "verify", "--man=no", unit.name)
+        status, report = analyze(f"--root={root}", "verify", "--man=no", unit.name)
         assert (status, report) != (0, "")
 
 
 def test_without_the_common_options_the_exposure_is_too_high(root):
     shutil.rmtree(root / "etc/systemd/system/openkcm-.service.d")
-    status, _ = analyze(root, "security", "--offline=true", f"--threshold={_EXPOSURE}", "openkcm-crypto.service")
+    status, _ = analyze(
+        f"--root={root}", "security", "--offline=true", f"--threshold={_EXPOSURE}", "openkcm-crypto.service"
+    )
     assert status != 0
 
 
