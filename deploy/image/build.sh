@@ -69,7 +69,7 @@ builder build --quiet --isolation chroot --pull=never --signature-policy "$work/
     --timestamp "$SOURCE_DATE_EPOCH" --label "org.opencontainers.image.title=openkcm" \
     --label "org.opencontainers.image.version=$version" --label "org.opencontainers.image.licenses=Apache-2.0" \
     --file deploy/image/Containerfile --tag "localhost/openkcm:$version" "$context" >/dev/null
-rm -rf "$folder/oci"
+rm -rf "$folder/oci" "$context" "$work/base.tar"
 builder push --quiet --signature-policy "$work/policy.json" "localhost/openkcm:$version" "oci:$folder/oci:$version"
 
 image="$(builder from --pull=never --signature-policy "$work/policy.json" "localhost/openkcm:$version")"
