@@ -167,7 +167,8 @@ def test_worker_waits_for_servers_that_are_down_and_stops_at_once(start, setting
 
 def test_worker_waits_for_its_schema_and_is_not_ready_with_another(start, process_settings, field):
     def ready() -> float:
-        page = httpx2.get(f"http://127.0.0.1:{process_settings.worker_metrics_port}/metrics", trust_env=False).text
+        url = f"http://127.0.0.1:{process_settings.worker_metrics_port}/metrics"
+        page = httpx2.get(url, trust_env=False, timeout=30).text
         return float(re.search(r"^openkcm_worker_ready\{.*\} (.*)$", page, re.MULTILINE)[1])
 
     migrate_again = outdate(field)
