@@ -7,7 +7,16 @@ from datetime import UTC, datetime
 
 from matplotlib.figure import Figure
 
-from tests.benchmarks import audit_verify, compliance_report, lock_under_load, notify_commits, report, rotation
+from tests.benchmarks import (
+    assessments,
+    audit_verify,
+    compliance_report,
+    lock_under_load,
+    notify_commits,
+    report,
+    rotation,
+    tenants,
+)
 from tests.benchmarks import isolation as boundaries
 from tests.benchmarks.crypto_api import audit_copy, crypto_https, crypto_kmip, neighbours
 from tests.benchmarks.dashboard import page_load as dashboard
@@ -43,6 +52,8 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "protected_mongodb": protected_mongodb.run,
     "audit_verify": audit_verify.run,
     "boundaries": boundaries.run,
+    "assessments": assessments.run,
+    "tenants": tenants.run,
     "compliance_report": compliance_report.run,
 }
 
