@@ -17,6 +17,8 @@ from tests.e2e.stack import Stack
 from tests.e2e.tenants import new_tenant
 from vault.tenant_locks import TenantLocks
 
+_LONG_SECONDS = 600
+"""A deadline for what takes a minute on an idle machine: each look is a new process of the command."""
 STORES = ("postgres", "openbao", "temporal")
 KEPT, LOCKED, ROTATED, LEAVING, GONE, FRESH = "kept", "locked", "rotated", "leaving", "gone", "fresh"
 
@@ -49,7 +51,7 @@ class Installation:
         return self.stack.state(self.tenants[name])
 
     def wait_state(self, name: str, state: State) -> None:
-        wait_until(lambda: self.state(name) == state, lambda: f"{name} is {self.state(name)}")
+        wait_until(lambda: self.state(name) == state, lambda: f"{name} is {self.state(name)}", _LONG_SECONDS)
 
     def wait_recorded(self, name: str, state: State) -> None:
         """Wait until the key server has the state as the lock of a tenant."""
@@ -59,7 +61,7 @@ class Installation:
             found = locks.get(self.tenants[name])
             return found is not None and found.state is state
 
-        wait_until(is_recorded, lambda: f"the key server has {locks.get(self.tenants[name])}")
+        wait_until(is_recorded, lambda: f"the key server has {locks.get(self.tenants[name])}", _LONG_SECONDS)
 
     def wait_works(self, name: str) -> None:
         """Wait until each request of a tenant's service succeeds, also the decryption of its first ciphertext."""
@@ -122,7 +124,7 @@ class Installation:
             found.update(self.doctor())
             return not found
 
-        wait_until(agree, lambda: f"the stores differ: {found}")
+        wait_until(agree, lambda: f"the stores differ: {found}", _LONG_SECONDS)
 
 
 def _copy(source: Path, target: Path) -> None:
