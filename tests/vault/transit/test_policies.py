@@ -9,6 +9,7 @@ from tests.vault.server import Server
 from vault.auth.client import TokenSession, VaultClient, VaultSession
 from vault.auth.tenant_tokens import InlineTenants, TenantTokens
 from vault.pki.authorities import PkiAuthorities
+from vault.setup import LOCKS_MOUNT
 from vault.transit.payload_keys import TransitPayloadKeys
 from vault.transit.root_keys import TransitRootKeys
 from vault.transit.tenant_keys import FINGERPRINT_TEXT, TransitTenantKeys
@@ -33,6 +34,13 @@ USES: list[Attempt] = [
     ("POST", "transit/datakey/plaintext/{l2}", {"context": "aGk="}),
     ("POST", "transit/datakey/wrapped/{l2}", {"context": "aGk="}),
 ]
+LOCK: list[Attempt] = [
+    ("POST", f"{LOCKS_MOUNT}/{TENANT}", {"state": "locked"}),
+    ("DELETE", f"{LOCKS_MOUNT}/{TENANT}", None),
+]
+"""Changes of a tenant's lock."""
+LIST_KEYS: Attempt = ("LIST", "transit/keys", None)
+"""Only the operator may list the names of keys."""
 EVERY_IDENTITY: list[Attempt] = [
     *(
         (method, path.replace("KEY", key), data)
@@ -66,7 +74,6 @@ EVERY_IDENTITY: list[Attempt] = [
     ("POST", "transit/keys/smuggled", {"type": "aes256-gcm96", "exportable": True}),
     ("POST", "transit/keys/smuggled/import", {"type": "aes256-gcm96", "ciphertext": "aGk="}),
     ("POST", "transit/config/keys", {"disable_upsert": False}),
-    ("LIST", "transit/keys", None),
     ("POST", "pki/root/sign-intermediate", {"csr": "x", "common_name": "x"}),
     ("POST", "pki/root/sign-self-issued", {"certificate": "x"}),
     ("POST", "pki/sign-verbatim", {"csr": "x"}),
@@ -90,6 +97,7 @@ EVERY_IDENTITY: list[Attempt] = [
 ]
 DENIED: dict[str, list[Attempt]] = {
     "worker": [
+        LIST_KEYS,
         *USES,
         ("POST", "transit/decrypt/{root}", CIPHERTEXT | {"associated_data": "aGk="}),
         ("POST", "transit/encrypt/{root}", PLAINTEXT | {"associated_data": "aGk="}),
@@ -123,6 +131,9 @@ DENIED: dict[str, list[Attempt]] = {
         ("POST", "cubbyhole/kept", {"any": "thing"}),
     ],
     "tenant": [
+        LIST_KEYS,
+        *LOCK,
+        ("GET", f"{LOCKS_MOUNT}/{TENANT}", None),
         ("GET", "transit/keys/{l2}", None),
         ("POST", "transit/rewrap/{l2}", CIPHERTEXT),
         ("POST", "transit/rewrap/{l2}", {"batch_input": [], "key_version": 1}),
@@ -155,7 +166,10 @@ DENIED: dict[str, list[Attempt]] = {
         ("GET", "auth/token/lookup-self", None),
     ],
     "crypto": [
+        LIST_KEYS,
         *USES,
+        *LOCK,
+        ("LIST", LOCKS_MOUNT, None),
         *(
             (method, f"transit/{path}{key}", data)
             for key in ("{l2}", "{root}", "{ca}")
@@ -190,15 +204,39 @@ DENIED: dict[str, list[Attempt]] = {
         ),
         ("LIST", "pki/certs", None),
     ],
-    "codec": [
+    "operator": [
         *USES,
+        *LOCK,
+        *(
+            (method, f"transit/keys/{key}{path}", data)
+            for key in (*TENANT_KEYS, *PLATFORM_KEYS)
+            for method, path, data in (
+                ("POST", "", {"type": "aes256-gcm96"}),
+                ("DELETE", "", None),
+                ("POST", "/rotate", {}),
+                ("POST", "/config", {"min_decryption_version": 1}),
+                ("POST", "/trim", {"min_available_version": 1}),
+                ("DELETE", "/soft-delete", None),
+                ("POST", "/soft-delete-restore", {}),
+                ("POST", "/csr", {}),
+            )
+        ),
+        ("POST", "transit/sign/audit-checkpoints/sha2-256", {"input": "aGk="}),
+        ("LIST", "pki/certs", None),
+    ],
+    "codec": [
+        LIST_KEYS,
+        *USES,
+        *LOCK,
         ("POST", "transit/datakey/plaintext/payloads-platform", {}),
         ("POST", "transit/encrypt/payloads-platform", {"plaintext": "aGk="}),
         ("GET", "transit/keys/payloads-platform", None),
         ("POST", "transit/sign/{ca}/sha2-256", {"input": "aGk="}),
     ],
     "offboarding": [
+        LIST_KEYS,
         *USES,
+        *LOCK,
         *(("GET", f"transit/keys/{key}", None) for key in (*TENANT_KEYS, *PLATFORM_KEYS, ANOTHER_SYSTEMS_KEY)),
         *(
             (method, f"transit/keys/{key}{path}", data)
@@ -240,7 +278,7 @@ def sessions(server: Server, worker: VaultSession, tokens: TenantTokens, admin: 
     admin.write(f"transit/keys/{ANOTHER_SYSTEMS_KEY}", {"type": "aes256-gcm96"})
     crypto = server.session("crypto")
     return {
-        **{role: server.session(role) for role in ("worker", "crypto", "codec", "offboarding")},
+        **{role: server.session(role) for role in ("worker", "crypto", "codec", "offboarding", "operator")},
         "tenant": tokens.session(TENANT),
         "tenant inline": InlineTenants(crypto, server.identity_pem, "crypto").session(TENANT),
     }
