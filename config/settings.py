@@ -54,6 +54,13 @@ def _principal(text: str) -> str:
     return text
 
 
+def _agents_address(text: str) -> str:
+    place = urlsplit(text)
+    if place.scheme != "https" and (place.scheme != "http" or place.hostname not in {LOOPBACK, "localhost", "::1"}):
+        raise ValueError("an https address; http for this machine's loopback only, because agents send join tokens")
+    return text
+
+
 class WorkloadIssuer(BaseModel):
     """An issuer of platform JWTs that attest an agent's workload, and the claims that name tenant and service."""
 
@@ -180,7 +187,7 @@ class Settings(BaseSettings):
     marketplace_host: str = Field(LOOPBACK, description="address the marketplace endpoint listens on")
     marketplace_port: Port = Field(18080, description="port of the marketplace endpoint")
     marketplace_body_limit: int = Field(65536, ge=1024, description="maximum size of an event body, bytes")
-    marketplace_base_url: str | None = Field(
+    marketplace_base_url: Annotated[str, AfterValidator(_agents_address)] | None = Field(
         None,
         description="URL under which agents reach the marketplace endpoint: https, or http on loopback; "
         "default: its own address",

@@ -248,3 +248,14 @@ def test_retention_of_tables_and_the_archive_folder_are_chosen_by_settings(monke
     monkeypatch.setenv("OPENKCM_AUDIT_ARCHIVE_DIR", str(tmp_path))
     settings = load_settings()
     assert (settings.retention_days, settings.audit_archive) == ({"outbox": 400}, tmp_path)
+
+
+@pytest.mark.parametrize("address", ["http://marketplace.example", "http://10.0.0.2:8080", "ftp://localhost", "market"])
+def test_address_for_agents_without_tls_is_rejected(address):
+    with pytest.raises(ValueError, match="https address"):
+        Settings(marketplace_base_url=address)
+
+
+def test_address_for_agents_is_https_or_on_loopback():
+    for address in ("https://marketplace.example", "http://127.0.0.1:18080"):
+        assert Settings(marketplace_base_url=address).enrolment_url == address
