@@ -19,7 +19,7 @@ from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.service import RPCError
 
 from config.settings import Settings, load_settings
-from core.errors.platform import TemporalUnavailable
+from core.errors.platform import SettingsInvalid, TemporalUnavailable
 from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
@@ -196,14 +196,22 @@ READY_MEANING = "1 if this worker can provision tenants, else 0"
 
 
 def metrics_runtime(address: str, form: LogForm = "json") -> Runtime:
-    """Return the Temporal runtime of this process, which serves metrics at `address` (`host:port`)."""
-    runtime = Runtime(
-        telemetry=TelemetryConfig(
-            metrics=PrometheusConfig(bind_address=address, durations_as_seconds=True, counters_total_suffix=True),
-            logging=core_logging(form),
-        ),
-        worker_heartbeat_interval=timedelta(minutes=1),
-    )
+    """Return the Temporal runtime of this process, which serves metrics at `address` (`host:port`).
+
+    Raises:
+        SettingsInvalid: another process uses the address, or it is not one of this machine.
+    """
+    metrics = PrometheusConfig(bind_address=address, durations_as_seconds=True, counters_total_suffix=True)
+    try:
+        runtime = Runtime(
+            telemetry=TelemetryConfig(metrics=metrics, logging=core_logging(form)),
+            worker_heartbeat_interval=timedelta(minutes=1),
+        )
+    except ValueError as refused:
+        raise SettingsInvalid(
+            f"metrics cannot be served at {address}: {refused}",
+            "change worker_metrics_host or worker_metrics_port, or end the process that uses the port",
+        ) from None
     _set_ready(runtime, 0)
     return runtime
 

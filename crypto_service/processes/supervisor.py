@@ -23,6 +23,7 @@ import structlog
 
 from crypto_service.server.hardening import end_with_parent
 from crypto_service.server.metrics import MetricsHttpServer, Report, Totals
+from openkcm.errors import OpenKcmError
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -147,6 +148,9 @@ class Supervisor:
             status = 0
         except KeyboardInterrupt:
             status = 0
+        except OpenKcmError as refused:
+            described = {"code": refused.code, "message": refused.message, "hint": refused.hint}
+            log.error("process failed", child=child.name, **described)  # noqa: TRY400 - code and hint suffice
         except BaseException:
             log.exception("process failed", child=child.name)
         finally:

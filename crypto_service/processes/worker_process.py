@@ -14,6 +14,7 @@ import structlog
 import uvloop
 
 from config.settings import Settings
+from core.errors.platform import SettingsInvalid
 from crypto_service import wiring
 from crypto_service.processes.supervisor import NOTICE
 from crypto_service.server.connection import Connection
@@ -23,6 +24,7 @@ from crypto_service.server.metrics import Report
 from crypto_service.server.realtime_scheduling import realtime_priority
 from crypto_service.server.tls import SharedTlsIdentity
 from crypto_service.wiring import Credentials, Service
+from openkcm.errors import os_reason
 
 _REPORT_SECONDS = 0.5
 _SWITCH_SECONDS = 0.001
@@ -164,7 +166,14 @@ def _listen(
     assert service.tls.identity is not None  # noqa: S101 - the caller obtained it before
     context = service.tls.context(service.tls.identity, names)
     proxies = [ip_network(network) for network in settings.crypto_proxy_networks]
-    return TlsListener(service.connections, protocol, context, listen(settings.crypto_host, port), proxies)
+    try:
+        sockets = listen(settings.crypto_host, port)
+    except OSError as taken:
+        raise SettingsInvalid(
+            f"port {port} of {settings.crypto_host} cannot be used: {os_reason(taken)}",
+            "change crypto_host, crypto_https_port or crypto_kmip_port, or end the process that uses the port",
+        ) from None
+    return TlsListener(service.connections, protocol, context, sockets, proxies)
 
 
 def _report(service: Service, listeners: Sequence[TlsListener], *, ready: bool = True) -> Report:

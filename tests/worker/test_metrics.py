@@ -1,9 +1,12 @@
 """The worker's metrics as Prometheus reads them."""
 
+import socket
+
 import pytest
 
 from activities.runtime.metrics import COUNTERS, Metrics
 from config.settings import Settings
+from core.errors.platform import SettingsInvalid
 from core.keys.rotation import StallReason
 from devstack.servers.base import http_answer
 from devstack.stack.components import components
@@ -49,3 +52,12 @@ def test_every_metric_series_of_the_worker_starts_with_zero(tmp_path) -> None:
     assert not worker.ready()
     report_ready(runtime)
     assert worker.ready()
+
+
+@pytest.mark.integration
+def test_used_port_of_the_metrics_is_named_with_its_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(SettingsInvalid, match=address) as refused:
+            metrics_runtime(address)
+    assert "worker_metrics_port" in refused.value.hint

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import ssl
 import time
 from pathlib import Path
@@ -130,6 +131,19 @@ def test_service_does_not_start_without_a_secret(service: Service, tmp_path: Pat
     service.start()
     wait_until(lambda: not service.alive)
     assert "the secret vault-crypto cannot be read" in service.log()
+
+
+def test_used_port_is_named_with_its_setting(service: Service):
+    with socket.create_server(("127.0.0.2", service.metrics)):
+        service.start()
+        wait_until(lambda: not service.alive)
+    assert f"port {service.metrics} of 127.0.0.2 cannot be used: address already in use" in service.log()
+    assert "crypto_metrics_port" in service.log()
+    with socket.create_server(("127.0.0.1", service.kmip)):
+        service.start()
+        wait_until(lambda: "crypto_kmip_port" in service.log())
+        assert "Traceback" not in service.log()
+    service.wait_ready()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
