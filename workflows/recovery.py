@@ -15,6 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.store_repair import StoreRepairActivities
     from core.messages.recovery import RecoverTenantInput, RecoveryCursor, RecoveryPage, RepairTenantInput
     from workflows.runtime import timeouts as timing
+    from workflows.runtime.activity_calls import raise_if_cancelled
     from workflows.runtime.failures import refusal_of
 
 
@@ -100,4 +101,5 @@ class RepairTenant:
                 retry_policy=timing.RETRY,
             )
         except ActivityError as failed:
+            raise_if_cancelled(failed)
             raise refusal_of(failed) from None

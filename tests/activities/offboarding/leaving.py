@@ -25,8 +25,10 @@ from database.offboarding import OffboardingRow
 from tests.activities.provisioning import MADE, Provisioning, run_steps
 from tests.activities.recorded import Recorded
 from tests.activities.services.connecting import SERVICE, Connection
+from tests.concurrency import wait_until
 from tests.database.builders import an_event
 from vault.auth.client import TokenSession
+from vault.tenant_locks import TenantLocks
 
 STEPS = (
     "start-destruction",
@@ -70,6 +72,10 @@ class Leaving(Recorded):
     def leave(self, **request: Any) -> OffboardingResult:
         step = LeaveInput(tenant_id=self.tenant_id, operation_id=f"leave-{self.number}", **request)
         return self.tenant.run_with("start-offboarding", step)
+
+    def wait_recorded(self) -> None:
+        """Wait until the key server has the second copy of the offboarding, which is written in the background."""
+        wait_until(lambda: TenantLocks(self.tenant.parts.vault).get(self.tenant_id) is not None)
 
     def restore(self, reason: LeaveReason = LeaveReason.OPERATOR) -> StatusChangeResult:
         step = RestoreInput(tenant_id=self.tenant_id, operation_id=f"restore-{self.number}", reason=reason)

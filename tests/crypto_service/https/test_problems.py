@@ -49,4 +49,6 @@ def _made(kind: type[OpenKcmError]) -> OpenKcmError:
         return kind("resource", "text")
     if issubclass(kind, TenantNotOperational | KeyNotUsable):
         return kind("locked")
+    if issubclass(kind, errors.ReleaseOutdated):
+        return kind(3, 2, 1)
     return kind("what", "how")
