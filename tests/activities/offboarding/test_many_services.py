@@ -25,6 +25,7 @@ def test_services_are_destroyed_in_pieces(leaving, field) -> None:
     with field.administrator() as administrator:
         add_services(administrator, leaving.tenant_id, SERVICES)
     leaving.leave(now=True)
+    leaving.wait_recorded()
     leaving.run("start-destruction")
     for name in IN_PIECES:
         assert crashes_after(leaving.tenant, SERVICES // 500 + 2, partial(leaving.run, name)), name
@@ -42,6 +43,7 @@ def test_services_are_destroyed_in_pieces(leaving, field) -> None:
 @pytest.mark.parametrize("slow", [{"destroy-tenant-key"}, pytest.param(set(STEPS), marks=pytest.mark.full)])
 def test_slow_call_in_a_step_of_the_destruction_does_not_stop_its_heartbeats(leaving, slow) -> None:
     leaving.leave(now=True)
+    leaving.wait_recorded()
     for name in STEPS:
         leaving.tenant.heartbeats.clear()
         with after_effect(leaving.tenant, 1, partial(time.sleep, SLOW_SECONDS if name in slow else 0)):
@@ -55,6 +57,7 @@ def test_tenant_with_10000_services_is_destroyed_within_a_minute_with_a_crash_in
         add_services(administrator, leaving.tenant_id, 9_999)
     began = time.monotonic()
     leaving.leave(now=True)
+    leaving.wait_recorded()
     took, longest = {}, {}
     for name in STEPS:
         beats = leaving.tenant.heartbeats = [time.monotonic()]

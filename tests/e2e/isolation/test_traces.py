@@ -44,7 +44,7 @@ PLAIN_FIELDS = {
     *("state", "seen_events", "provisions", "promises", "changes", "operations", "move"),
     *("service", "request_id"),
     *("grace_seconds", "reason", "now", "approval_id", "report_id"),
-    *("services", "tenant_key", "compromised", "version", "repeat"),
+    *("services", "tenant_key", "compromised", "version", "repeat", "daily"),
     *("tenant_key_days", "service_key_days", "four_eyes", "revoked_keys_readable"),
 }
 """The plaintext fields of the marketplace and the commands, which have no payload key: ids and settings only."""
