@@ -68,6 +68,15 @@ def is_in_stream(tx: TenantTransaction, lock: LockRecord) -> bool:
     return any((one.seq, one.chain_hash.hex()) == (lock.seq, lock.chain_hash) for one in found)
 
 
+def is_database_older(tx: TenantTransaction, lock: LockRecord) -> bool:
+    """Return whether the audit stream ends before the end that a record names, or has another record in its place.
+
+    A stream whose records of that time are archived is not older.
+    """
+    found = tx.audit.records(after=lock.seq - 1, limit=1)
+    return not found or (found[0].seq == lock.seq and not is_in_stream(tx, lock))
+
+
 def _one(tenant_id: str, value: Value | None) -> Mapping[str, Value]:
     return {} if value is None else {tenant_id: value}
 

@@ -9,6 +9,7 @@ from psycopg.rows import TupleRow
 from core.certificates import ExpiringItem
 from core.keys.rotation import StallReason
 from core.notifications import Channel, NotificationKind
+from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from database.certificates import ExpiringRow
 from database.connection.database import Database
@@ -83,10 +84,11 @@ class PlatformQueries:
             )
             return [(tenant_id, event_id, region, kind) for tenant_id, event_id, region, kind in rows]
 
-    def denied_tenants(self) -> Sequence[str]:
-        """Return the tenants that are locked, offboarding or offboarded, in order (worker)."""
+    def denied_locks(self) -> Mapping[str, tuple[State, frozenset[str]]]:
+        """Return state and locks of each tenant that is locked, offboarding or offboarded, in order (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
-            return [tenant for (tenant,) in connection.execute("select okcm.denied_tenants()")]
+            rows = connection.execute("select tenant_id, state, locks from okcm.denied_locks()")
+            return {tenant: (State(state), frozenset(locks)) for tenant, state, locks in rows}
 
     def pending_enrolments(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
         """Return (tenant id, enrolment id, region, service) of pending enrolments, oldest first (marketplace).

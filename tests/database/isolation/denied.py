@@ -82,7 +82,7 @@ PLATFORM_QUESTIONS = (
             *("due_rotations(1, 1, 10)", "stuck_rotations(1, 1, '1 hour', '1 day', 10)", "pending_enrolments(10)"),
             *("stale_services('', '', 10)", "record_audit_key('audit-checkpoints:9', 'x')", "erase_tenant(10)"),
             *("newest_breach()", "workflow_tenants('', 10)", "workflow_services('', '', 10)"),
-            *("denied_tenants()", "store_states(null, '', 10)"),
+            *("denied_tenants()", "denied_locks()", "store_states(null, '', 10)"),
         )
     ),
     "select count(*) from okcm.audit_keys()",

@@ -84,7 +84,7 @@ GRANTS = {
         "delete": "route",
         "execute": """
             archivable_streams audit_append audit_append_all audit_keys audit_save_signed_head ctx_ok
-            delete_archived_events delete_expired_rows denied_tenants due_authorities due_examinations
+            delete_archived_events delete_expired_rows denied_locks denied_tenants due_authorities due_examinations
             due_notifications due_rotations erase_tenant expiring key_probes monitored_root_keys numbered_root_keys
             newest_breach objects_sealed outlived_authorities record_audit_archive record_audit_key record_fingerprint
             schedule_assessment schema_version stale_revocation_lists store_states stuck_rotations

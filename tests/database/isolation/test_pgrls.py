@@ -92,7 +92,7 @@ ALLOWED = {
         r"|objects_sealed|record_fingerprint|key_probes|numbered_root_keys"
         r"|tenants_with_expired_rows|delete_expired_rows|archivable_streams|record_audit_archive|delete_archived_events"
         r"|due_examinations|troubled_examinations|newest_breach|workflow_tenants|workflow_services"
-        r"|denied_tenants|store_states)"
+        r"|denied_tenants|denied_locks|store_states)"
     ),
     # The one key that spans tenants, on a table without a grant: see the baseline and lint.py.
     "SEC035": r"okcm\.key_fingerprint \(key_fingerprint_of_one_key_alone\)",
