@@ -1,12 +1,10 @@
 """Construction of all adapters of the crypto service; only this module chooses implementations."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import Settings
-from core.errors.platform import VaultRefused, VaultUnavailable
 from crypto_service.audit.copies import CopiedJournal
 from crypto_service.audit.wal import WriteAheadLog, journal_folder
 from crypto_service.authentication import ClientCertificateAuthenticator
@@ -14,8 +12,9 @@ from crypto_service.cache_invalidation import NotifyInvalidations
 from crypto_service.https.heartbeats import BufferedHeartbeats
 from crypto_service.https.lookups import DatabaseCertificates, DatabaseProtectedFields
 from crypto_service.https.server import HttpsServer
-from crypto_service.interfaces import BlockingExecutor, Dependencies
+from crypto_service.interfaces import Dependencies
 from crypto_service.keys.key_cache import ServiceKeyCache
+from crypto_service.keys.lock_checks import LockCheckedTenantKeys, LockChecks
 from crypto_service.keys.operations import CryptoOperations
 from crypto_service.keys.reencryption import ObjectReencryption
 from crypto_service.keys.unwrap_audit import UnwrapAudit
@@ -39,7 +38,7 @@ from openkcm.contract.client_files import Offer
 from vault.auth.client import VaultSession
 from vault.auth.tenant_tokens import InlineTenants
 from vault.pki.server_certificates import PkiServerCertificates
-from vault.tenant_locks import LockCheckedTenantKeys, TenantLocks
+from vault.tenant_locks import TenantLocks
 from vault.transit.root_keys import TransitRootKeys
 
 _DATABASE_CONNECTIONS = 8
@@ -106,21 +105,6 @@ def open_database(settings: Settings, credentials: Credentials, connections: int
     )
 
 
-def lock_check(locks: TenantLocks, opening: BlockingExecutor) -> Callable[[str], Awaitable[bool]]:
-    """Return the check for a lock at the key server, in the threads for calls to it.
-
-    Without an answer the caller is admitted: its keys need the key server, and so the same check, anyway.
-    """
-
-    async def is_locked(tenant_id: str) -> bool:
-        try:
-            return await opening.run(tenant_id, lambda: locks.get(tenant_id) is not None)
-        except (VaultUnavailable, VaultRefused):
-            return False
-
-    return is_locked
-
-
 def build(settings: Settings, credentials: Credentials, shared_identity: SharedTlsIdentity) -> Service:
     """Build a worker process; MUST run on its event loop."""
     database = open_database(settings, credentials, _DATABASE_CONNECTIONS)
@@ -133,17 +117,18 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
     )
     root_keys = TransitRootKeys(vault)
     tenants = InlineTenants(vault, credentials.identity_pem, Role.CRYPTO)
-    tenant_keys = LockCheckedTenantKeys(vault, tenants)
     changes = NotifyInvalidations(ChangeFeed(settings.postgres_url, Role.CRYPTO, credentials.database_password))
     threads, opening = FairExecutor(_THREADS), FairExecutor(_UNWRAP_THREADS)
     computing = FairExecutor(_COMPUTING_THREADS, _COMPUTING_PER_TENANT, prepare=keep_normal_priority)
     folder = journal_folder(settings.state_dir)
     journal = WriteAheadLog(folder, sync=settings.crypto_audit_sync)
     seconds = settings.crypto_key_cache_seconds
-    # Subscribes to changes first, so that later subscribers read callers that are already invalidated.
+    # They subscribe to changes first, so that later subscribers read locks and callers that are already invalidated.
+    locks = LockChecks(TenantLocks(vault), opening, changes, cache_seconds=seconds)
     callers = ClientCertificateAuthenticator(
-        database, threads, journal, changes, is_locked=lock_check(TenantLocks(vault), opening), cache_seconds=seconds
+        database, threads, journal, changes, is_locked=locks.is_locked, cache_seconds=seconds
     )
+    tenant_keys = LockCheckedTenantKeys(vault, tenants, locks)
 
     reach = EgressPolicy(
         aws_endpoint=settings.aws_kms_endpoint,

@@ -6,14 +6,10 @@ The crypto service decrypts with no tenant key while the record exists.
 
 from collections.abc import Sequence
 
-from core.errors.tenants import LockedAtKeyServer
-from core.keys.encryption_context import EncryptionContext
 from core.tenants.lifecycle import State
 from core.tenants.locks import LockReason, LockRecord
 from vault.auth.client import VaultClient
-from vault.auth.tenant_tokens import TenantSessions
 from vault.setup import LOCKS_MOUNT
-from vault.transit.tenant_keys import TransitTenantKeys
 
 
 class TenantLocks:
@@ -45,20 +41,3 @@ class TenantLocks:
     def remove(self, tenant_id: str) -> None:
         """Remove the record of a tenant, if it exists; the caller holds the tenant's row lock."""
         self._session.delete(f"{LOCKS_MOUNT}/{tenant_id}")
-
-
-class LockCheckedTenantKeys(TransitTenantKeys):
-    """Tenant keys for the crypto service, which decrypt only while the key server has no lock of the tenant.
-
-    A key in memory was decrypted before. It is dropped when the connections to a restored database end.
-    """
-
-    def __init__(self, session: VaultClient, tenants: TenantSessions) -> None:
-        super().__init__(session, tenants)
-        self._locks = TenantLocks(session)
-
-    def decrypt(self, context: EncryptionContext, ciphertext: str) -> bytes:
-        """Decrypt as `TransitTenantKeys`; raise LockedAtKeyServer while a record exists."""
-        if self._locks.get(context.tenant_id) is not None:
-            raise LockedAtKeyServer
-        return super().decrypt(context, ciphertext)

@@ -20,7 +20,6 @@ from core.tenants.policy import TenantPolicy
 from crypto_service.authentication import ClientCertificateAuthenticator
 from crypto_service.interfaces import ClientIdentity
 from crypto_service.server.executor import FairExecutor
-from crypto_service.wiring import lock_check
 from database.postgres.change_feed import tenant_hash
 from tests.concurrency import wait_until_async
 from tests.contracts.authorities import p256
@@ -38,9 +37,7 @@ from tests.crypto_service.core.world import (
     never_locked,
     signed_by,
 )
-from vault.auth.client import VaultSession
 from vault.pki.certificates import load_issuer
-from vault.tenant_locks import TenantLocks
 
 pytestmark = pytest.mark.integration
 
@@ -400,8 +397,3 @@ async def test_lock_of_the_key_server_rejects_a_caller_that_the_database_admits(
     changes.tell(None)  # as after each connection to a restored database
     with pytest.raises(LockedAtKeyServer):
         await callers.refresh(caller)
-
-
-async def test_caller_is_admitted_where_the_key_server_does_not_answer(free_port: int):
-    nowhere = TenantLocks(VaultSession(f"http://127.0.0.1:{free_port}", "crypto", "no secret"))
-    assert not await lock_check(nowhere, CountingExecutor())("acme-corp")

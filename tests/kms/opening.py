@@ -20,13 +20,14 @@ from core.tenants.lifecycle import State
 from crypto_service import wiring
 from crypto_service.interfaces import ClientIdentity
 from crypto_service.keys.key_cache import ServiceKeyCache
+from crypto_service.keys.lock_checks import LockCheckedTenantKeys, LockChecks
 from database.connection.database import Database
 from kms.key_cache import RootKeyCache
 from kms.platform import PlatformRootKey
 from kms.providers import RootKeyProviders
 from vault.auth.client import VaultSession
 from vault.auth.tenant_tokens import InlineTenants
-from vault.tenant_locks import LockCheckedTenantKeys
+from vault.tenant_locks import TenantLocks
 from vault.transit.root_keys import TransitRootKeys
 from worker.wiring import reach
 
@@ -86,7 +87,11 @@ class Opener:
     def _new_keyring(self) -> ServiceKeyCache:
         known, settings, here = self._known, self._settings, _Here()
         vault = VaultSession(settings.vault_url, "crypto", known.vault_secret)
-        tenant_keys = LockCheckedTenantKeys(vault, InlineTenants(vault, known.identity_pem, "crypto"))
+        tenant_keys = LockCheckedTenantKeys(
+            vault,
+            InlineTenants(vault, known.identity_pem, "crypto"),
+            LockChecks(TenantLocks(vault), here, here, cache_seconds=0),
+        )
         root_keys = TransitRootKeys(vault)
         shelf = RootKeyCache(
             lambda region: PlatformRootKey(root_keys, region), RootKeyProviders(reach(settings)), tenant_keys.decrypt
