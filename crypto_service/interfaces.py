@@ -176,7 +176,7 @@ class AuditWriter(Protocol):
         """
 
     async def write(self, entries: Sequence[AuditEntry]) -> None:
-        """Return when the entries are durable. The caller MUST await it before it responds.
+        """Return when the entries, of one tenant, are durable. The caller MUST await it before it responds.
 
         Raises: AuditUnavailable when they cannot be made durable; nothing may be released in that case.
         """

@@ -2,7 +2,8 @@
 
 The write-ahead log is on one disk until the shipper has delivered it: a second, or while PostgreSQL does not answer. If
 that disk is lost, its records are lost. With these copies a lost disk loses counted uses at most, never a release;
-without PostgreSQL no key material is released.
+without PostgreSQL no key material is released. A process that ends between the two writes has answered nothing: its
+copy records a release that did not happen, never the reverse.
 """
 
 import asyncio
@@ -45,10 +46,10 @@ class CopiedJournal:
 
         Raises: AuditUnavailable, DatabaseUnavailable, DatabaseRefused; then nothing may be answered.
         """
-        copied = [entry for entry in entries if entry.operation in RELEASES and not entry.refused]
+        copied = [_event(entry) for entry in entries if _is_release(entry)]
         if copied:
-            await self._append(copied[0].tenant_id, [_event(entry) for entry in copied])
-            entries = [replace(entry, recorded=True) if entry in copied else entry for entry in entries]
+            await self._append(entries[0].tenant_id, copied)
+            entries = [replace(entry, recorded=True) if _is_release(entry) else entry for entry in entries]
         await self._journal.write(entries)
 
     async def _append(self, tenant_id: str, events: Sequence[AuditEvent]) -> None:
@@ -68,6 +69,10 @@ class CopiedJournal:
     def _store(self, tenant_id: str, events: Sequence[AuditEvent]) -> None:
         with self._database.tenant_tx(tenant_id) as tx:
             tx.audit.append_all(events)
+
+
+def _is_release(entry: AuditEntry) -> bool:
+    return entry.operation in RELEASES and not entry.refused
 
 
 def _event(entry: AuditEntry) -> AuditEvent:

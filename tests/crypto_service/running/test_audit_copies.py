@@ -1,7 +1,11 @@
 """Copies of audit records in a real PostgreSQL: no release is lost with the disk, and none is recorded twice."""
 
 import asyncio
+import multiprocessing
+import os
 import shutil
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -50,6 +54,40 @@ def test_copied_release_is_recorded_and_counted_once(tenants: Field, folder: Pat
     a_shipper(tenants, folder).once()
     assert released(tenants) == ["key-1", "other"]
     assert used(tenants) == 2
+
+
+class _KilledJournal(WriteAheadLog):
+    """A log whose process is killed in the write: before the record is durable or after it, before the response."""
+
+    def __init__(self, folder: Path, *, is_durable: bool) -> None:
+        super().__init__(folder)
+        self._is_durable = is_durable
+
+    async def write(self, entries: Sequence[AuditEntry]) -> None:
+        if self._is_durable:
+            await super().write(entries)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("is_durable", [False, True], ids=["before the log", "after the log"])
+def test_release_of_a_killed_process_is_recorded_once(tenants: Field, folder: Path, *, is_durable: bool):
+    def release() -> None:
+        async def write() -> None:
+            journal = _KilledJournal(folder, is_durable=is_durable)
+            copied = CopiedJournal(journal, tenants.open("crypto", max_size=1), FairExecutor(1))
+            await copied.write([entry(GET, "key-1"), entry(ENCRYPT)])
+
+        asyncio.run(write())
+
+    process = multiprocessing.get_context("fork").Process(target=release)
+    process.start()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+    a_shipper(tenants, folder).once()
+    assert released(tenants) == ["key-1"]
+    write_at_once(tenants, folder, [entry(GET, "key-2")]).close()
+    a_shipper(tenants, folder).once()
+    assert released(tenants) == ["key-1", "key-2"]
 
 
 def test_nothing_is_released_without_the_database(tenants: Field, folder: Path):

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from config.secrets import (
     ensure_secret,
 )
 from devstack.servers import temporal
+from tests.production import haproxy
 from tests.production.topology.certificates import CertificateAuthority
 from tests.production.topology.hosts import BALANCER, NETWORK, Host, Program, Supervisor, send
 from tests.programs import ENVIRONMENT, give, program, unprivileged
@@ -35,6 +37,7 @@ DATABASE = "openkcm"
 _SUPERUSER_PASSWORD = "of the superuser"
 _PARAMETERS = {"fsync": "off", "max_connections": 300, "max_wal_size": "256MB"}
 _DISK = "1g"
+_CRYPTO_CHECK = "check port 17465 send-proxy-v2"
 
 
 class Servers:
@@ -330,33 +333,16 @@ audit "file" "to-file" {{
 
     def _start_balancer(self) -> None:
         services = {
-            "postgres": (POSTGRES_PORT, "GET /primary", "postgres", (1, 2), 5432, "check port 8008"),
-            "vault": (VAULT_PORT, "GET /v1/sys/health", "openbao", (1, 2, 3), 8200, "check check-ssl verify none"),
-            "https": (HTTPS_PORT, "GET /readyz", "app", (1, 2), 18443, "check port 17465 send-proxy-v2"),
-            "kmip": (KMIP_PORT, "GET /readyz", "app", (1, 2), 15696, "check port 17465 send-proxy-v2"),
-            "marketplace": (MARKETPLACE_PORT, "GET /readyz", "app", (1, 2), 18080, "check"),
-            "dashboard": (DASHBOARD_PORT, "GET /readyz", "app", (1, 2), 18501, "check"),
+            "postgres": self._service(POSTGRES_PORT, "/primary", "postgres", (1, 2), 5432, "check port 8008"),
+            "vault": self._service(
+                VAULT_PORT, "/v1/sys/health", "openbao", (1, 2, 3), 8200, "check check-ssl verify none"
+            ),
+            "https": self._service(HTTPS_PORT, "/readyz", "app", (1, 2), 18443, _CRYPTO_CHECK),
+            "kmip": self._service(KMIP_PORT, "/readyz", "app", (1, 2), 15696, _CRYPTO_CHECK),
+            "marketplace": self._service(MARKETPLACE_PORT, "/readyz", "app", (1, 2), 18080),
+            "dashboard": replace(self._service(DASHBOARD_PORT, "/readyz", "app", (1, 2), 18501), by_source=True),
         }
-        text = """
-global
-    maxconn 4000
-defaults
-    mode tcp
-    option redispatch
-    retries 3
-    timeout connect 2s
-    timeout check 2s
-    timeout client 1h
-    timeout server 1h
-    default-server inter 250ms fall 1 rise 2 on-marked-down shutdown-sessions
-"""
-        for name, (listening, check, kind, numbers, port, more) in services.items():
-            text += f"listen {name}\n    bind {BALANCER}:{listening}\n    option httpchk {check}\n"
-            text += "    http-check expect status 200\n"
-            text += "    http-check disable-on-404\n" if check == "GET /readyz" else ""
-            text += "    balance source\n" if name == "dashboard" else ""
-            for number in numbers:
-                text += f"    server {kind}{number} {self.hosts[f'{kind}{number}'].address}:{port} {more}\n"
+        text = haproxy.configuration(services)
         # The development server of Temporal has no TLS.
         (self.folder / "haproxy").mkdir()
         pair = self.ca.issue("temporal", self.folder / "haproxy", BALANCER)
@@ -366,8 +352,15 @@ defaults
         text += f"    server temporal {TEMPORAL}:7233\n"
         file = self.folder / "haproxy.cfg"
         file.write_text(text, encoding="utf-8")
-        haproxy, environment = program("haproxy", "usr/sbin/haproxy")
-        self._start("haproxy", None, [haproxy, "-f", file], environment=environment)
+        command, environment = program("haproxy", "usr/sbin/haproxy")
+        self._start("haproxy", None, [command, "-f", file], environment=environment)
+
+    def _service(  # noqa: PLR0917 - the fields of a service
+        self, listening: int, path: str, kind: str, numbers: Sequence[int], port: int, options: str = "check"
+    ) -> haproxy.Service:
+        names = [f"{kind}{number}" for number in numbers]
+        servers = {name: f"{self.hosts[name].address}:{port}" for name in names}
+        return haproxy.Service(f"{BALANCER}:{listening}", path, servers, options)
 
 
 def wait_for(what: str, condition: Callable[[], bool], seconds: float = 180) -> float:

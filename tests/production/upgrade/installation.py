@@ -2,10 +2,9 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,18 @@ from devstack.servers.base import Server
 from devstack.servers.openbao import OpenBaoServer
 from devstack.servers.postgres import PostgresServer
 from devstack.servers.temporal import TemporalServer, program
+from tests import programs
 from tests.ports import free_ports
+from tests.production import haproxy
 from tests.production.topology.hosts import Program, Supervisor
 from tests.production.topology.installation import PRODUCT, REGION
 from tests.production.topology.servers import wait_for
-from tests.production.upgrade.releases import ROOT, Release
+from tests.production.upgrade.releases import Release
 from worker.versioning import DEPLOYMENT
 
 HOSTS = {"app1": "127.0.0.2", "app2": "127.0.0.3"}
 ORDER = ("worker", "crypto", "marketplace", "dashboard", "codec")
 """The order of docs/upgrading.md, after database and key server."""
-_HAPROXY = ROOT / ".venv/haproxy"
 _NOTICE_SECONDS = 3
 """Longer than HAProxy takes to notice that an instance is not ready."""
 
@@ -207,37 +207,22 @@ class Installation:
     def _start_balancer(self) -> None:
         own = self._own_ports
         has_readiness = all(release.build_id for release in self.releases.values())
-        readiness = {"https": "/readyz", "kmip": "/readyz", "marketplace": "/readyz" if has_readiness else "/healthz"}
-        targets = {"https": own["crypto_https"], "kmip": own["crypto_kmip"], "marketplace": own["marketplace"]}
-        text = """
-defaults
-    mode tcp
-    option redispatch
-    retries 3
-    timeout connect 2s
-    timeout check 2s
-    timeout client 1h
-    timeout server 1h
-    default-server inter 250ms fall 1 rise 2 on-marked-down shutdown-sessions
-"""
-        for name, path in readiness.items():
-            check = "check" if name == "marketplace" else f"check port {own['crypto_metrics']} send-proxy-v2"
-            text += f"listen {name}\n    bind {LOOPBACK}:{self._ports[name]}\n"
-            text += f"    option httpchk GET {path}\n    http-check expect status 200\n"
-            text += "" if name == "marketplace" else "    http-check disable-on-404\n"
-            for host, address in HOSTS.items():
-                text += f"    server {host} {address}:{targets[name]} {check}\n"
+        crypto_check = f"check port {own['crypto_metrics']} send-proxy-v2"
+        services = {
+            "https": self._service("https", "/readyz", own["crypto_https"], crypto_check),
+            "kmip": self._service("kmip", "/readyz", own["crypto_kmip"], crypto_check),
+            "marketplace": self._service("marketplace", "/readyz" if has_readiness else "/healthz", own["marketplace"]),
+        }
         file = self.folder / "haproxy.cfg"
-        file.write_text(text, encoding="utf-8")
-        command: Sequence[str | Path] = [shutil.which("haproxy") or "haproxy", "-f", file]
-        environment: Mapping[str, str] = {}
-        if _HAPROXY.exists():
-            command = [_HAPROXY.resolve() / "usr/sbin/haproxy", "-f", file]
-            libraries = ":".join(str(found) for found in _HAPROXY.resolve().glob("usr/lib/*"))
-            environment = {"LD_LIBRARY_PATH": libraries}
+        file.write_text(haproxy.configuration(services), encoding="utf-8")
+        command, environment = programs.program("haproxy", "usr/sbin/haproxy")
         log = self.folder / "logs" / "haproxy.log"
         log.parent.mkdir(exist_ok=True)
-        self._supervisor.start(Program("haproxy", None, command, self.folder, log, environment))
+        self._supervisor.start(Program("haproxy", None, [command, "-f", file], self.folder, log, environment))
+
+    def _service(self, name: str, path: str, port: int, options: str = "check") -> haproxy.Service:
+        servers = {host: f"{address}:{port}" for host, address in HOSTS.items()}
+        return haproxy.Service(f"{LOOPBACK}:{self._ports[name]}", path, servers, options)
 
 
 def _environment(tree: Path, settings: Mapping[str, object]) -> dict[str, str]:
