@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from openkcm.sdk.errors import (
     Unavailable,
 )
 from openkcm.sdk.identity import Identity
-from openkcm.sdk.protocol import DataKey, Retry
+from openkcm.sdk.protocol import DataKey, NoResponse, PendingCall, Retry, Send, Wait, perform
 from tests.crypto_service.authority import Leaf, service_leaf
 from tests.crypto_service.https.stage import BODY_LIMIT, SERVICE, TENANT, Stage
 
@@ -186,6 +187,16 @@ def test_requested_wait_is_honoured_up_to_a_limit():
     assert 5.0 <= retry.pause(1, 3600.0) <= 5.2
     assert all(0.05 <= retry.pause(1, None) <= 0.1 for _ in range(50))
     assert retry.pause(30, None) <= 5.0
+
+
+def test_default_retries_outlast_a_change_of_the_load_balancer():
+    procedure = perform(PendingCall("GET", "/v1/service", None, dict), Retry())
+    step, waited = next(procedure), 0.0
+    with suppress(Unavailable):
+        while True:
+            waited += step.seconds if isinstance(step, Wait) else 0.0
+            step = procedure.send(NoResponse("ConnectError") if isinstance(step, Send) else None)
+    assert 1.5 <= waited <= 3.1
 
 
 def test_unreachable_service_or_another_ca_raises_unavailable(stage: Stage):

@@ -69,9 +69,12 @@ Procedure = Generator[Step, Outcome, Result]
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Retries of a request. Every operation may be repeated: its only trace is the audit record."""
+    """Retries of a request. Every operation may be repeated: its only trace is the audit record.
 
-    attempts: int = 4
+    By default they outlast the seconds in which a load balancer changes over or excludes an instance.
+    """
+
+    attempts: int = 6
     first_seconds: float = 0.1
     longest_seconds: float = 5.0
 
