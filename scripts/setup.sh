@@ -93,6 +93,7 @@ have_unpacked() {
 have_servers() {
     have_unpacked usr/bin/radosgw "the story of the object store" radosgw
     have_unpacked usr/sbin/haproxy "the tests of load balancers" haproxy
+    have_unpacked usr/sbin/keepalived "the production drills" keepalived
     have_unpacked usr/sbin/pgbouncer "the tests of a connection pooler" pgbouncer
     have_unpacked usr/bin/patroni "the production drills" patroni python3-etcd
     have_unpacked usr/bin/faketime "the production drills" faketime

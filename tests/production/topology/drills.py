@@ -75,6 +75,7 @@ def _server_drills(pause: float) -> Iterator[Drill]:
         "a standby OpenBao": lambda up: "openbao1" if up.active_key_server() != "openbao1" else "openbao2",
         "an etcd": lambda _: "etcd1",
         "Temporal": lambda _: "temporal",
+        "the active load balancer": Installation.active_balancer,
     }
     for role, find in roles.items():
         yield Drill(f"kill {role}", partial(_kill_host, find))
@@ -89,6 +90,7 @@ def _process_drills(pause: float) -> Iterator[Drill]:
 
 
 def _host_drills(pause: float) -> Iterator[Drill]:
+    yield Drill("kill HAProxy of the active load balancer", _kill_haproxy)
     yield Drill("cut off app1", partial(_cut_off, lambda _: "app1", pause))
     disks: dict[str, Callable[[Installation], str]] = {
         "the journal's disk of app1": lambda _: "app1/crypto",
@@ -134,6 +136,10 @@ def _cut_off(find: Callable[[Installation], str], seconds: float, installed: Ins
 
 def _kill(name: str, installed: Installation) -> None:
     installed.programs[name].send(signal.SIGKILL)
+
+
+def _kill_haproxy(installed: Installation) -> None:
+    _kill(f"haproxy@{installed.active_balancer()}", installed)
 
 
 def _pause(name: str, seconds: float, installed: Installation) -> None:
@@ -248,6 +254,7 @@ def broken(installed: Installation) -> str:
         (installed.has_standby, "no synchronous standby"),
         (lambda: any(True for _ in _found(installed.active_key_server)), "no active OpenBao"),
         (installed.has_all_key_servers, "an OpenBao does not run"),
+        (installed.has_balancers, "a load balancer does not run, or not one has the address"),
         *((lambda host=host: installed.is_ready(host), f"crypto@{host} is not ready") for host in ("app1", "app2")),
         *((lambda host=host: installed.worker_is_ready(host), f"worker@{host}") for host in ("app1", "app2")),
         *(

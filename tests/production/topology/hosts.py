@@ -18,8 +18,10 @@ from typing import Self
 from tests.programs import child, unprivileged
 
 NETWORK = "10.77.0"
-BALANCER = f"{NETWORK}.1"
-"""The address of the bridge, where HAProxy and the clients are."""
+CLIENTS = f"{NETWORK}.1"
+"""The address of the bridge, where the clients are."""
+BALANCER = f"{NETWORK}.2"
+"""The address that one of the two load balancers has."""
 _INSIDE = "TOPOLOGY_NAMESPACES"
 _RESTART_SECONDS = 1.0
 
@@ -43,7 +45,7 @@ def network() -> Iterator[None]:
     for words in (
         "link set lo up",
         "link add okcm type bridge",
-        f"address add {BALANCER}/24 dev okcm",
+        f"address add {CLIENTS}/24 dev okcm",
         "link set okcm up",
     ):
         _ip(*words.split())
@@ -54,7 +56,7 @@ class Host:
     """A network namespace with one address on the bridge."""
 
     def __init__(self, name: str, number: int) -> None:
-        self.name, self.address, self._link = name, f"{NETWORK}.{number}", f"okcm{number}"
+        self.name, self.number, self.address, self._link = name, number, f"{NETWORK}.{number}", f"okcm{number}"
         self._holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
         own = _namespace(os.getpid())
         while _namespace(self._holder.pid) in {own, ""} or self._command() != "sleep":
@@ -67,6 +69,16 @@ class Host:
     def enter(self) -> list[str]:
         """Return the beginning of a command that runs on this host."""
         return ["nsenter", f"--target={self._holder.pid}", "--net", "--"]
+
+    def set_kernel(self, parameter: str, value: int) -> None:
+        """Set a parameter of IPv4 on the host (sysctl)."""
+        write = f"echo {value} > /proc/sys/net/ipv4/{parameter}"
+        subprocess.run([*self.enter(), "sh", "-c", write], check=True)
+
+    def has(self, address: str) -> bool:
+        """Return whether the host has an address of the bridge besides its own."""
+        shown = subprocess.run([*self.enter(), "ip", "-4", "address"], check=True, capture_output=True, text=True)
+        return f" {address}/" in shown.stdout
 
     def cut_off(self) -> None:
         """Drop every packet from and to this host."""
@@ -91,7 +103,7 @@ class Program:
 
     name: str
     host: Host | None
-    """None: beside the clients, at the address of the load balancers."""
+    """None: beside the clients."""
     command: Sequence[str | Path]
     folder: Path
     """Its working directory."""

@@ -24,8 +24,9 @@ from config.secrets import (
 )
 from database.postgres.access import PROCESSES, login
 from tests.e2e.stack import document_of, run_openkcm
-from tests.production.topology.hosts import BALANCER, Supervisor
+from tests.production.topology.hosts import BALANCER, CLIENTS, Supervisor
 from tests.production.topology.servers import (
+    BALANCERS,
     DASHBOARD_PORT,
     DATABASE,
     HTTPS_PORT,
@@ -41,7 +42,7 @@ from tests.programs import give, program, unpacked, unprivileged
 
 REGION = "eu-drill-1"
 SIGN_ON_PORT = 9000
-DASHBOARD, SIGN_ON = f"http://{BALANCER}:{DASHBOARD_PORT}", f"http://{BALANCER}:{SIGN_ON_PORT}"
+DASHBOARD, SIGN_ON = f"http://{BALANCER}:{DASHBOARD_PORT}", f"http://{CLIENTS}:{SIGN_ON_PORT}"
 PRODUCT = {
     "worker": "worker",
     "marketplace": "marketplace",
@@ -175,7 +176,7 @@ class Installation(Servers):
     def _start_identity_provider(self) -> None:
         ensure_secret(self.secrets, OIDC_CLIENT_SECRET)
         module = "tests.production.topology.identity_provider"
-        command = [sys.executable, "-m", module, BALANCER, str(SIGN_ON_PORT), DASHBOARD, self.secrets]
+        command = [sys.executable, "-m", module, CLIENTS, str(SIGN_ON_PORT), DASHBOARD, self.secrets]
         self._start("identity provider", None, command)
 
     def _start_process(self, host: str, process: str) -> None:
@@ -183,13 +184,14 @@ class Installation(Servers):
         file = folder / "openkcm.toml"
         if not file.exists():
             listening = {f"{name}_host": address for name in ("marketplace", "crypto", "dashboard", "codec")}
+            balancers = [f"{self.hosts[name].address}/32" for name in BALANCERS]
             metrics = {f"{name}_metrics_host": address for name in ("worker", "crypto")}
             own = {
                 "secrets_dir": str(folder / "secrets"),
                 "state_dir": str(folder / "state"),
                 "database_url": f"postgresql://127.0.0.1:6432/{DATABASE}",
-                "crypto_proxy_networks": [f"{BALANCER}/32"],
-                "proxy_networks": [f"{BALANCER}/32"],
+                "crypto_proxy_networks": balancers,
+                "proxy_networks": balancers,
                 "crypto_processes": 1,
                 "shutdown_notice_seconds": 4,
                 "marketplace_port": 18080,

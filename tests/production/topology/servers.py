@@ -28,12 +28,14 @@ from devstack.servers import temporal
 from tests.production import haproxy
 from tests.production.topology.certificates import CertificateAuthority
 from tests.production.topology.hosts import BALANCER, NETWORK, Host, Program, Supervisor, send
-from tests.programs import ENVIRONMENT, give, program, unprivileged
+from tests.programs import ENVIRONMENT, give, program, unpacked, unprivileged
 
 HTTPS_PORT, KMIP_PORT, MARKETPLACE_PORT, DASHBOARD_PORT, VAULT_PORT, POSTGRES_PORT = 8443, 5696, 8080, 8501, 8200, 5000
 VAULT, TEMPORAL_PORT = f"https://{BALANCER}:{VAULT_PORT}", 7233
 TEMPORAL = f"{NETWORK}.41"
 DATABASE = "openkcm"
+BALANCERS = ("balancer1", "balancer2")
+_HEALTH_PORT = 8404
 _SUPERUSER_PASSWORD = "of the superuser"
 _PARAMETERS = {"fsync": "off", "max_connections": 300, "max_wal_size": "256MB"}
 _DISK = "1g"
@@ -47,6 +49,7 @@ class Servers:
         self.folder, self._supervisor = folder, supervisor
         numbers = {f"etcd{n}": 10 + n for n in (1, 2, 3)} | {f"postgres{n}": 20 + n for n in (1, 2)}
         numbers |= {f"openbao{n}": 30 + n for n in (1, 2, 3)} | {"temporal": 41} | {f"app{n}": 50 + n for n in (1, 2)}
+        numbers |= {name: 61 + n for n, name in enumerate(BALANCERS)}
         self.hosts = {name: Host(name, number) for name, number in numbers.items()}
         self.secrets = folder / "secrets"
         self.logs = folder / "logs"
@@ -62,7 +65,7 @@ class Servers:
 
     def start_servers(self) -> None:
         """Start etcd, PostgreSQL, OpenBao, Temporal and HAProxy, and wait until each is ready."""
-        self._start_balancer()
+        self._start_balancers()
         for number in (1, 2, 3):
             self._start_etcd(number)
         for number in (1, 2):
@@ -331,8 +334,87 @@ audit "file" "to-file" {{
         ]
         self._start("temporal", "temporal", command)
 
-    def _start_balancer(self) -> None:
-        services = {
+    def _start_balancers(self) -> None:
+        """Start two HAProxy; one of them has the address of both, which keepalived moves (VRRP, RFC 9568)."""
+        text = haproxy.configuration(self._services())
+        (self.folder / "haproxy").mkdir()
+        pair = self.ca.issue("temporal", self.folder / "haproxy", BALANCER)
+        joined = self.folder / "haproxy" / "both.pem"
+        joined.write_text("".join(path.read_text(encoding="ascii") for path in pair), encoding="ascii")
+        # The development server of Temporal has no TLS.
+        text += f"listen temporal\n    bind {BALANCER}:{TEMPORAL_PORT} ssl crt {joined} alpn h2\n"
+        text += f"    server temporal {TEMPORAL}:7233\n"
+        for name in BALANCERS:
+            self._start_balancer(name, text)
+
+    def _start_balancer(self, name: str, text: str) -> None:
+        host, folder = self.hosts[name], self.folder / name
+        folder.mkdir()
+        text += f"frontend health\n    mode http\n    bind {host.address}:{_HEALTH_PORT}\n    monitor-uri /\n"
+        file, pid = folder / "haproxy.cfg", folder / "haproxy.pid"
+        file.write_text(text, encoding="utf-8")
+        host.set_kernel("ip_nonlocal_bind", 1)
+        # A paused host keeps the shared address. It must not announce it, or others would send to it again.
+        host.set_kernel("conf/eth0/arp_announce", 2)
+        command, environment = program("haproxy", "usr/sbin/haproxy")
+        start = ["/bin/sh", "-c", f'echo $$ > {pid}; exec "$@"', "sh", command, "-f", file]
+        self._start(f"haproxy@{name}", name, start, environment=environment)
+        (other,) = {self.hosts[one].address for one in BALANCERS} - {host.address}
+        rules = folder / "keepalived.conf"
+        rules.write_text(
+            f"""
+global_defs {{
+    vrrp_version 3
+    script_user root
+}}
+vrrp_script haproxy {{
+    script "{Path("/bin/sh").resolve()} -c 'kill -0 $(cat {pid})'"
+    interval 1
+    fall 1
+    rise 1
+}}
+vrrp_instance balancer {{
+    state BACKUP
+    nopreempt
+    interface eth0
+    virtual_router_id 77
+    priority {100 + host.number}
+    advert_int 0.2
+    unicast_src_ip {host.address}
+    unicast_peer {{
+        {other}
+    }}
+    virtual_ipaddress {{
+        {BALANCER}/24
+    }}
+    track_script {{
+        haproxy
+    }}
+}}
+""",
+            encoding="utf-8",
+        )
+        command, environment = program("keepalived", "usr/sbin/keepalived")
+        start = [command]
+        if (package := unpacked("keepalived")) is not None:  # it reads a file of its package at a fixed path
+            overlay = f'mount -t overlay -o lowerdir={package / "etc"}:/etc none /etc && exec "$@"'
+            start = ["/usr/bin/unshare", "--mount", "sh", "-c", overlay, "sh", command]
+        words = ["--dont-fork", "--log-console", "--vrrp", "--use-file", rules]
+        words += ["--pid", folder / "keepalived.pid", "--vrrp_pid", folder / "vrrp.pid"]
+        self._start(f"keepalived@{name}", name, [*start, *words], environment=environment)
+
+    def active_balancer(self) -> str:
+        """Return the load balancer that has the address of both."""
+        return next(name for name in BALANCERS if self.hosts[name].has(BALANCER))
+
+    def has_balancers(self) -> bool:
+        """Return whether both load balancers run and one has the address."""
+        addresses = [self.hosts[name].address for name in BALANCERS]
+        running = all(self._status(f"http://{address}:{_HEALTH_PORT}/") == 200 for address in addresses)
+        return running and [self.hosts[name].has(BALANCER) for name in BALANCERS].count(True) == 1
+
+    def _services(self) -> Mapping[str, haproxy.Service]:
+        return {
             "postgres": self._service(POSTGRES_PORT, "/primary", "postgres", (1, 2), 5432, "check port 8008"),
             "vault": self._service(
                 VAULT_PORT, "/v1/sys/health", "openbao", (1, 2, 3), 8200, "check check-ssl verify none"
@@ -342,18 +424,6 @@ audit "file" "to-file" {{
             "marketplace": self._service(MARKETPLACE_PORT, "/readyz", "app", (1, 2), 18080),
             "dashboard": replace(self._service(DASHBOARD_PORT, "/readyz", "app", (1, 2), 18501), by_source=True),
         }
-        text = haproxy.configuration(services)
-        # The development server of Temporal has no TLS.
-        (self.folder / "haproxy").mkdir()
-        pair = self.ca.issue("temporal", self.folder / "haproxy", BALANCER)
-        joined = self.folder / "haproxy" / "both.pem"
-        joined.write_text("".join(path.read_text(encoding="ascii") for path in pair), encoding="ascii")
-        text += f"listen temporal\n    bind {BALANCER}:{TEMPORAL_PORT} ssl crt {joined} alpn h2\n"
-        text += f"    server temporal {TEMPORAL}:7233\n"
-        file = self.folder / "haproxy.cfg"
-        file.write_text(text, encoding="utf-8")
-        command, environment = program("haproxy", "usr/sbin/haproxy")
-        self._start("haproxy", None, [command, "-f", file], environment=environment)
 
     def _service(  # noqa: PLR0917 - the fields of a service
         self, listening: int, path: str, kind: str, numbers: Sequence[int], port: int, options: str = "check"
