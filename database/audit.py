@@ -18,7 +18,8 @@ from psycopg.rows import TupleRow
 from core import correlation
 from core.audit import AuditFilter
 from core.errors.platform import DatabaseRefused
-from database.postgres.access import LONGEST_NAME
+from database.postgres.access import LONGEST_NAME, SESSION_SETTINGS
+from database.postgres.deadline import PAUSE_SECONDS
 from openkcm.contract.audit_events import GENESIS, AuditEvent, StoredRecord, fields_of
 
 # LIKE on the text is fast and cannot fail on a record that was tampered with; a cast to jsonb can.
@@ -30,6 +31,12 @@ _FOUND: LiteralString = """
     and (cardinality(%(outcomes)s::text[]) = 0 or record like any (%(outcomes)s))
     and (cardinality(%(texts)s::text[]) = 0 or lower(record) like all (%(texts)s))
 """
+# Unless the transaction has its own limit: all records of the tenant wait for its end.
+_LIMIT_PAUSE: LiteralString = """
+    set_config('idle_in_transaction_session_timeout',
+               coalesce(nullif(current_setting('idle_in_transaction_session_timeout'), %s), %s), true)
+"""
+_LIMITS = (SESSION_SETTINGS["idle_in_transaction_session_timeout"], f"{PAUSE_SECONDS}s")
 _NEWEST: LiteralString = f"{_FOUND} order by seq desc limit %(limit)s"
 _OLDEST: LiteralString = f"{_FOUND} order by seq limit %(limit)s"
 # Given numbers, and no join: under row-level security, PostgreSQL before 18 uses no index for `seq - 1` of another row.
@@ -123,7 +130,8 @@ class AuditStream:
         # Pages and commands know their correlation id only when they append: set it for the rest of the transaction.
         name = correlation.cleaned(event.correlation_id, LONGEST_NAME)
         appended = self.connection.execute(
-            f"select {function}(%s::jsonb), set_config('application_name', %s, true)", [event.as_json(), name]
+            f"select {function}(%s::jsonb), set_config('application_name', %s, true), {_LIMIT_PAUSE}",
+            [event.as_json(), name, *_LIMITS],
         ).fetchone()
         if appended is None:
             raise DatabaseRefused
@@ -133,7 +141,8 @@ class AuditStream:
         """Append the events in order, as `append` does, in few round trips."""
         for begin in range(0, len(events), _APPENDED_AT_ONCE):
             array = f"[{', '.join(event.as_json() for event in events[begin : begin + _APPENDED_AT_ONCE])}]"
-            self.connection.execute("select okcm.audit_append_all(%s::jsonb)", [array])
+            append = f"select okcm.audit_append_all(%s::jsonb), {_LIMIT_PAUSE}"
+            self.connection.execute(append, [array, *_LIMITS])
 
     def is_recorded(self, event_id: str) -> bool:
         return (

@@ -15,7 +15,8 @@ from core.errors.platform import DatabaseRefused
 from core.errors.tenants import DestructionStarted, GracePeriodActive, RestorePending, TenantUnknown
 from core.tenants.lifecycle import State, Transition, transition, transitions_from
 from core.tenants.provisioning import EventKind
-from database.tenants import LOCK, PAUSE_SECONDS
+from database.postgres.deadline import PAUSE_SECONDS
+from database.tenants import LOCK
 from openkcm.verification.erasure_certificate import DestroyedKind
 
 _ROW = (

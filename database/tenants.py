@@ -17,6 +17,7 @@ from core.tenants.lifecycle import TRANSITIONS, State, Transition, transition
 from core.tenants.locks import LockReason, LockState, add_lock, remove_lock
 from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import MarketplaceEvent
+from database.postgres.deadline import PAUSE_SECONDS
 
 COLUMNS = (
     "tenant_id, organization, region, state, root_key_mode, requested_at, ready_at, promise_broken_at, locks,"
@@ -26,13 +27,10 @@ COLUMNS = (
 # Row-level security alone selects the tenant's row. The id is in the query for the plan: the operator has a second
 # policy, ORed to the first, and an OR alone cannot use the index.
 _GET = f"select {COLUMNS} from okcm.tenant where tenant_id = %s"  # noqa: S608 - COLUMNS is the constant above
-# A process that no longer responds must not keep the tenant from being locked: PostgreSQL ends its transaction before
-# the next one that waits for the row gives up (`lock_timeout`).
 LOCK = f"""
     select {COLUMNS} from okcm.tenant, set_config('idle_in_transaction_session_timeout', %s, true)
     where tenant_id = %s for no key update of tenant
 """  # noqa: S608 - the same
-PAUSE_SECONDS = 4
 _CREATE = (
     "insert into okcm.tenant (tenant_id, organization, region) values (%s, %s, %s)"  # noqa: S608 - the same
     f" on conflict do nothing returning {COLUMNS}"

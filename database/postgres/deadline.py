@@ -19,6 +19,13 @@ STATEMENT_SECONDS = 7
 CALL_SECONDS = 8.0
 """The client's limit for one call, longer than the server's: a slow statement ends with the server's error."""
 
+PAUSE_SECONDS = 4
+"""How long a process may pause in a transaction that holds what other transactions of the tenant need.
+
+A process that no longer responds must not keep the tenant from being locked: PostgreSQL ends its transaction before
+the next one gives up (`lock_timeout`).
+"""
+
 # TCP detects a lost peer within about ten seconds, also on a connection that waits for nothing.
 LIVENESS: Mapping[str, Any] = MappingProxyType(
     {

@@ -15,7 +15,7 @@ from database.connection.database import BEGIN_SECONDS, Database
 from database.postgres.change_feed import ChangeFeed
 from database.postgres.deadline import CALL_SECONDS, STATEMENT_SECONDS
 from tests.concurrency import at_once, wait_until
-from tests.database.builders import a_provisioned_tenant
+from tests.database.builders import a_provisioned_tenant, an_audit_event
 from tests.database.fixtures import Field
 from tests.database.silent_peer import Relay, backends
 from tests.database.templates import filled_template
@@ -138,6 +138,28 @@ def test_tenant_is_locked_while_a_lost_process_holds_its_row(field: Field, relay
         with relay.dropping(), worker.tenant_tx("acme") as tx:
             states.append(tx.tenants.hold(LockReason.MANUAL))
     assert states == [State.LOCKED], "the first attempt ended by `lock_timeout`"
+
+
+def test_record_is_appended_while_a_lost_process_holds_the_stream(field: Field, relay: Relay) -> None:
+    lost, worker = through(relay, field, "crypto"), field.open("worker")
+    appended: list[int] = []
+    with suppress(DatabaseUnavailable), lost.tenant_tx("acme", call_seconds=1.0) as held:
+        held.audit.append_all([an_audit_event("of the lost process")])
+        with relay.dropping(), worker.tenant_tx("acme") as tx:
+            appended.append(tx.audit.append(an_audit_event("of the worker")))
+    assert appended, "the first attempt ended by `lock_timeout`"
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "4s"), (30, "30s")])
+def test_append_limits_the_pause_of_a_transaction_without_its_own_limit(
+    field: Field, own: int | None, expected: str
+) -> None:
+    with field.open("worker").tenant_tx("acme") as tx:
+        if own is not None:
+            tx.tenants.lock(own)
+        tx.audit.append(an_audit_event())
+        tx.audit.append_all([an_audit_event("audit-2")])
+        assert tx.tenants.connection.execute("show idle_in_transaction_session_timeout").fetchone() == (expected,)
 
 
 @pytest.mark.parametrize("how", ["stopped", pytest.param("dropped", marks=pytest.mark.full)])
