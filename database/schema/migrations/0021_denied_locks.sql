@@ -1,4 +1,4 @@
--- Return the locks that the key server must have, with what tells whether its records are up to date. Of denied_tenants
+-- Return the locks that the key server must have, to compare its records with them. Of denied_tenants
 -- nothing is used any more; processes of the former version call it.
 create function okcm.denied_locks()
 returns table (tenant_id text, state text, locks text[])

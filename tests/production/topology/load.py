@@ -184,7 +184,7 @@ class Load:
         began = time.monotonic()
         try:
             send()
-        except Exception as failed:  # noqa: BLE001 - whatever it is, the request has no correct response
+        except Exception as failed:  # noqa: BLE001 - after any error the request has no correct response
             self.failures.append(Failure(time.monotonic(), f"{operation}: {type(failed).__name__} {failed}"))
             done = False
         else:
