@@ -90,6 +90,15 @@ def _retention(chosen: dict[str, int]) -> dict[str, int]:
     return chosen
 
 
+def _collector(text: str) -> str:
+    place = urlsplit(text)
+    if place.scheme not in {"http", "https"} or not place.hostname or place.username is not None:
+        raise ValueError("an http or https address without user and password")
+    if place.query or place.fragment:
+        raise ValueError("an address without query and fragment")
+    return text
+
+
 EMBEDDED_LOG = Path("openbao/audit/audit.log")
 """Path of the embedded OpenBao's audit log in the state folder."""
 
@@ -154,6 +163,15 @@ class Settings(BaseSettings):
         None, description="URL under which customers reach the CMK page; default: the dashboard's own address"
     )
     log_format: Literal["console", "json"] = Field("json", description="format of log lines")
+    otlp_endpoint: Annotated[str, AfterValidator(_collector)] | None = Field(
+        None,
+        description="URL of an OpenTelemetry collector, which gets spans by OTLP over HTTP at `/v1/traces` below it; "
+        "default: no tracing",
+    )
+    otlp_ca_file: Path | None = Field(None, description="CA certificates to trust for otlp_endpoint, PEM")
+    trace_ratio: float = Field(
+        1.0, ge=0, le=1, description="part of the traces that is recorded; use the same value for all processes"
+    )
 
     database_url: str | None = Field(
         None, description="an existing PostgreSQL 15 or newer, without user and password; default: the embedded one"

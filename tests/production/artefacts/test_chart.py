@@ -336,6 +336,17 @@ def test_policies_allow_only_what_each_process_needs():
         assert found == {numbers[port]: {caller} | extra.get(caller, set()) for port, caller in CALLERS[name].items()}
 
 
+def test_only_processes_with_tracing_reach_the_collector():
+    collector = {"ports": [{"protocol": "TCP", "port": 4318}], "to": [{"ipBlock": {"cidr": "192.0.2.9/32"}}]}
+    peers = {"traces": {"ports": [4318], "peers": collector["to"]}}
+    traced = changed(EXAMPLE, "settings.otlp_endpoint", "http://collector.monitoring:4318") | {"networkPolicy": peers}
+    for values, expected in ((traced, {"worker", "marketplace", "crypto", "dashboard"}), (EXAMPLE, set())):
+        manifests = rendered(values)
+        rules = {name: named(manifests, "NetworkPolicy", name)["spec"]["egress"] for name in SERVERS}
+        assert {name for name, found in rules.items() if collector in found} == expected
+        assert {name for name, found in rules.items() if "4318" in str(found)} == expected
+
+
 def server_of(rule: Manifest, peer: dict[str, Manifest], ports: dict[str, int], crypto: Manifest) -> str:
     if rule["to"] == [{"podSelector": crypto}]:
         return "crypto"

@@ -8,6 +8,7 @@ worker:
   readiness: {path: /metrics, port: metrics}
   temporal: true
   egress: [database, vault, temporal, rootKeys, notifications]
+  traces: true
   ingress: {metrics: monitoring}
 marketplace:
   module: marketplace
@@ -18,6 +19,7 @@ marketplace:
   temporal: true
   preStopSeconds: 5
   egress: [database, temporal, web]
+  traces: true
   ingress: {http: events}
 crypto:
   module: crypto_service
@@ -26,6 +28,7 @@ crypto:
   liveness: {path: /healthz, port: metrics}
   readiness: {path: /readyz, port: metrics}
   egress: [database, vault, rootKeys]
+  traces: true
   ingress: {https: clients, kmip: clients, metrics: monitoring}
 dashboard:
   module: dashboard
@@ -36,6 +39,7 @@ dashboard:
   temporal: true
   preStopSeconds: 5
   egress: [database, temporal, web]
+  traces: true
   ingress: {http: users}
 codec:
   module: worker.codec_server

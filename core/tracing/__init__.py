@@ -1,0 +1,1 @@
+"""Traces: the context that requests carry, and the spans that processes record. Nothing here exports a span."""
