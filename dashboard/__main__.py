@@ -132,6 +132,8 @@ def main(develop: Develop | None = None) -> int:
     running.run()
     parts.readiness.stop()
     parts.database.close()
+    if parts.tracer is not None:
+        parts.tracer.close()
     return 0
 
 

@@ -17,7 +17,9 @@ from config.secrets import (
     read_secret,
 )
 from config.settings import LOOPBACK, Settings
+from config.tracing import open_tracer
 from core.errors.platform import SettingsInvalid
+from core.tracing.spans import Tracer
 from dashboard.auth.authorization import SessionAuthorizer
 from dashboard.auth.claims import ClaimNames, Session
 from dashboard.auth.routes import DEVELOPMENT_SIGN_ON
@@ -55,6 +57,7 @@ class Dependencies:
     client_secret: str
     intake_key: str
     operations: Operations
+    tracer: Tracer | None
     development: Development | None
 
     @property
@@ -138,13 +141,14 @@ def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
     client_secret = read_secret(folder, OIDC_CLIENT_SECRET)
     names = ClaimNames(settings.oidc_tenant_claim, settings.oidc_roles_claim)
     embedded = settings.temporal == "embedded"
+    tracer = open_tracer(settings, "dashboard")
     return Dependencies(
         settings=settings,
         database=database,
         readiness=DatabaseReadiness(database),
         workflows=WorkflowBridge(
             lambda: WorkflowClient.connect(
-                settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format
+                settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format, tracer
             )
         ),
         guard=SessionAuthorizer(database, names, timedelta(minutes=settings.dashboard_idle_minutes), utc_now),
@@ -161,6 +165,7 @@ def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
         client_secret=client_secret,
         intake_key=read_secret(folder, INTAKE_PUBLIC_KEY),
         operations=Operations(database, settings.provisioning_slo_seconds),
+        tracer=tracer,
         development=develop(settings, origin, client_secret, names) if develops and develop is not None else None,
     )
 

@@ -16,6 +16,7 @@ from config.secrets import (
     read_secret_lines,
 )
 from config.settings import Settings, load_settings
+from config.tracing import open_tracer
 from core.errors.platform import SettingsInvalid
 from database.connection.database import Database
 from marketplace.app import EndpointConfig, create_app
@@ -49,8 +50,9 @@ async def serve(settings: Settings) -> None:
         bytes.fromhex(read_secret(folder, context_key(Role.MARKETPLACE))),
         max_size=THREADS + ENROLMENT_THREADS + 1,  # for the readiness
     )
+    tracer = open_tracer(settings, "marketplace")
     gateway = await WorkflowClient.connect(
-        settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format
+        settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format, tracer
     )
     offer = EndpointConfig(
         webhook_secrets=read_secret_lines(folder, WEBHOOK_SECRETS),
@@ -61,7 +63,7 @@ async def serve(settings: Settings) -> None:
         enrolment=enrolment_offer(settings),
     )
     config = uvicorn.Config(
-        create_app(database, gateway, offer),
+        create_app(database, gateway, offer, tracer),
         host=settings.marketplace_host,
         port=settings.marketplace_port,
         log_config=None,
@@ -80,6 +82,8 @@ async def serve(settings: Settings) -> None:
         await running.serve()
     finally:
         await asyncio.to_thread(database.close)
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)
 
 
 def main() -> int:

@@ -2,8 +2,8 @@
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -14,6 +14,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from core.correlation import correlation_id
 from core.errors.requests import Unauthorized
+from core.tenants.provisioning import MarketplaceEvent
+from core.tracing.spans import SERVER, Tracer, parse
 from database.connection.database import Database
 from database.connection.readiness import DatabaseReadiness
 from database.platform.scheduled import PlatformQueries
@@ -47,7 +49,9 @@ class EndpointConfig:
     enrolment: EnrolmentConfig
 
 
-def create_app(database: Database, workflows: WorkflowClient, offer: EndpointConfig) -> FastAPI:
+def create_app(
+    database: Database, workflows: WorkflowClient, offer: EndpointConfig, tracer: Tracer | None = None
+) -> FastAPI:
     """Return the application; the relays run as long as it does.
 
     Raises:
@@ -85,6 +89,8 @@ def create_app(database: Database, workflows: WorkflowClient, offer: EndpointCon
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        # FastAPI would export headers, addresses and the texts of exceptions if the environment configures it.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.add_middleware(RequestMiddleware)
     app.add_exception_handler(OpenKcmError, _refuse)
@@ -97,9 +103,10 @@ def create_app(database: Database, workflows: WorkflowClient, offer: EndpointCon
         event = read_event(body, headers, check.verify(headers, body), offer.regions)
         correlation_id.set(event.event_id)
         source = request.client.host if request.client else ""
-        accepted = await transactions.run(partial(accept, database, event, source))
-        if not accepted.duplicate:
-            sweep.offer((event.tenant_id, event.event_id, event.region, event.kind))
+        with _traced(tracer, event, request):
+            accepted = await transactions.run(partial(accept, database, event, source))
+            if not accepted.duplicate:
+                sweep.offer((event.tenant_id, event.event_id, event.region, event.kind))
         status_url = str(request.url_for("show_tenant", tenant_id=event.tenant_id))
         stored = EventAnswer(
             tenant_id=event.tenant_id,
@@ -126,6 +133,17 @@ def create_app(database: Database, workflows: WorkflowClient, offer: EndpointCon
         return HTMLResponse(page.render(app.openapi()), headers={"content-security-policy": page.POLICY})
 
     return app
+
+
+@contextmanager
+def _traced(tracer: Tracer | None, event: MarketplaceEvent, request: Request) -> Iterator[None]:
+    """Record the acceptance of an event; only after its signature is verified, so that no other sender has a cost."""
+    if tracer is None:
+        yield
+        return
+    with tracer.span("accept event", SERVER, parse(request.headers.get("traceparent")), inherits=False) as span:
+        span.attributes |= {"openkcm.tenant_id": event.tenant_id, "openkcm.event": event.kind}
+        yield
 
 
 def _add_checks(app: FastAPI, readiness: DatabaseReadiness) -> None:

@@ -88,6 +88,8 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
                 task.cancel()
         log.info("worker draining")
     parts.database.close()
+    if parts.tracer is not None:
+        await asyncio.to_thread(parts.tracer.close)
 
 
 def _stop(stop: asyncio.Event, grace_seconds: float) -> None:

@@ -60,10 +60,12 @@ from config import secrets
 from config.credential_encryption import decrypt_credentials
 from config.secrets import Role, read_secret
 from config.settings import Settings
+from config.tracing import open_tracer
 from core import names as ids
 from core import retention
 from core.names import ActivityKind
 from core.notifications import Channel
+from core.tracing.spans import Tracer
 from database.connection.database import Database
 from database.platform.retention import RetentionQueries
 from database.platform.scheduled import PlatformQueries
@@ -106,6 +108,7 @@ from workflows.retention import ArchiveAuditStreams, DeleteExpiredRows
 from workflows.root_keys import ChangeRootKey, DetectRootKeyVersions, MonitorRootKeys, PurgeUnusedCredentials
 from workflows.rotation import RotateDueKeys, RotateKeys
 from workflows.runtime import timeouts as timing
+from workflows.runtime.tracing import TraceInterceptor
 from workflows.services import ConnectService
 from workflows.tenants import Tenant
 
@@ -150,6 +153,7 @@ class WorkerDependencies:
     lifecycle: tuple[Callable[..., Any], ...]
     platform: tuple[Callable[..., Any], ...]
     interceptors: tuple[Interceptor, ...]
+    tracer: Tracer | None
 
     @property
     def converter(self) -> DataConverter:
@@ -288,6 +292,9 @@ def build(
     reports = ReportActivities(
         database, read_stated, _RENDERINGS, recorded, version("openkcm-tenant-controller"), clock
     )
+    tracer = open_tracer(settings, "worker")
+    # Innermost, so that a span gets the code of an error before Temporal's failure replaces it.
+    tracing = () if tracer is None else (TraceInterceptor(tracer),)
     return WorkerDependencies(
         settings=settings,
         database=database,
@@ -391,7 +398,8 @@ def build(
             rows.delete_expired_rows,
             archive.archive_streams,
         ),
-        interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
+        interceptors=(CorrelationInterceptor(), FailureInterceptor(database), *tracing),
+        tracer=tracer,
     )
 
 

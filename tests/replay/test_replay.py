@@ -21,6 +21,8 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
 from tests.replay.recording import WORKFLOWS, record_all
+from tests.tracing.collector import tracer_into
+from workflows.runtime.tracing import TraceInterceptor
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "workflows" / "provisioning.py"
@@ -100,9 +102,11 @@ def test_every_outcome_of_a_workflow_is_recorded():
     assert set(RECORDED) == {f"{name}-{one}" for name, found in outcomes.items() for one in found.split()}
 
 
+@pytest.mark.parametrize("traced", [False, True], ids=["untraced", "traced"])
 @pytest.mark.parametrize("name", RECORDED)
-async def test_a_recorded_history_replays_with_the_current_workflows(name):
-    replayer = Replayer(workflows=WORKFLOWS, data_converter=pydantic_data_converter)
+async def test_a_recorded_history_replays_with_the_current_workflows(name, traced):
+    interceptors = [TraceInterceptor(tracer_into([]))] if traced else []
+    replayer = Replayer(workflows=WORKFLOWS, data_converter=pydantic_data_converter, interceptors=interceptors)
     await replayer.replay_workflow(recorded(name))
 
 

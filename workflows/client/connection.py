@@ -10,6 +10,8 @@ from temporalio.runtime import LoggingConfig, LoggingFormat, Runtime, TelemetryC
 from temporalio.service import GrpcCompression
 
 from core.errors.platform import SettingsInvalid
+from core.tracing.spans import Tracer
+from workflows.runtime.tracing import TraceInterceptor
 
 _THIS_MACHINE = ("127.", "localhost:", "[::1]:")
 
@@ -35,11 +37,14 @@ def client_runtime(form: LogForm) -> Runtime:
     return Runtime(telemetry=TelemetryConfig(logging=core_logging(form)))
 
 
-async def connect_client(address: str | None, logs: LogForm = None) -> Client:
+async def connect_client(address: str | None, logs: LogForm = None, tracer: Tracer | None = None) -> Client:
     """Return a lazy client without a payload codec, for processes other than the worker."""
-    runtime = client_runtime(logs)
     return await Client.connect(
-        **connection(address), lazy=True, data_converter=pydantic_data_converter, runtime=runtime
+        **connection(address),
+        lazy=True,
+        data_converter=pydantic_data_converter,
+        runtime=client_runtime(logs),
+        interceptors=[] if tracer is None else [TraceInterceptor(tracer)],
     )
 
 

@@ -40,6 +40,7 @@ from core.messages.tenants import (
 )
 from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import EventKind
+from core.tracing.spans import Tracer
 from openkcm.errors import CallerError, PlatformError
 from workflows.client.connection import LogForm, connect_client
 from workflows.client.service_start import service_options, service_start, update_with_start
@@ -91,14 +92,14 @@ class WorkflowClient:
 
     @classmethod
     async def connect(
-        cls, address: str | None, provisioning_slo_seconds: float, logs: LogForm = None
+        cls, address: str | None, provisioning_slo_seconds: float, logs: LogForm = None, tracer: Tracer | None = None
     ) -> "WorkflowClient":
         """Return a client for `address`, or for the server in Temporal's configuration when it is None.
 
-        `logs` is the form of this process's logs; without it Temporal's core logs nothing. The first call connects, so
-        the start of a process does not wait for Temporal.
+        `logs` is the form of this process's logs; without it Temporal's core logs nothing. `tracer` records each start,
+        signal and update. The first call connects, so the start of a process does not wait for Temporal.
         """
-        return cls(await connect_client(address, logs), provisioning_slo_seconds)
+        return cls(await connect_client(address, logs, tracer), provisioning_slo_seconds)
 
     async def enable(self, tenant_id: str, region: str, event_id: str) -> None:
         """Start the tenant's workflow or signal the running one; raises TemporalUnavailable."""

@@ -1,0 +1,3 @@
+from tests.workflows.conftest import region, script
+
+__all__ = ["region", "script"]
