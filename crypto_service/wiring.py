@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import Settings
+from config.tracing import open_tracer
+from core.tracing.spans import Tracer
 from crypto_service.audit.copies import CopiedJournal
 from crypto_service.audit.wal import WriteAheadLog, journal_folder
 from crypto_service.authentication import ClientCertificateAuthenticator
@@ -81,6 +83,7 @@ class Service:
     readiness: Readiness
     https: HttpsServer
     kmip: KmipServer
+    tracer: Tracer | None
 
 
 def read_credentials(settings: Settings) -> Credentials:
@@ -155,6 +158,8 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
     authorities = ClientAuthorities(platform, threads, changes, authorities_folder(folder))
     objects = ObjectStore(database, parts, seconds, settings.crypto_service_max_objects)
     body_limit = settings.crypto_body_limit
+    # Its thread encodes spans, which must not delay a tenant that is served with real-time priority.
+    tracer = open_tracer(settings, "crypto", keep_normal_priority)
     return Service(
         parts,
         database,
@@ -171,6 +176,7 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
         authorities,
         ServerTls(PkiServerCertificates(vault), settings.crypto_names, shared_identity, authorities.folder),
         Readiness(journal, database, vault, tenants.session),
-        HttpsServer(parts, connections, body_limit, certificates, heartbeats, protections, offer),
-        KmipServer(parts, connections, objects, body_limit),
+        HttpsServer(parts, connections, body_limit, certificates, heartbeats, protections, offer, tracer),
+        KmipServer(parts, connections, objects, body_limit, tracer),
+        tracer,
     )

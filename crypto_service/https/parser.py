@@ -54,6 +54,7 @@ class Message:
     refusal: Problem | None = None
     body: bytes = field(default=b"", repr=False)
     head_only: bool = False
+    traceparent: bytes = b""
     unread: bool = False
     """Whether the client may still be sending a body that is not read."""
 
@@ -119,6 +120,7 @@ class HttpReader:
         self._body = bytearray()
         self._head_done = False
         self._correlation: str | None = None
+        self._traceparent = b""
         self._endpoint: Endpoint | None = None
         self._refusal: Problem | None = None
         self.expected = False
@@ -159,6 +161,7 @@ class HttpReader:
         elif name == b"x-request-id":
             self._correlation = correlation.from_request_id(value) or self._correlation
         elif name == b"traceparent":
+            self._traceparent = value
             self._correlation = self._correlation or correlation.from_traceparent(value)
         elif name == b"expect":
             self.expected = value.lower() == b"100-continue"
@@ -219,6 +222,7 @@ class HttpReader:
                 self._refusal,
                 bytes(self._body),
                 head_only=self._method == b"HEAD",
+                traceparent=self._traceparent,
             )
         )
         self.within = self.expected = False

@@ -7,7 +7,7 @@ with one `send` after headers that were built beforehand.
 import time
 from email.utils import formatdate
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import orjson
 
@@ -16,6 +16,7 @@ from core.errors.requests import TooManyRequests
 from core.errors.services import ClientNotAuthorized
 from core.errors.tenants import TenantNotOperational
 from core.tenants.lifecycle import State
+from core.tracing.spans import SERVER, Tracer, parse
 from crypto_service.correlation import new_correlation_id
 from crypto_service.https import schemas as api
 from crypto_service.https.discovery import describe, openapi
@@ -54,6 +55,8 @@ class _Reply(NamedTuple):
     unread: bool
     answered: int = 0
     """Bytes of the request's body."""
+    code: str = ""
+    """The code of the rejection."""
 
 
 class HttpsServer:
@@ -68,11 +71,13 @@ class HttpsServer:
         heartbeats: BufferedHeartbeats,
         protections: DatabaseProtectedFields,
         offer: Offer,
+        tracer: Tracer | None = None,
     ) -> None:
         self._parts = parts
         self._connections = connections
         self._body_limit = body_limit
         self._routes = routes()
+        self._tracer = tracer
         discovery = partial(describe, offer, body_limit=body_limit)
         self._context = HandlerContext(
             parts.operations, certificates, heartbeats, protections, discovery, openapi(), parts.turns
@@ -80,7 +85,8 @@ class HttpsServer:
 
     def protocol(self) -> Connection:
         """Return the protocol of one connection, for a `TlsListener`."""
-        return _HttpsConnection(self._parts, self._connections, self._context, self._routes, self._body_limit)
+        needs = self._parts, self._connections, self._context, self._routes, self._body_limit
+        return _HttpsConnection(*needs) if self._tracer is None else _TracedConnection(self._tracer, *needs)
 
 
 class _HttpsConnection(Connection):
@@ -206,7 +212,7 @@ class _HttpsConnection(Connection):
         last = last or self.ends_after_response
         media_type = JSON if message.endpoint is None else message.endpoint.media_type
         data = _render(answer, message.correlation_id, last=last, head_only=message.head_only, media_type=media_type)
-        return _Reply(data, last, message.unread, len(message.body))
+        return _Reply(data, last, message.unread, len(message.body), answer.code if isinstance(answer, Problem) else "")
 
     async def _answer_within_limits(self, message: Message, caller: ClientIdentity) -> bytes | Problem:
         """Answer within the tenant's limits, which also count rejected requests."""
@@ -229,6 +235,22 @@ class _HttpsConnection(Connection):
         finally:
             if holds:
                 limits.leave(tenant_id)
+
+
+class _TracedConnection(_HttpsConnection):
+    """Records a span for each request; a separate class, so that requests cost nothing without tracing."""
+
+    def __init__(self, tracer: Tracer, *needs: Any) -> None:
+        super().__init__(*needs)
+        self._tracer = tracer
+
+    async def _answer(self, message: Message) -> _Reply:
+        name = "unknown" if message.endpoint is None else message.endpoint.name
+        with self._tracer.span(f"https {name}", SERVER, parse(message.traceparent), inherits=False) as span:
+            span.attributes["openkcm.tenant_id"] = self.caller.tenant_id
+            reply = await super()._answer(message)
+            span.error = reply.code
+            return reply
 
 
 def _render(

@@ -35,6 +35,7 @@ from core.errors.services import ObjectNotFound
 from core.keys.encryption_context import EncryptionContext, Purpose
 from core.keys.rotation import KeyState
 from core.names import l2_key
+from core.tracing.spans import child_span
 from crypto_service.interfaces import BlockingExecutor, ClientIdentity, Invalidations, ServiceKey
 from database.connection.database import Database
 from database.keys import EncryptedRootKeyRow, ServiceKeyRow
@@ -231,8 +232,10 @@ class ServiceKeyCache:
             key_id.tenant_id, key_id.l2_key, key_id.service, Purpose.SERVICE_KEY, str(row.version)
         )
         try:
-            inner = self._root_key(key_id, row, held).unwrap(context, row.wrapped)
-            material = self._tenant_keys.decrypt(context, inner.decode("ascii"))
+            with child_span("root key unwrap"):
+                inner = self._root_key(key_id, row, held).unwrap(context, row.wrapped)
+            with child_span("tenant key decrypt"):
+                material = self._tenant_keys.decrypt(context, inner.decode("ascii"))
         except (WrongContext, UnicodeDecodeError):
             # Not reported to the caller: the stored key was moved or altered, which the operator must investigate.
             log.exception("service key cannot be unwrapped", tenant_id=key_id.tenant_id, service=key_id.service)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from core.correlation import correlation_id
 from core.errors.tenants import TenantNotOperational
 from core.services import CryptoOperation
+from core.tracing.spans import SERVER, Tracer, note_error
 from crypto_service.correlation import from_request_id, new_correlation_id
 from crypto_service.interfaces import AuditEntry, ClientIdentity, Dependencies
 from crypto_service.kmip.batch import Batch, Payload
@@ -124,6 +125,7 @@ class Dispatcher:
         try:
             header, items = _read(request)
         except KmipRefused as refused:
+            note_error(refused.code)
             protocol = _version_to_answer(request)
             return _message(_Stamp(protocol, now), [_failure((), refused, feature_level(protocol))])
         version = feature_level(header.protocol if header.protocol in VERSIONS else VERSIONS[0])
@@ -133,6 +135,7 @@ class Dispatcher:
         try:
             self._parts.limits.enter(caller.tenant_id, len(items) + size // _BYTES_PER_UNIT)
         except OpenKcmError as refused:
+            note_error(refused.code)
             began = time.perf_counter()
             answers = _failures(items, refused, version)
             self._parts.turns.use(caller.tenant_id, time.perf_counter() - began)
@@ -175,6 +178,7 @@ class Dispatcher:
             if entries:
                 await self._parts.journal.write(entries)
         except OpenKcmError as unwritten:
+            note_error(unwritten.code)
             return _failures(items[: len(outcomes)], unwritten, batch.version)
         finally:
             correlation_id.reset(token)
@@ -182,6 +186,27 @@ class Dispatcher:
             undone = [structure(Tag.BATCH_ITEM, *_repeated(item), _UNDONE) for item in items[: len(outcomes) - 1]]
             return [*undone, outcomes[-1].item]
         return [outcome.item for outcome in outcomes]
+
+
+class TracedDispatcher(Dispatcher):
+    """Records a span for each message; its error is that of the last failed item."""
+
+    def __init__(self, tracer: Tracer, parts: Dependencies, objects: ObjectStore) -> None:
+        super().__init__(parts, objects)
+        self._tracer = tracer
+
+    async def answer(self, caller: ClientIdentity, request: Item, address: str, size: int = 0) -> Item:
+        with self._tracer.span(f"kmip {_operation_name(request)}", SERVER, None) as span:
+            span.attributes["openkcm.tenant_id"] = caller.tenant_id
+            return await super().answer(caller, request, address, size)
+
+
+def _operation_name(request: Item) -> str:
+    """Return the name of the first operation: only a supported one, because the number is the client's."""
+    item = request.first(Tag.BATCH_ITEM)
+    operation = None if item is None else item.first(Tag.OPERATION)
+    value = None if operation is None else operation.value
+    return Operation(value).name.lower() if isinstance(value, int) and value in OPERATIONS else "unknown"
 
 
 async def _process(batch: Batch, item: Item, correlation: str, address: str, timer: Callable[[], int]) -> _Outcome:
@@ -197,6 +222,7 @@ async def _process(batch: Batch, item: Item, correlation: str, address: str, tim
     except Exception as refused:  # noqa: BLE001 - translated only here; the batch may continue
         answer, failed = _failure(kept, refused, batch.version), True
         code = refused.code if isinstance(refused, OpenKcmError) else _INTERNAL
+        note_error(code)
     else:
         answer, failed, code = _success(kept, payload), False, ""
     if supported is None or supported.audited is None:

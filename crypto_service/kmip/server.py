@@ -2,12 +2,13 @@
 
 from core.errors.requests import TooManyRequests
 from core.errors.services import ClientNotAuthorized
+from core.tracing.spans import Tracer
 from crypto_service.interfaces import Dependencies
 from crypto_service.kmip.codec import framing, ttlv
 from crypto_service.kmip.codec.enums import ResultReason
 from crypto_service.kmip.codec.errors import reason_and_message
 from crypto_service.kmip.codec.ttlv import Item
-from crypto_service.kmip.dispatch import Dispatcher
+from crypto_service.kmip.dispatch import Dispatcher, TracedDispatcher
 from crypto_service.kmip.objects.store import ObjectStore
 from crypto_service.server.connection import Connection, hold_position
 from crypto_service.server.connection_registry import ConnectionRegistry
@@ -21,11 +22,16 @@ class KmipServer:
     """`body_limit` is the maximum size of a message in bytes."""
 
     def __init__(
-        self, parts: Dependencies, connections: ConnectionRegistry, objects: ObjectStore, body_limit: int
+        self,
+        parts: Dependencies,
+        connections: ConnectionRegistry,
+        objects: ObjectStore,
+        body_limit: int,
+        tracer: Tracer | None = None,
     ) -> None:
         self._parts = parts
         self._connections = connections
-        self._dispatcher = Dispatcher(parts, objects)
+        self._dispatcher = Dispatcher(parts, objects) if tracer is None else TracedDispatcher(tracer, parts, objects)
         self._limit = body_limit
 
     def protocol(self) -> Connection:

@@ -102,6 +102,8 @@ async def _serve_until_stopped(
     service.keyring.close()
     service.journal.close()
     await asyncio.to_thread(service.database.close)
+    if service.tracer is not None:
+        await asyncio.to_thread(service.tracer.close)
     if not running.cancelled():
         running.result()
 

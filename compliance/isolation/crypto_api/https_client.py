@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from compliance.isolation.crypto_api.model import CryptoApiFailing, Identity
 from compliance.isolation.crypto_api.tls_client import HandshakeRejected, dial, trust
+from core.tracing.spans import outgoing
 
 _CHANGING = ("date", "x-request-id")
 _IN_TROUBLE = (424, 429, 500, 502, 503, 504)
@@ -80,6 +81,8 @@ class HttpsProbeClient:
         """
         body = json.dumps(document).encode()
         headers = {"host": self._host, "x-request-id": uuid.uuid4().hex} | dict(claims or {})
+        if trace := outgoing():
+            headers["traceparent"] = trace
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = f"POST {path} HTTP/1.1\r\n{lines}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         try:

@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 
 import uvloop
 
+from core.tracing.spans import Tracer
 from crypto_service.https.server import HttpsServer
 from crypto_service.interfaces import ClientIdentity, Dependencies
 from crypto_service.keys.operations import CryptoOperations
@@ -33,9 +34,15 @@ class Stage:
     """A running server with one admitted service; its core MUST be used only on the thread of the loop."""
 
     def __init__(
-        self, folder: Path, bounds: ConnectionLimits | None = None, rate: int = 1_000_000, places: int = 256
+        self,
+        folder: Path,
+        bounds: ConnectionLimits | None = None,
+        rate: int = 1_000_000,
+        places: int = 256,
+        tracer: Tracer | None = None,
     ) -> None:
         self._bounds = bounds
+        self._tracer = tracer
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)  # a failed close must not block the end
         self._limits = TenantLimits(rate, places)
@@ -76,6 +83,7 @@ class Stage:
             self.heartbeats,
             self.protections,
             Offer("https://localhost:0", "localhost:5696"),
+            self._tracer,
         )
         [listening] = listen("127.0.0.1", 0)
         self.port = listening.getsockname()[1]
