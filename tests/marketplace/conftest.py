@@ -16,6 +16,7 @@ from standardwebhooks import Webhook
 
 from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import TenantUnknown
+from core.tracing.spans import Tracer
 from marketplace.app import EndpointConfig, create_app
 from marketplace.enrolment.jwks import Issuers
 from marketplace.enrolment.routes import EnrolmentConfig
@@ -181,8 +182,10 @@ async def serving(app: Any, lifespan: Literal["on", "off"] = "off") -> AsyncIter
 
 
 @asynccontextmanager
-async def running(field, workflow_client: WorkflowClient, offer: EndpointConfig = OFFER) -> AsyncIterator[Endpoint]:
-    async with serving(create_app(field.open("marketplace", max_size=12), workflow_client, offer), "on") as url:
+async def running(
+    field, workflow_client: WorkflowClient, offer: EndpointConfig = OFFER, tracer: Tracer | None = None
+) -> AsyncIterator[Endpoint]:
+    async with serving(create_app(field.open("marketplace", max_size=12), workflow_client, offer, tracer), "on") as url:
         endpoint = Endpoint(url, field, workflow_client)
         try:
             yield endpoint

@@ -43,8 +43,9 @@ def start(environment: dict[str, str], folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_process_serves_during_outages_and_stops_cleanly_on_sigterm(environment, tmp_path, free_port):
-    process = start(environment, tmp_path)
+@pytest.mark.parametrize("traces", [{}, {"OPENKCM_OTLP_ENDPOINT": "http://127.0.0.1:1"}], ids=["untraced", "traced"])
+def test_process_serves_during_outages_and_stops_cleanly_on_sigterm(environment, tmp_path, free_port, traces):
+    process = start(environment | traces, tmp_path)
     try:
         wait_until(lambda: answers(free_port) or process.poll() is not None)
         assert process.poll() is None

@@ -107,6 +107,18 @@ async def test_an_operation_has_one_trace_down_to_its_activities(client, region,
     assert expected <= found.keys(), found.keys()
 
 
+async def test_a_later_event_has_its_trace_and_not_that_of_the_first(client, region, spans):
+    tracer, entity = tracer_into(spans), Entity(client, region)
+    with tracer.span("first", SERVER, None) as first:
+        await entity.gateway.enable(entity.tenant_id, region, "msg_1")
+    await reaches(entity.handle, State.ACTIVE)
+    with tracer.span("second", SERVER, None) as second:
+        await entity.gateway.disable(entity.tenant_id, "msg_2")
+    await reaches(entity.handle, State.LEAVING)
+    assert {"signal marketplace-event", "activity start-offboarding"} <= of(spans, second.context.trace_id).keys()
+    assert "activity start-offboarding" not in of(spans, first.context.trace_id)
+
+
 async def test_a_failure_leaves_its_code_and_no_text(client, region, spans, script):
     entity = await Entity.start(client, region)
     script.refused["plan-rotation"] = KeyUnavailable(SECRET)

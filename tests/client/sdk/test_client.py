@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry import trace
 
 from core.errors import keys as root_key_errors
 from core.errors import keys as rotation_errors
@@ -21,6 +22,7 @@ from core.errors.services import CiphertextRefused as ServerCiphertextRefused
 from core.errors.services import ClientNotAuthorized
 from core.errors.tenants import TenantNotOperational
 from core.tenants.lifecycle import State
+from core.tracing.spans import Span
 from openkcm.errors import OpenKcmError
 from openkcm.sdk import protocol as client_calls
 from openkcm.sdk.client import AsyncClient, Client, Options
@@ -39,6 +41,7 @@ from openkcm.sdk.identity import Identity
 from openkcm.sdk.protocol import DataKey, NoResponse, PendingCall, Retry, Send, Wait, perform
 from tests.crypto_service.authority import Leaf, service_leaf
 from tests.crypto_service.https.stage import BODY_LIMIT, SERVICE, TENANT, Stage
+from tests.tracing.collector import tracer_into
 
 pytestmark = pytest.mark.integration
 
@@ -62,6 +65,21 @@ def test_both_clients_have_the_same_methods():
         return {name for name in dir(face) if not name.startswith("_")}
 
     assert public(Client) == public(AsyncClient)
+
+
+async def test_either_client_continues_the_trace_of_the_application(tmp_path: Path):
+    spans: list[Span] = []
+    parent = trace.SpanContext(0x4BF92F3577B34DA6A3CE929D0E0E4736, 0xF067AA0BA902B7, is_remote=False)
+    with Stage(tmp_path, tracer=tracer_into(spans)) as stage:
+        async with AsyncClient.from_folder(stage.folder, _QUICK) as awaited:
+            with Client.from_folder(stage.folder, _QUICK) as client:
+                with trace.use_span(trace.NonRecordingSpan(parent)):
+                    await asyncio.to_thread(client.encrypt, b"card", "orders/1")
+                    await awaited.encrypt(b"card", "orders/1")
+                client.encrypt(b"card", "orders/1")
+    expected = (f"{parent.trace_id:032x}", f"{parent.span_id:016x}")
+    assert [(one.context.trace_id, one.parent_id) for one in spans[:2]] == [expected] * 2
+    assert spans[2].parent_id == ""
 
 
 @pytest.mark.parametrize("face", ["client", "awaited"])

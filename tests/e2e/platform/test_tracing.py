@@ -22,6 +22,7 @@ from workflows.client.workflow_client import UpdateRejected, WorkflowClient
 
 PLAINTEXT = "VGhlIGN1c3RvbWVyJ3Mgc2VjcmV0IHJlY29yZA=="
 EVENT, REQUEST = "4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c"
+HELD, AFTER = "5af92f3577b34da6a3ce929d0e0e4736", "6af92f3577b34da6a3ce929d0e0e4736"
 PROCESSES = {"openkcm-marketplace", "openkcm-worker", "openkcm-crypto"}
 ATTRIBUTES = {"openkcm.tenant_id", "openkcm.workflow_id", "openkcm.event", "openkcm.attempt", "error.type"}
 
@@ -110,6 +111,24 @@ def test_an_operation_leads_to_the_requests_of_its_isolation_checks(traced: Stac
     assert {one.process for one in found.values()} == PROCESSES - {"openkcm-marketplace"}
     parent = found["https encrypt"].span.parent_span_id
     assert parent in {one.span.span_id for one in collector.spans if one.span.name.startswith("activity ")}
+
+
+def test_a_collector_that_hangs_changes_no_answer(traced: Stack, collector: Collector, tmp_path: Path):
+    before = traced.pids()
+    collector.hold.clear()
+    try:
+        tenant_id = enable_traced(traced, HELD)
+        service = connect(traced, tenant_id, "microservice", "ledger", tmp_path / "ledger")
+        with Wire(service.open_https()) as wire:
+            for _ in range(3000):  # more than a process keeps
+                wire.send(post("/v1/encrypt", encrypt_body(PLAINTEXT), f"traceparent: {traceparent(HELD)}"))
+                assert wire.reply().status == 200
+    finally:
+        collector.hold.set()
+    assert traced.pids() == before
+    # The collector gets newer spans again.
+    enable_traced(traced, AFTER)
+    named(collector, AFTER, "accept event", "workflow ProvisionTenant")
 
 
 def test_nothing_that_was_exported_is_secret(traced: Stack, collector: Collector, tmp_path: Path):

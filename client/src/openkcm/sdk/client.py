@@ -13,6 +13,7 @@ httpx2 and cryptography, and nothing else of the server. See docs/crypto-api.md.
 import asyncio
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -279,7 +280,7 @@ class Client(_Core):
 
     def _send(self, step: Send) -> Outcome:
         try:
-            answer = self._http.request(step.method, step.path, content=step.content, headers=_HEADERS)
+            answer = self._http.request(step.method, step.path, content=step.content, headers=_headers())
             return self._answered(answer)
         except httpx2.TransportError as failed:
             return NoResponse(type(failed).__name__)
@@ -384,10 +385,24 @@ class AsyncClient(_Core):
 
     async def _send(self, step: Send) -> Outcome:
         try:
-            answer = await self._http.request(step.method, step.path, content=step.content, headers=_HEADERS)
+            answer = await self._http.request(step.method, step.path, content=step.content, headers=_headers())
             return self._answered(answer)
         except httpx2.TransportError as failed:
             return NoResponse(type(failed).__name__)
 
 
 _HEADERS = {"content-type": "application/json", "user-agent": "openkcm-client/1"}
+
+
+def _headers() -> dict[str, str]:
+    """Return the headers of a request, with the traceparent of the application's current OpenTelemetry span.
+
+    Only an application that has loaded OpenTelemetry has such a span, so the client does not depend on it.
+    """
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None:
+        return _HEADERS
+    span = trace.get_current_span().get_span_context()
+    if not span.is_valid:
+        return _HEADERS
+    return _HEADERS | {"traceparent": f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"}
