@@ -325,19 +325,23 @@ def _now() -> datetime:
 
 
 class CallbackSender:
-    """Posts structured CloudEvents, signed as Standard Webhooks describes. Safe to share between threads."""
+    """Posts structured CloudEvents, signed as Standard Webhooks describes. Safe to share between threads.
+
+    During a replacement of the secret there are two, and a message has a signature with each. So its receiver can
+    change to the new secret at any time.
+    """
 
     def __init__(
         self,
         url: str,
-        secret: str,
+        secrets: Sequence[str],
         base_url: str,
         clock: Callable[[], datetime] = _now,
         seconds: float = _CALLBACK_SECONDS,
     ) -> None:
-        """`secret` is `whsec_` and base64; `base_url` is the address of the dashboard; `seconds` limit an attempt."""
+        """Each secret is `whsec_` and base64; `base_url` is the dashboard's address; `seconds` limit an attempt."""
         try:
-            self._signer = Webhook(secret)
+            self._signers = [Webhook(secret) for secret in secrets]
         except Exception:  # noqa: BLE001 - the library raises several kinds, and their texts may quote the secret
             raise SettingsInvalid("the callback secret is not base64", "write it as whsec_ and base64") from None
         self._url = url
@@ -374,11 +378,12 @@ class CallbackSender:
                 },
             )
         )
+        text = message.body.decode("utf-8")
         headers = message.headers | {
             "webhook-id": notification.message_id,
             "webhook-timestamp": str(int(now.timestamp())),
             # The library reads the time as UTC regardless of its zone; `now` is in UTC.
-            "webhook-signature": self._signer.sign(notification.message_id, now, message.body.decode("utf-8")),
+            "webhook-signature": " ".join(one.sign(notification.message_id, now, text) for one in self._signers),
         }
         try:
             status = self._run(self._post(message.body, headers))

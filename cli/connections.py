@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from config.secrets import Role, context_key, database_password, read_secret
+from config.secrets import Role, context_key, read_database_password, read_secret
 from config.settings import Settings
 from core import names as ids
 from core.errors.platform import SettingsInvalid
@@ -39,7 +39,7 @@ def dashboard_database(settings: Settings) -> Iterator[Database]:
         SettingsInvalid: the dashboard's secrets are missing on this machine.
     """
     try:
-        read_secret(settings.secrets, database_password(Role.DASHBOARD))
+        read_database_password(settings.secrets, Role.DASHBOARD)
     except SettingsInvalid as missing:
         raise SettingsInvalid(
             missing.message, "run this where the dashboard runs: the operator's role cannot read the use of keys"
@@ -57,7 +57,7 @@ def _database(settings: Settings, role: Role) -> Iterator[Database]:
         raise SettingsInvalid(
             f"context key of {role} is not hexadecimal", "restore the file, or remove it and prepare the database again"
         ) from None
-    password = read_secret(folder, database_password(role))
+    password = read_database_password(folder, role)
     database = Database(settings.postgres_url, role, password, key, max_size=1)
     try:
         yield database

@@ -1,48 +1,49 @@
-"""`openkcmctl setup database | vault`: prepare your own servers, once and after each upgrade.
+"""`openkcmctl setup database | vault | secrets`: prepare your own servers, once and after each upgrade.
 
 The embedded stack does the same automatically when it starts. Only this command needs administrator rights. They come
 from two secret files that no running process reads; the files may be removed afterwards.
 
 A host without the secrets of the installation must not change it: with new passwords and keys, all running processes
 would lose their access. So a server that is already set up keeps its secrets, and no file is written, unless `--add`
-or `--replace` is given.
+or `--replace` is given. `setup secrets` gives secret files new values beside the former ones, before the servers get
+them, and removes the former ones at the end.
 """
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from config.secrets import (
-    BOUNDARY_IDENTITY,
     BOUNDARY_PUBLIC_KEY,
     DATABASE_ADMIN,
-    MIGRATOR,
     ROLES,
     VAULT_ADMIN,
-    context_key,
+    add_new_values,
+    boundary_public_key,
     database_credentials,
-    database_password,
-    ensure_pair,
     ensure_secrets,
     read_secret,
+    remove_former_values,
     vault_secret,
 )
 from config.settings import Settings, load_settings
-from core.errors.platform import SecretsDiffer, SettingsInvalid
+from core.errors.platform import SettingsInvalid
 from core.existing_secrets import ExistingSecrets
 from openkcm.cli import output
 
 Add = Annotated[bool, typer.Option("--add", help="Let the server accept this host's secrets beside those it has.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Let the server accept only this host's secrets.")]
+AddValues = Annotated[bool, typer.Option("--add", help="Write a new value before the present one.")]
+ReplaceValues = Annotated[bool, typer.Option("--replace", help="Remove the former value.")]
+Names = Annotated[list[str] | None, typer.Argument(help="Secret files, default: all that OpenKCM generates.")]
 
 
 def register(app: typer.Typer) -> None:
     setup = typer.Typer(help="Prepare your own servers, once and after each upgrade.", no_args_is_help=True)
     setup.command("database")(database)
     setup.command("vault")(vault)
+    setup.command("secrets")(secrets)
     app.add_typer(setup, name="setup")
 
 
@@ -58,9 +59,7 @@ def database(*, add: Add = False, replace: Replace = False, as_json: output.AsJs
     administrator = setup.administrator_of(settings.database_url, *_administrator(settings))
     existing = _existing(add=add, replace=replace)
     if existing is ExistingSecrets.KEEP:
-        roles = setup.existing_roles(administrator)
-        names = [database_password(role) for role in roles]
-        _require_files(settings.secrets, names + [context_key(role) for role in roles if role != MIGRATOR])
+        setup.require_same_secrets(administrator, *database_credentials(settings.secrets))  # before files are written
     ensure_secrets(settings.secrets)
     passwords, keys = database_credentials(settings.secrets)
     applied = setup.prepare_database(
@@ -100,10 +99,8 @@ def vault(*, add: Add = False, replace: Replace = False, as_json: output.AsJson 
         server_names=settings.crypto_names,
     )
     existing = _existing(add=add, replace=replace)
-    if (folder / BOUNDARY_IDENTITY).exists():
-        ensure_pair(folder, BOUNDARY_IDENTITY, BOUNDARY_PUBLIC_KEY)
     if existing is ExistingSecrets.KEEP:
-        require_same_secrets(session, wanted)  # before new files are written
+        require_same_secrets(session, wanted, boundary_public_key(folder))  # before files are written
     ensure_secrets(folder)
     apply(session, wanted, existing)
     output.answer(
@@ -113,17 +110,27 @@ def vault(*, add: Add = False, replace: Replace = False, as_json: output.AsJson 
     )
 
 
+def secrets(
+    names: Names = None, *, add: AddValues = False, replace: ReplaceValues = False, as_json: output.AsJson = False
+) -> None:
+    """Replace secret files of this host in two steps: add new values, and later remove the former ones."""
+    if add == replace:
+        raise SettingsInvalid(
+            "neither or both of --add and --replace are given", "use --add first, --replace when done"
+        )
+    change = add_new_values if add else remove_former_values
+    changed = change(load_settings().secrets, names or ())
+
+    def show(console: Console) -> None:
+        console.print(f"changed {', '.join(changed)}" if changed else "no file needs a change")
+
+    output.answer({"changed": list(changed)}, as_json=as_json, show=show)
+
+
 def _existing(*, add: bool, replace: bool) -> ExistingSecrets:
     if add and replace:
         raise SettingsInvalid("--add and --replace exclude each other", "use --add first, and --replace when done")
     return ExistingSecrets.ADD if add else ExistingSecrets.REPLACE if replace else ExistingSecrets.KEEP
-
-
-def _require_files(folder: Path, names: Iterable[str]) -> None:
-    """Reject a host without the secrets of a server that is set up, before new ones are written."""
-    missing = [f"this host has no {name}" for name in names if not (folder / name).exists()]
-    if missing:
-        raise SecretsDiffer("database server", "; ".join(missing))
 
 
 def _administrator(settings: Settings) -> tuple[str, str]:

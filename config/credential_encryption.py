@@ -5,6 +5,9 @@ must not see them. They encrypt credentials at once with the worker's public key
 Decryption for another tenant or request fails.
 """
 
+from collections.abc import Sequence
+from contextlib import suppress
+
 from joserfc import jwe
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
@@ -23,12 +26,21 @@ def encrypt_credentials(public_pem: str, tenant_id: str, request_id: str, creden
     return jwe.encrypt_compact(header, credentials.dump(), _key(public_pem), registry=_REGISTRY)
 
 
-def decrypt_credentials(private_pem: str, tenant_id: str, request_id: str, sealed: str) -> Credentials:
-    """Return the credentials; raises RootKeyRefused if they are altered or belong to another tenant or request."""
-    try:
-        decrypted = jwe.decrypt_compact(sealed, _key(private_pem), registry=_REGISTRY)
-    except (JoseError, ValueError):
-        raise RootKeyRefused("the credentials were altered in transit", "submit them again") from None
+def decrypt_credentials(private_pems: Sequence[str], tenant_id: str, request_id: str, sealed: str) -> Credentials:
+    """Return the credentials, encrypted for one of the private keys.
+
+    Raises:
+        RootKeyRefused: they are altered, encrypted for another key, or belong to another tenant or request.
+    """
+    for private_pem in private_pems:
+        key = _key(private_pem)
+        with suppress(JoseError, ValueError):
+            decrypted = jwe.decrypt_compact(sealed, key, registry=_REGISTRY)
+            break
+    else:
+        raise RootKeyRefused(
+            "the credentials were altered in transit, or the intake key was replaced", "submit them again"
+        )
     if (decrypted.protected.get("tenant"), decrypted.protected.get("request")) != (tenant_id, request_id):
         raise RootKeyRefused("the credentials belong to another tenant or request", "submit them again")
     return Credentials.load(decrypted.plaintext or b"")

@@ -1,12 +1,18 @@
 """Secret files: one folder with one file for each secret, readable only by their owner.
 
 This module lists all names; a process reads only its own secrets. `openkcmctl setup` and the embedded stack create
-missing files and never change existing ones; otherwise the operator's secret store mounts them.
+missing files; otherwise the operator's secret store mounts them.
+
+During a replacement a file has two values: first the new one, which its process uses, then the former one, which is
+still accepted. A value is a line or a PEM block.
 """
 
 import base64
+import hmac
 import os
+import re
 import secrets
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 
@@ -32,10 +38,7 @@ class Role(StrEnum):
 
 
 def database_password(role: str) -> str:
-    """Return the name of the file with a database role's password.
-
-    A second line is the former password, with which a process logs in until the database has the new one.
-    """
+    """Return the name of the file with a database role's password."""
     return f"database-{role}"
 
 
@@ -50,7 +53,7 @@ def vault_secret(role: str) -> str:
 
 
 WEBHOOK_SECRETS = "webhook-secrets"
-"""Standard Webhooks secrets, one a line, at most two: the current one and, during a rotation, the previous one."""
+"""The Standard Webhooks secret with which the marketplace signs."""
 MARKETPLACE_TOKEN = "marketplace-token"  # noqa: S105 - a file name
 CALLBACK_SECRET = "callback-secret"  # noqa: S105 - a file name
 SMTP_PASSWORD = "smtp-password"  # noqa: S105 - a file name
@@ -73,10 +76,15 @@ INTAKE_PUBLIC_KEY = "intake.pub"
 
 
 def read_secret(folder: Path, name: str) -> str:
-    """Return a secret file's text without surrounding white space.
+    """Return the value of a secret that its process uses; raises as `read_secret_values` does."""
+    return read_secret_values(folder, name)[0]
+
+
+def read_secret_values(folder: Path, name: str) -> tuple[str, ...]:
+    """Return a secret's value and, during its replacement, the former one, without surrounding white space.
 
     Raises:
-        SettingsInvalid: the file is missing, unreadable, not UTF-8, empty, or readable by others.
+        SettingsInvalid: the file is missing, unreadable, not UTF-8, empty, readable by others, or has more values.
     """
     path = folder / name
     put = f"put it into {folder} with mode 0600"
@@ -90,9 +98,15 @@ def read_secret(folder: Path, name: str) -> str:
         raise SettingsInvalid(f"the secret {name} cannot be read: {os_reason(failed)}", hint) from failed
     if not is_private(found.st_mode, found.st_uid, os.geteuid()):
         raise SettingsInvalid(f"the secret {name} is readable by others", f"chmod 600 {path}")
-    if not text:
+    values = tuple(value.strip() for value in _VALUE.findall(text))
+    if not values:
         raise SettingsInvalid(f"the secret {name} is empty", put)
-    return text
+    if len(values) > _MOST_VALUES:
+        raise SettingsInvalid(
+            f"the secret {name} has {len(values)} values",
+            "keep one, or the new and the former one during a replacement",
+        )
+    return values
 
 
 def is_private(mode: int, owner: int, user: int) -> bool:
@@ -104,9 +118,18 @@ def is_private(mode: int, owner: int, user: int) -> bool:
     return not mode & (_OTHERS_OF_ROOT if owner == 0 != user else _OTHERS)
 
 
-def read_secret_lines(folder: Path, name: str) -> tuple[str, ...]:
-    """Return the non-empty lines of a secret file."""
-    return tuple(line.strip() for line in read_secret(folder, name).splitlines() if line.strip())
+def is_one_of(presented: str, values: Iterable[str]) -> bool:
+    """Return whether a caller presented one of the values of a secret; the duration does not reveal which one."""
+    # Compared as bytes: compare_digest rejects text with non-ASCII characters.
+    return any([hmac.compare_digest(presented.encode(), value.encode()) for value in values])  # noqa: C419 - see above
+
+
+def read_database_password(folder: Path, role: str) -> str:
+    """Return a database role's password; during its replacement with the former one on a second line.
+
+    With that one the process logs in until the database has the new one.
+    """
+    return "\n".join(read_secret_values(folder, database_password(role)))
 
 
 def ensure_secret(folder: Path, name: str, value: str | None = None) -> str:
@@ -115,27 +138,45 @@ def ensure_secret(folder: Path, name: str, value: str | None = None) -> str:
     Raises:
         SettingsInvalid: the file cannot be written, or `read_secret` rejects the existing file.
     """
-    path = folder / name
+    if not (folder / name).exists():
+        _write(folder, name, value if value is not None else _random())
+    return read_secret(folder, name)
+
+
+def _write(folder: Path, name: str, text: str) -> None:
+    """Write a secret file at once: after a crash it has either its former or its new text."""
+    draft = folder / f".{name}.new"
     try:
-        if not path.exists():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = folder / f".{name}.new"
-            draft.unlink(missing_ok=True)
-            draft.touch(mode=0o600)
-            draft.write_text(value if value is not None else secrets.token_hex(32), encoding="utf-8")
-            draft.replace(path)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft.unlink(missing_ok=True)
+        draft.touch(mode=0o600)
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(folder / name)
     except OSError as failed:
         raise SettingsInvalid(
             f"the secret {name} cannot be written into {folder}: {os_reason(failed)}",
             "run as the owner of that folder, or set OPENKCM_SECRETS_DIR to another",
         ) from failed
-    return read_secret(folder, name)
 
 
 def database_credentials(folder: Path) -> tuple[dict[str, str], dict[str, bytes]]:
-    """Return the current password of the migrator and each process, and the context key of each process."""
-    passwords = {role: read_secret_lines(folder, database_password(role))[0] for role in (MIGRATOR, *DATABASE_ROLES)}
-    return passwords, {role: bytes.fromhex(read_secret(folder, context_key(role))) for role in DATABASE_ROLES}
+    """Return the password of the migrator and each process, and the context key of each process.
+
+    A role whose file does not exist is absent.
+    """
+    passwords = {
+        role: read_secret(folder, database_password(role))
+        for role in (MIGRATOR, *DATABASE_ROLES)
+        if (folder / database_password(role)).exists()
+    }
+    return passwords, {
+        role: bytes.fromhex(read_secret(folder, context_key(role)))
+        for role in DATABASE_ROLES
+        if (folder / context_key(role)).exists()
+    }
 
 
 ROLES = (Role.WORKER, Role.CODEC, Role.CRYPTO, Role.OFFBOARDING, Role.OPERATOR)
@@ -145,32 +186,59 @@ MIGRATOR = "migrator"
 BOUNDARY_PUBLIC_KEY = "boundary-identity.pub"
 """The public key of `boundary-identity.pem`, with which the key server verifies tenant tokens."""
 DATABASE_ROLES = (Role.WORKER, Role.MARKETPLACE, Role.OPERATOR, Role.CRYPTO, Role.DASHBOARD)
+_VALUE = re.compile(r"\s*-----BEGIN .*?-----END [^\n]*|[^\n]*[^\s][^\n]*", re.DOTALL)
+_MOST_VALUES = 2
 _WEBHOOK_KEY_BYTES = 32
+_PAIRS = {BOUNDARY_IDENTITY: BOUNDARY_PUBLIC_KEY, INTAKE_KEY: INTAKE_PUBLIC_KEY}
 
 
 def ensure_secrets(folder: Path) -> None:
-    """Create every missing secret file; existing files are unchanged."""
-    for role in (MIGRATOR, *DATABASE_ROLES):
-        ensure_secret(folder, database_password(role))
-    for role in DATABASE_ROLES:
-        ensure_secret(folder, context_key(role))
-    for role in ROLES:
-        ensure_secret(folder, vault_secret(role))
-    for name in (WEBHOOK_SECRETS, CALLBACK_SECRET):
-        ensure_secret(folder, name, webhook_secret())
-    for name in (
-        MARKETPLACE_TOKEN,
-        CODEC_TOKEN,
-        OIDC_CLIENT_SECRET,
-        DASHBOARD_COOKIE,
-    ):
-        ensure_secret(folder, name)
-    for private, public in (
-        (BOUNDARY_IDENTITY, BOUNDARY_PUBLIC_KEY),
-        (INTAKE_KEY, INTAKE_PUBLIC_KEY),
-    ):
-        if not (folder / public).exists():
-            ensure_pair(folder, private, public)
+    """Create every missing secret file. Of the existing ones only public keys change, to those of the private keys."""
+    for name, new_value in _NEW_VALUES.items():
+        # A host with only the public key encrypts for a private key of another host.
+        if name not in _PAIRS:
+            ensure_secret(folder, name, new_value())
+        elif (folder / name).exists() or not (folder / _PAIRS[name]).exists():
+            ensure_pair(folder, name, _PAIRS[name])
+    ensure_secret(folder, OIDC_CLIENT_SECRET)
+
+
+def add_new_values(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
+    """Write a new value before the present one of each secret, and return the names of the secrets that got one.
+
+    A secret with two values keeps them, so this can be repeated until it has succeeded.
+
+    Raises:
+        SettingsInvalid: a secret is missing, is not generated here, or cannot be written.
+    """
+    changed = []
+    for name in _require_generated(names):
+        values = read_secret_values(folder, name)
+        if len(values) < _MOST_VALUES:
+            _write(folder, name, f"{_NEW_VALUES[name]()}\n{values[0]}")
+            changed.append(name)
+        if name in _PAIRS:
+            ensure_pair(folder, name, _PAIRS[name])
+    return tuple(changed)
+
+
+def remove_former_values(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
+    """Remove the former value of each secret, and return the names of the secrets that had one; raises as above."""
+    changed = []
+    for name in _require_generated(names):
+        values = read_secret_values(folder, name)
+        if len(values) > 1:
+            _write(folder, name, values[0])
+            changed.append(name)
+    return tuple(changed)
+
+
+def _require_generated(names: Iterable[str]) -> tuple[str, ...]:
+    wanted = tuple(names)
+    for name in wanted:
+        if name not in _NEW_VALUES:
+            raise SettingsInvalid(f"{name} is not a secret that OpenKCM generates", f"one of {', '.join(_NEW_VALUES)}")
+    return wanted or tuple(_NEW_VALUES)
 
 
 def webhook_secret() -> str:
@@ -179,15 +247,53 @@ def webhook_secret() -> str:
 
 
 def ensure_pair(folder: Path, private: str, public: str) -> None:
-    """Create a key pair, or only the public key if the private key exists."""
+    """Create a key pair, or write the public key of the existing private key."""
+    ensure_secret(folder, private, _private_key())
+    derived = public_key(folder, private)
+    if not (folder / public).exists() or read_secret(folder, public) != derived:
+        _write(folder, public, derived)
+
+
+def boundary_public_key(folder: Path) -> str | None:
+    """Return the PEM of the host's key for tenant tokens without writing it; None without one."""
+    if (folder / BOUNDARY_IDENTITY).exists():
+        return public_key(folder, BOUNDARY_IDENTITY)
+    return read_secret(folder, BOUNDARY_PUBLIC_KEY) if (folder / BOUNDARY_PUBLIC_KEY).exists() else None
+
+
+def public_key(folder: Path, private: str) -> str:
+    """Return the public key (PEM) of a private key in the folder."""
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - heavy, and needed once
+
+    key = serialization.load_pem_private_key(read_secret(folder, private).encode(), password=None).public_key()
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_bytes(serialization.Encoding.PEM, form).decode().strip()
+
+
+def _private_key() -> str:
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - heavy, and needed once
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - the same
 
-    if not (folder / private).exists():
-        made = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        ensure_secret(folder, private, made.decode())
-    key = serialization.load_pem_private_key(read_secret(folder, private).encode(), password=None).public_key()
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    ensure_secret(folder, public, key.public_bytes(serialization.Encoding.PEM, form).decode())
+    made = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return made.decode().strip()
+
+
+def _random() -> str:
+    return secrets.token_hex(32)
+
+
+_NEW_VALUES: Mapping[str, Callable[[], str]] = {
+    **{database_password(role): _random for role in (MIGRATOR, *DATABASE_ROLES)},
+    **{context_key(role): _random for role in DATABASE_ROLES},
+    **{vault_secret(role): _random for role in ROLES},
+    WEBHOOK_SECRETS: webhook_secret,
+    CALLBACK_SECRET: webhook_secret,
+    MARKETPLACE_TOKEN: _random,
+    CODEC_TOKEN: _random,
+    DASHBOARD_COOKIE: _random,
+    **dict.fromkeys(_PAIRS, _private_key),
+}
+"""How each secret that OpenKCM generates is made. Not the client secret of the single sign-on, which its provider sets;
+the generated one is for the development server."""

@@ -90,7 +90,7 @@ def read_credentials(settings: Settings) -> Credentials:
     """Return the service's secrets; raise SettingsInvalid."""
     folder = settings.secrets
     return Credentials(
-        read_secret(folder, secrets.database_password(Role.CRYPTO)),
+        secrets.read_database_password(folder, Role.CRYPTO),
         bytes.fromhex(read_secret(folder, secrets.context_key(Role.CRYPTO))),
         read_secret(folder, secrets.vault_secret(Role.CRYPTO)),
         read_secret(folder, secrets.BOUNDARY_IDENTITY),

@@ -3,7 +3,7 @@
 import sys
 from functools import partial
 
-from config.secrets import MARKETPLACE_TOKEN, WEBHOOK_SECRETS, read_secret, read_secret_lines
+from config.secrets import MARKETPLACE_TOKEN, WEBHOOK_SECRETS, read_secret
 from config.settings import Settings
 from dashboard.__main__ import main
 from dashboard.auth.claims import ClaimNames
@@ -27,7 +27,7 @@ def develop(settings: Settings, origin: str, client_secret: str, names: ClaimNam
     folder = settings.secrets
     client = MarketplaceClient(
         settings.marketplace_url,
-        read_secret_lines(folder, WEBHOOK_SECRETS)[0],
+        read_secret(folder, WEBHOOK_SECRETS),
         read_secret(folder, MARKETPLACE_TOKEN),
         utc_now,
     )

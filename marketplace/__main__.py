@@ -11,9 +11,9 @@ from config.secrets import (
     WEBHOOK_SECRETS,
     Role,
     context_key,
-    database_password,
+    read_database_password,
     read_secret,
-    read_secret_lines,
+    read_secret_values,
 )
 from config.settings import Settings, load_settings
 from config.tracing import open_tracer
@@ -46,7 +46,7 @@ async def serve(settings: Settings) -> None:
     database = Database(
         settings.postgres_url,
         Role.MARKETPLACE,
-        read_secret(folder, database_password(Role.MARKETPLACE)),
+        read_database_password(folder, Role.MARKETPLACE),
         bytes.fromhex(read_secret(folder, context_key(Role.MARKETPLACE))),
         max_size=THREADS + ENROLMENT_THREADS + 1,  # for the readiness
     )
@@ -55,8 +55,8 @@ async def serve(settings: Settings) -> None:
         settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format, tracer
     )
     offer = EndpointConfig(
-        webhook_secrets=read_secret_lines(folder, WEBHOOK_SECRETS),
-        token=read_secret(folder, MARKETPLACE_TOKEN),
+        webhook_secrets=read_secret_values(folder, WEBHOOK_SECRETS),
+        tokens=read_secret_values(folder, MARKETPLACE_TOKEN),
         regions=settings.regions,
         base_url=settings.dashboard_url,
         body_limit=settings.marketplace_body_limit,

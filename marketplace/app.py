@@ -1,7 +1,6 @@
 """The routes of the API. `events` and `enrolment` contain the decisions."""
 
 import asyncio
-import hmac
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from config.secrets import is_one_of
 from core.correlation import correlation_id
 from core.errors.requests import Unauthorized
 from core.tenants.provisioning import MarketplaceEvent
@@ -39,10 +39,13 @@ from workflows.client.workflow_client import WorkflowClient
 
 @dataclass(frozen=True, slots=True)
 class EndpointConfig:
-    """Settings of the API: secrets of the senders, the token for the status, regions and limits."""
+    """Settings of the API: secrets of the senders, tokens for the status, regions and limits.
+
+    During a replacement there are two secrets and two tokens, and each is accepted.
+    """
 
     webhook_secrets: Sequence[str]
-    token: str
+    tokens: Sequence[str]
     regions: tuple[str, ...]
     base_url: str
     body_limit: int
@@ -119,7 +122,7 @@ def create_app(
 
     @app.get("/v1/tenants/{tenant_id}", response_model=StatusAnswer, **openapi.TENANT)
     async def show_tenant(request: Request, tenant_id: str) -> Response:
-        _require_token(request, offer.token)
+        _require_token(request, offer.tokens)
         row, steps = await transactions.run(partial(look_up, database, parse_tenant_id(tenant_id)))
         shown = status_answer(row, steps, offer.base_url)
         return JSONResponse(shown.model_dump(mode="json"), headers={"cache-control": "no-store"})
@@ -157,10 +160,9 @@ def _add_checks(app: FastAPI, readiness: DatabaseReadiness) -> None:
         return JSONResponse(shown, status)
 
 
-def _require_token(request: Request, token: str) -> None:
+def _require_token(request: Request, tokens: Sequence[str]) -> None:
     scheme, _, sent = request.headers.get("authorization", "").partition(" ")
-    # Compared as bytes: compare_digest rejects text with non-ASCII characters.
-    if scheme.lower() != "bearer" or not hmac.compare_digest(sent.encode(), token.encode()):
+    if scheme.lower() != "bearer" or not is_one_of(sent, tokens):
         raise Unauthorized
 
 

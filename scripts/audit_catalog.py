@@ -260,7 +260,7 @@ ACTIONS: Mapping[str, Entry] = MappingProxyType(
 
 COMMANDS: Mapping[str, Entry] = MappingProxyType(
     {
-        **dict.fromkeys(("setup database", "setup vault"), _PLATFORM_ONLY),
+        **dict.fromkeys(("setup database", "setup vault", "setup secrets"), _PLATFORM_ONLY),
         "service coverage": (N.EXPORTED,),
         "isolation check": (N.BOUNDARY_CHECK_REQUESTED,),
         "tenant offboard": (N.OFFBOARD_REQUESTED,),

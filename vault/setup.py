@@ -51,6 +51,11 @@ class FileText:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretFile(FileText):
+    """The value in a secret's file. `apply` ignores the former value, which follows on a second line."""
+
+
+@dataclass(frozen=True, slots=True)
 class WithAccessor:
     """A text in which `JWT_ACCESSOR` is replaced by the accessor in the response to the request `read_as`."""
 
@@ -120,13 +125,9 @@ def apply(session: VaultClient, wanted: SetupConfig, existing: ExistingSecrets =
     """Update an existing server to the desired state; idempotent.
 
     The session belongs to an administrator or to the role `setup`. Resources of an older version that this one lacks
-    stay. `existing` is about the secret ids of the processes and the keys that verify tenant tokens.
-
-    Raises:
-        SecretsDiffer: with KEEP, see `require_same_secrets`.
+    stay. `existing` is about the secret ids of the processes and the keys that verify tenant tokens; before KEEP the
+    caller requires `require_same_secrets`.
     """
-    if existing is ExistingSecrets.KEEP:
-        require_same_secrets(session, wanted)
     accessors: dict[str, str] = {}
     for request in desired_state(wanted):
         if request.operation == "read":
@@ -156,10 +157,11 @@ def _revoke_other_secret_ids(session: VaultClient, wanted: SetupConfig) -> None:
                 session.write(f"{path}/secret-id-accessor/destroy", {"secret_id_accessor": accessor})
 
 
-def require_same_secrets(session: VaultClient, wanted: SetupConfig) -> None:
+def require_same_secrets(session: VaultClient, wanted: SetupConfig, boundary_public_key: str | None) -> None:
     """Reject secrets that the server does not accept although it is set up, because processes use others.
 
-    Nothing is changed, and the files need not exist.
+    Nothing is changed, and the files of `wanted` need not exist. `boundary_public_key` is the PEM of the key that the
+    host has for tenant tokens, or None.
 
     Raises:
         SecretsDiffer: with each difference.
@@ -171,10 +173,9 @@ def require_same_secrets(session: VaultClient, wanted: SetupConfig) -> None:
             file.exists() and _exists(session, _secret_id_check(name, file))
         ):
             differences.append(f"the role {name} does not have the secret id in {file.name}")
-    public_key = wanted.boundary_public_key_file
     accepted = _verification_keys(session)
-    if accepted and not (public_key.exists() and public_key.read_text(encoding="utf-8").strip() in accepted):
-        differences.append(f"tenant tokens are verified by another key than {public_key.name}")
+    if accepted and boundary_public_key not in accepted:
+        differences.append(f"tenant tokens are verified by another key than {wanted.boundary_public_key_file.name}")
     if differences:
         raise SecretsDiffer("key server", "; ".join(differences))
 
@@ -335,14 +336,14 @@ def _login(role: str, secret_id: Path) -> tuple[SetupRequest, ...]:
         SetupRequest(
             f"{role}-secret-id",
             f"auth/approle/role/{name}/custom-secret-id",
-            {"secret_id": FileText(secret_id)},
+            {"secret_id": SecretFile(secret_id)},
             unless=_secret_id_check(name, secret_id),
         ),
     )
 
 
 def _secret_id_check(role: str, secret_id: Path) -> ExistenceCheck:
-    return ExistenceCheck(f"auth/approle/role/{role}/secret-id/lookup", {"secret_id": FileText(secret_id)})
+    return ExistenceCheck(f"auth/approle/role/{role}/secret-id/lookup", {"secret_id": SecretFile(secret_id)})
 
 
 def _verification_keys(session: VaultClient) -> frozenset[str]:
@@ -366,6 +367,8 @@ def _plain(fields: Fields, accessors: Mapping[str, str]) -> dict[str, object]:
     plain: dict[str, object] = {}
     for name, value in fields.items():
         match value:
+            case SecretFile(path):
+                plain[name] = path.read_text(encoding="utf-8").strip().partition("\n")[0].strip()
             case FileText(path):
                 plain[name] = path.read_text(encoding="utf-8").strip()
             case WithAccessor(text, read_as):

@@ -8,7 +8,6 @@ scripts (HttpOnly). Command line clients send the token as a bearer token.
 Session ids are random, kept in memory, and expire after eight hours or at a restart.
 """
 
-import hmac
 import json
 import secrets
 import sys
@@ -29,7 +28,7 @@ from starlette.routing import Route
 from temporalio.api.common.v1 import Payloads
 
 from config import secrets as config_secrets
-from config.secrets import Role, read_secret
+from config.secrets import Role, is_one_of, read_secret_values
 from config.settings import LOOPBACK, load_settings
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
@@ -48,15 +47,16 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>OpenKCM p
 <h1>Payload codec</h1>{body}</html>"""
 _SIGN_IN = """<form method="post" action="/sign-in"><p><label>Codec token <input name="token" type="password" required
 autocomplete="off"></label> <button>Sign in</button></p>
-<p>The token is in the secret file <code>codec-token</code>.</p></form>"""
+<p>The token is the first line of the secret file <code>codec-token</code>.</p></form>"""
 _SIGNED_IN = """<p>You are signed in. In the Temporal UI click the glasses icon, choose <em>Use my browser setting</em>,
 enter <code>{address}</code> and switch on <em>Include cross-origin credentials</em>.</p>"""
 
 
 class CodecServer:
-    def __init__(self, codec: TenantCodec, token: str) -> None:
+    def __init__(self, codec: TenantCodec, tokens: Sequence[str]) -> None:
+        """During a replacement there are two `tokens`, and each is accepted."""
         self._codec = codec
-        self._token = token
+        self._tokens = tokens
         self._cookies = SessionCookies()
 
     def app(self, ui_origins: Sequence[str]) -> Starlette:
@@ -90,7 +90,7 @@ class CodecServer:
         if body is None:
             return HTMLResponse(_PAGE.format(body=_SIGN_IN), status_code=413)
         form = parse_qs(body.decode(errors="replace"))
-        if not self._is_token(form.get("token", [""])[0]):
+        if not is_one_of(form.get("token", [""])[0], self._tokens):
             log.warning("codec sign-in rejected", client=_client(request))
             return HTMLResponse(_PAGE.format(body=f"<p>Wrong token.</p>{_SIGN_IN}"), status_code=403)
         log.info("codec sign-in", client=_client(request))
@@ -121,12 +121,9 @@ class CodecServer:
 
     def _signed_in(self, request: Request) -> bool:
         scheme, _, presented = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._is_token(presented):
+        if scheme.lower() == "bearer" and is_one_of(presented, self._tokens):
             return True
         return self._cookies.valid(request.cookies.get(_COOKIE, ""))
-
-    def _is_token(self, presented: str) -> bool:
-        return hmac.compare_digest(presented.encode(), self._token.encode())
 
 
 async def _read_body(request: Request, limit: int) -> bytes | None:
@@ -149,11 +146,11 @@ def main() -> None:
         settings = load_settings()
         configure_logs(settings.log_format, "codec")
         keyring = PayloadKeyCache(TransitPayloadKeys(open_vault(settings, Role.CODEC)))
-        token = read_secret(settings.secrets, config_secrets.CODEC_TOKEN)
+        tokens = read_secret_values(settings.secrets, config_secrets.CODEC_TOKEN)
     except OpenKcmError as refused:
         sys.exit(f"codec server cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")
     embedded = [f"http://{host}:{settings.temporal_ui_port}" for host in (LOOPBACK, "localhost")]
-    app = CodecServer(TenantCodec(keyring), token).app(settings.codec_origins or embedded)
+    app = CodecServer(TenantCodec(keyring), tokens).app(settings.codec_origins or embedded)
     uvicorn.run(app, host=settings.codec_host, port=settings.codec_port, log_config=None, access_log=False)
 
 

@@ -58,7 +58,7 @@ from compliance.reports.snapshot import read_stated
 from compliance.stores import StoreReader
 from config import secrets
 from config.credential_encryption import decrypt_credentials
-from config.secrets import Role, read_secret
+from config.secrets import Role, read_secret, read_secret_values
 from config.settings import Settings
 from config.tracing import open_tracer
 from core import names as ids
@@ -167,7 +167,7 @@ def open_database(settings: Settings, role: Role, connections: int = 16) -> Data
     return Database(
         settings.postgres_url,
         role,
-        read_secret(folder, secrets.database_password(role)),
+        secrets.read_database_password(folder, role),
         bytes.fromhex(read_secret(folder, secrets.context_key(role))),
         max_size=connections,
     )
@@ -203,7 +203,7 @@ def build(
     root_key_cache = RootKeyCache(
         lambda region: PlatformRootKey(root_keys, region), RootKeyProviders(reach(settings)), tenant_keys.decrypt
     )
-    intake = read_secret(settings.secrets, secrets.INTAKE_KEY)
+    intake = read_secret_values(settings.secrets, secrets.INTAKE_KEY)
     changes = RootKeyActivities(
         database,
         tenant_keys,
@@ -459,8 +459,8 @@ def reach(settings: Settings) -> EgressPolicy:
 def _senders(settings: Settings) -> Mapping[Channel, Sender]:
     senders: dict[Channel, Sender] = {}
     if settings.callback_url is not None:
-        secret = read_secret(settings.secrets, secrets.CALLBACK_SECRET)
-        senders[Channel.CALLBACK] = CallbackSender(settings.callback_url, secret, settings.dashboard_url)
+        values = read_secret_values(settings.secrets, secrets.CALLBACK_SECRET)
+        senders[Channel.CALLBACK] = CallbackSender(settings.callback_url, values, settings.dashboard_url)
     if settings.smtp_host is not None and settings.email_to is not None:
         password = read_secret(settings.secrets, secrets.SMTP_PASSWORD) if settings.smtp_user else None
         senders[Channel.EMAIL] = EmailSender(

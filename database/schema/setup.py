@@ -37,17 +37,15 @@ def prepare_database(
             it need not be a superuser.
         passwords: password of the migrator and of each process.
         context_keys: context key of each process, 32 to 64 bytes.
-        existing: what to do with other passwords and context keys that the server already has.
+        existing: what to do with other passwords and context keys that the server already has; before KEEP the caller
+            requires `require_same_secrets`.
         report: receives the progress of a migration that waits.
 
     Raises:
-        SecretsDiffer: with KEEP, the server has other passwords or context keys; nothing was changed.
         DatabaseUnavailable, DatabaseRefused: the server does not respond, or the administrator lacks a right.
         SchemaRefused: see `migrate`.
     """
     with translate_errors():
-        if existing is ExistingSecrets.KEEP:
-            _require_same_secrets(admin_conninfo, passwords, context_keys)
         _prepare_as_administrator(admin_conninfo, passwords, existing)
         migrator = conninfo.make_conninfo(admin_conninfo, user=login(MIGRATOR), password=passwords[MIGRATOR])
         with _connect(migrator, autocommit=True) as connection:
@@ -57,15 +55,35 @@ def prepare_database(
     return applied
 
 
-def existing_roles(admin_conninfo: str) -> tuple[str, ...]:
-    """Return the migrator and the processes whose login roles the server has: none before the first setup.
+def require_same_secrets(admin_conninfo: str, passwords: Mapping[str, str], context_keys: Mapping[str, bytes]) -> None:
+    """Reject passwords and context keys that differ from those of a server that is already set up; change nothing.
+
+    Roles may lack a password or key, and are rejected if the server has them.
 
     Raises:
+        SecretsDiffer: with each difference.
         DatabaseUnavailable: the server does not respond.
     """
-    with translate_errors(), _connect_to_server(admin_conninfo) as administrator:
-        rows = administrator.execute("select rolname from pg_roles where rolname = any(%s)", [list(_LOGINS)]).fetchall()
-    return tuple(_LOGINS[name] for (name,) in rows)
+    with translate_errors():
+        with _connect_to_server(admin_conninfo) as administrator:
+            found = "select rolname from pg_roles where rolname = any(%s)"
+            roles = [_LOGINS[name] for (name,) in administrator.execute(found, [list(_LOGINS)])]
+        differences = [f"this host has no password of {login(role)}" for role in roles if role not in passwords]
+        differences += [
+            f"this host has no context key of {login(role)}"
+            for role in roles
+            if role != MIGRATOR and role not in context_keys
+        ]
+        if not differences:
+            refusals = (_refused_login(admin_conninfo, role, passwords[role]) for role in roles)
+            differences += [refusal for refusal in refusals if refusal]
+        if not differences and MIGRATOR in roles:
+            stored = _stored_keys(admin_conninfo, passwords[MIGRATOR])
+            for role, key in context_keys.items():
+                if pads(key) not in stored.get(login(role), {pads(key)}):
+                    differences.append(f"{login(role)} has another context key")
+    if differences:
+        raise SecretsDiffer("database server", "; ".join(differences))
 
 
 def require_prepared(url: str, migrator_password: str) -> None:
@@ -86,18 +104,6 @@ def require_prepared(url: str, migrator_password: str) -> None:
 def administrator_of(url: str, user: str, password: str) -> str:
     """Return the connection string of an administrator for a database URL without credentials; never log it."""
     return conninfo.make_conninfo(url, user=user, password=password)
-
-
-def _require_same_secrets(admin_conninfo: str, passwords: Mapping[str, str], context_keys: Mapping[str, bytes]) -> None:
-    roles = existing_roles(admin_conninfo)
-    differences = [refused for role in roles if (refused := _refused_login(admin_conninfo, role, passwords[role]))]
-    if not differences and MIGRATOR in roles:
-        stored = _stored_keys(admin_conninfo, passwords[MIGRATOR])
-        for role, key in context_keys.items():
-            if pads(key) not in stored.get(login(role), {pads(key)}):
-                differences.append(f"{login(role)} has another context key")
-    if differences:
-        raise SecretsDiffer("database server", "; ".join(differences))
 
 
 def _refused_login(admin_conninfo: str, role: str, password: str) -> str | None:

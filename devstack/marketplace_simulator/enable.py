@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol
 import typer
 from rich.console import Console
 
-from config.secrets import MARKETPLACE_TOKEN, WEBHOOK_SECRETS, read_secret, read_secret_lines
+from config.secrets import MARKETPLACE_TOKEN, WEBHOOK_SECRETS, read_secret
 from config.settings import Settings, load_settings
 from core.errors.tenants import TenantConflict, TenantUnknown
 from core.tenants.lifecycle import State
@@ -47,7 +47,7 @@ def open_sender(settings: Settings) -> MarketplaceClient:
     folder = settings.secrets
     return MarketplaceClient(
         settings.marketplace_url,
-        read_secret_lines(folder, WEBHOOK_SECRETS)[0],
+        read_secret(folder, WEBHOOK_SECRETS),
         read_secret(folder, MARKETPLACE_TOKEN),
     )
 

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -6,7 +8,7 @@ from joserfc.jwk import OctKey
 
 from config import secrets
 from config.credential_encryption import decrypt_credentials, encrypt_credentials
-from config.secrets import ensure_pair, read_secret
+from config.secrets import add_new_values, ensure_pair, read_secret, read_secret_values, remove_former_values
 from core.errors.keys import RootKeyRefused
 from core.errors.platform import SettingsInvalid
 from core.keys.root_keys import Credentials
@@ -26,14 +28,43 @@ def test_worker_decrypts_credentials(pair: tuple[str, str]) -> None:
     sealed = encrypt_credentials(public, ACME, REQUEST, CREDENTIALS)
     assert "hunter2" not in sealed
     assert sealed != encrypt_credentials(public, ACME, REQUEST, CREDENTIALS)
-    assert decrypt_credentials(private, ACME, REQUEST, sealed) == CREDENTIALS
+    assert decrypt_credentials([private], ACME, REQUEST, sealed) == CREDENTIALS
 
 
 @pytest.mark.parametrize(("tenant", "request_id"), [("other-corp", REQUEST), (ACME, "cd" * 16), ("", REQUEST)])
 def test_decrypt_rejects_another_tenant_or_request(pair: tuple[str, str], tenant: str, request_id: str) -> None:
     private, public = pair
     with pytest.raises(RootKeyRefused):
-        decrypt_credentials(private, tenant, request_id, encrypt_credentials(public, ACME, REQUEST, CREDENTIALS))
+        decrypt_credentials([private], tenant, request_id, encrypt_credentials(public, ACME, REQUEST, CREDENTIALS))
+
+
+def test_intake_key_is_replaced_without_an_interruption(tmp_path: Path, pair: tuple[str, str]) -> None:
+    before = [pair[0]]
+    former_public = pair[1]
+    add_new_values(tmp_path, [secrets.INTAKE_KEY])
+    meanwhile, new_public = read_secret_values(tmp_path, secrets.INTAKE_KEY), read_secret(tmp_path, "intake.pub")
+    remove_former_values(tmp_path, [secrets.INTAKE_KEY])
+    after = read_secret_values(tmp_path, secrets.INTAKE_KEY)
+
+    def decrypts(privates: Sequence[str], public: str) -> bool:
+        sealed = encrypt_credentials(public, ACME, REQUEST, CREDENTIALS)
+        with suppress(RootKeyRefused):
+            return decrypt_credentials(privates, ACME, REQUEST, sealed) == CREDENTIALS
+        return False
+
+    workers = (before, meanwhile, after)
+    assert [decrypts(worker, former_public) for worker in workers] == [True, True, False]
+    assert [decrypts(worker, new_public) for worker in workers] == [False, True, True]
+    assert read_secret(tmp_path, secrets.INTAKE_PUBLIC_KEY) == new_public != former_public
+
+
+def test_binding_to_tenant_and_request_holds_for_a_former_key(tmp_path: Path, pair: tuple[str, str]) -> None:
+    add_new_values(tmp_path, [secrets.INTAKE_KEY])
+    both = read_secret_values(tmp_path, secrets.INTAKE_KEY)
+    sealed = encrypt_credentials(pair[1], ACME, REQUEST, CREDENTIALS)
+    for tenant, request_id in (("other-corp", REQUEST), (ACME, "cd" * 16)):
+        with pytest.raises(RootKeyRefused):
+            decrypt_credentials(both, tenant, request_id, sealed)
 
 
 def test_decrypt_rejects_altered_credentials(pair: tuple[str, str]) -> None:
@@ -43,7 +74,7 @@ def test_decrypt_rejects_altered_credentials(pair: tuple[str, str]) -> None:
     others = encrypt_credentials(public, "other-corp", REQUEST, CREDENTIALS).split(".")[0]
     for altered in ("", "x", sealed[:-4], sealed[:-1], ".".join((others, *rest)), ".".join((header[:-2], *rest))):
         with pytest.raises(RootKeyRefused) as rejected:
-            decrypt_credentials(private, ACME, REQUEST, altered)
+            decrypt_credentials([private], ACME, REQUEST, altered)
         assert rejected.value.__cause__ is None
 
 
@@ -56,7 +87,7 @@ def test_decrypt_rejects_another_algorithm(pair: tuple[str, str]) -> None:
         registry=jwe.JWERegistry(strict_check_header=False),
     )
     with pytest.raises(RootKeyRefused):
-        decrypt_credentials(private, ACME, REQUEST, forged)
+        decrypt_credentials([private], ACME, REQUEST, forged)
 
 
 def test_invalid_key_raises_settings_invalid(pair: tuple[str, str]) -> None:

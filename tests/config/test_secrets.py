@@ -3,12 +3,26 @@ import stat
 import pytest
 
 from config.secrets import (
+    BOUNDARY_IDENTITY,
+    CODEC_TOKEN,
+    DASHBOARD_COOKIE,
+    INTAKE_KEY,
+    INTAKE_PUBLIC_KEY,
+    OIDC_CLIENT_SECRET,
+    WEBHOOK_SECRETS,
+    add_new_values,
+    boundary_public_key,
     context_key,
     database_password,
     ensure_secret,
+    ensure_secrets,
+    is_one_of,
     is_private,
+    public_key,
+    read_database_password,
     read_secret,
-    read_secret_lines,
+    read_secret_values,
+    remove_former_values,
     vault_secret,
 )
 from core.errors.platform import SettingsInvalid
@@ -27,9 +41,123 @@ def test_secret_is_read_without_surrounding_white_space(tmp_path):
     assert read_secret(tmp_path, "webhook-secrets") == "hunter2"
 
 
-def test_two_secrets_are_read_line_by_line(tmp_path):
-    written(tmp_path, "current\n\n  previous \n")
-    assert read_secret_lines(tmp_path, "webhook-secrets") == ("current", "previous")
+def test_a_secret_and_its_former_value_are_read(tmp_path):
+    written(tmp_path, "new\r\n\n  former \n")
+    assert read_secret_values(tmp_path, "webhook-secrets") == ("new", "former")
+    assert read_secret(tmp_path, "webhook-secrets") == "new"
+
+
+def test_three_values_are_rejected_without_quoting_them(tmp_path):
+    written(tmp_path, "hunter1\nhunter2\nhunter3")
+    with pytest.raises(SettingsInvalid, match="has 3 values") as rejected:
+        read_secret(tmp_path, "webhook-secrets")
+    assert "hunter" not in rejected.value.message + rejected.value.hint
+
+
+def test_only_the_values_of_a_secret_are_accepted():
+    for presented, accepted in (("new", True), ("former", True), ("", False), ("é", False), ("new\nformer", False)):
+        assert is_one_of(presented, ("new", "former")) is accepted
+
+
+def values_of(folder):
+    names = {path.name for path in folder.iterdir()} - {OIDC_CLIENT_SECRET}
+    return {name: read_secret_values(folder, name) for name in names if not name.endswith(".pub")}
+
+
+def test_new_values_precede_the_former_ones_until_these_are_removed(tmp_path):
+    ensure_secrets(tmp_path)
+    before, client_secret = values_of(tmp_path), read_secret(tmp_path, OIDC_CLIENT_SECRET)
+    assert set(add_new_values(tmp_path, ())) == set(before)
+    meanwhile = values_of(tmp_path)
+    for name, (new, former) in meanwhile.items():
+        assert (former,) == before[name]
+        assert new != former
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+    assert read_database_password(tmp_path, "worker").split("\n") == list(meanwhile["database-worker"])
+    assert add_new_values(tmp_path, ()) == ()
+    assert values_of(tmp_path) == meanwhile
+    assert read_secret(tmp_path, INTAKE_PUBLIC_KEY) == public_key(tmp_path, INTAKE_KEY)
+
+    assert set(remove_former_values(tmp_path, ())) == set(before)
+    assert values_of(tmp_path) == {name: (new,) for name, (new, _) in meanwhile.items()}
+    assert remove_former_values(tmp_path, ()) == ()
+    assert read_secret(tmp_path, OIDC_CLIENT_SECRET) == client_secret
+
+
+def test_one_secret_is_replaced_and_the_others_are_unchanged(tmp_path):
+    ensure_secrets(tmp_path)
+    before = values_of(tmp_path)
+    assert add_new_values(tmp_path, [CODEC_TOKEN]) == (CODEC_TOKEN,)
+    changed = {name for name, values in values_of(tmp_path).items() if values != before[name]}
+    assert changed == {CODEC_TOKEN}
+
+
+@pytest.mark.parametrize("change", [add_new_values, remove_former_values])
+def test_secret_of_another_system_is_not_replaced(change, tmp_path):
+    ensure_secrets(tmp_path)
+    before = values_of(tmp_path)
+    for name in (OIDC_CLIENT_SECRET, "smtp-password", "../codec-token"):
+        with pytest.raises(SettingsInvalid, match="is not a secret that OpenKCM generates"):
+            change(tmp_path, [CODEC_TOKEN, name])
+    assert values_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("change", [add_new_values, remove_former_values])
+def test_interrupted_replacement_is_completed_by_a_repetition(change, tmp_path):
+    """The n-th file cannot be written, for each n; until the repetition each process has a value it had before."""
+    ensure_secrets(tmp_path)
+    for name in sorted(values_of(tmp_path)):
+        if change is remove_former_values:
+            add_new_values(tmp_path, ())
+        before = values_of(tmp_path)
+        obstacle = tmp_path / f".{name}.new"
+        obstacle.mkdir()
+        with pytest.raises(SettingsInvalid, match=f"the secret {name} cannot be written"):
+            change(tmp_path, ())
+        obstacle.rmdir()
+        interrupted = values_of(tmp_path)
+        assert interrupted[name] == before[name]
+        assert all(set(before[one]) & set(values) for one, values in interrupted.items())
+        change(tmp_path, ())
+        repeated = values_of(tmp_path)
+        for one, values in interrupted.items():
+            assert repeated[one] == (values[:1] if change is remove_former_values else repeated[one])
+            assert values == before[one] or values == repeated[one]
+        remove_former_values(tmp_path, ())
+
+
+def test_interrupted_new_key_pair_gets_its_public_key(tmp_path):
+    ensure_secrets(tmp_path)
+    former = read_secret(tmp_path, INTAKE_PUBLIC_KEY)
+    (tmp_path / f".{INTAKE_PUBLIC_KEY}.new").mkdir()
+    with pytest.raises(SettingsInvalid):
+        add_new_values(tmp_path, [INTAKE_KEY])
+    assert read_secret(tmp_path, INTAKE_PUBLIC_KEY) == former
+    (tmp_path / f".{INTAKE_PUBLIC_KEY}.new").rmdir()
+    assert add_new_values(tmp_path, [INTAKE_KEY]) == ()
+    assert read_secret(tmp_path, INTAKE_PUBLIC_KEY) == public_key(tmp_path, INTAKE_KEY) != former
+
+
+def test_public_key_of_another_host_is_kept(tmp_path):
+    ensure_secrets(tmp_path)
+    key = read_secret(tmp_path, INTAKE_PUBLIC_KEY)
+    for name in (INTAKE_KEY, DASHBOARD_COOKIE, WEBHOOK_SECRETS):
+        (tmp_path / name).unlink()
+    ensure_secrets(tmp_path)
+    assert not (tmp_path / INTAKE_KEY).exists()
+    assert read_secret(tmp_path, INTAKE_PUBLIC_KEY) == key
+
+
+def test_boundary_public_key_is_derived_without_a_file(tmp_path):
+    assert boundary_public_key(tmp_path) is None
+    ensure_secrets(tmp_path)
+    expected = public_key(tmp_path, BOUNDARY_IDENTITY)
+    (tmp_path / "boundary-identity.pub").unlink()
+    assert boundary_public_key(tmp_path) == expected
+    assert not (tmp_path / "boundary-identity.pub").exists()
+    (tmp_path / BOUNDARY_IDENTITY).unlink()
+    ensure_secret(tmp_path, "boundary-identity.pub", expected)
+    assert boundary_public_key(tmp_path) == expected
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o610, 0o601, 0o644])

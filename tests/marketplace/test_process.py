@@ -16,6 +16,7 @@ from tests.concurrency import wait_until
 from tests.database.fixtures import Field
 from tests.database.schemas import outdate
 from tests.marketplace.conftest import CURRENT, TOKEN, an_event, signed
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -90,6 +91,45 @@ def test_forwarded_address_is_the_source_only_if_a_proxy_sends_it(
     with field.open("worker").tenant_tx("acme-corp-12345") as tx:
         [stored] = tx.audit.records()
     assert json.loads(stored.record)["source"] == source
+
+
+def test_status_token_is_replaced_without_an_interruption(
+    environment: dict[str, str], tmp_path: Path, free_port: int, field: Field
+) -> None:
+    """Instances that start before, within and after the replacement."""
+    folder = tmp_path / "secrets"
+    (folder / secrets.database_password(Role.MARKETPLACE)).write_text(field.server.passwords["marketplace"])
+    (folder / secrets.context_key(Role.MARKETPLACE)).write_text(field.key("marketplace").hex())
+    processes = []
+
+    def start_instance(port: int) -> int:
+        address = {"OPENKCM_DATABASE_URL": field.url, "OPENKCM_MARKETPLACE_PORT": str(port)}
+        process = start(environment | address, tmp_path)
+        processes.append(process)
+        wait_until(lambda: answers(port) or process.poll() is not None)
+        return port
+
+    def status(port: int, token: str) -> int:
+        url = f"http://127.0.0.1:{port}/v1/tenants/unknown-corp"
+        return httpx2.get(url, headers={"authorization": f"Bearer {token}"}, trust_env=False).status_code
+
+    try:
+        before = start_instance(free_port)
+        secrets.add_new_values(folder, [secrets.MARKETPLACE_TOKEN])
+        new = secrets.read_secret(folder, secrets.MARKETPLACE_TOKEN)
+        ports = free_ports(2)
+        within = start_instance(ports[0])
+        assert [status(port, TOKEN) for port in (before, within)] == [404, 404]  # the marketplace has the former one
+        assert [status(port, new) for port in (before, within)] == [401, 404]
+        secrets.remove_former_values(folder, [secrets.MARKETPLACE_TOKEN])
+        after = start_instance(ports[1])
+        assert [status(port, new) for port in (within, after)] == [404, 404]  # the marketplace has the new one
+        assert status(after, TOKEN) == 401
+        assert status(within, f"{new} {TOKEN}") == 401
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 def test_readiness_names_an_outdated_schema_and_events_are_retried(

@@ -32,12 +32,12 @@ SECRET_TEXT = b'{"organization":"ACME Corporation"}'
 class Running:
     """The server's process, its address and the origin of its Temporal UI."""
 
-    def __init__(self, folder: Path, vault_address: str, secret_id: str) -> None:
+    def __init__(self, folder: Path, vault_address: str, secret_id: str, token: str = TOKEN) -> None:
         self.port, ui_port = free_port(), free_port()
         self.url = f"http://127.0.0.2:{self.port}"
         self.ui_origin = f"http://127.0.0.1:{ui_port}"
         self.log = folder / "codec.log"
-        ensure_secret(folder, secrets.CODEC_TOKEN, TOKEN)
+        ensure_secret(folder, secrets.CODEC_TOKEN, token)
         ensure_secret(folder, secrets.vault_secret(Role.CODEC), secret_id)
         environment = {
             "OPENKCM_SECRETS_DIR": str(folder),
@@ -75,6 +75,42 @@ def codec(key_server, tmp_path_factory) -> Iterator[Running]:
     yield running
     running.process.terminate()
     running.process.wait(60)
+
+
+def test_token_is_replaced_without_an_interruption(key_server, codec, tmp_path, sealed):
+    """`codec` was started before the replacement."""
+
+    def start(folder: Path) -> Running:
+        folder.mkdir()
+        token = (tmp_path / "setup" / secrets.CODEC_TOKEN).read_text(encoding="utf-8")
+        running = Running(folder, key_server.url, (key_server.folder / "codec.secret").read_text("ascii"), token)
+        started.append(running)
+        running.wait_ready()
+        return running
+
+    def decode(server: Running, token: str) -> int:
+        return httpx2.post(f"{server.url}/decode", json=body(sealed), headers=bearer(token)).status_code
+
+    def sign_in(server: Running, token: str) -> int:
+        return httpx2.post(f"{server.url}/sign-in", data={"token": token}).status_code
+
+    started: list[Running] = []
+    ensure_secret(tmp_path / "setup", secrets.CODEC_TOKEN, TOKEN)
+    secrets.add_new_values(tmp_path / "setup", [secrets.CODEC_TOKEN])
+    new = secrets.read_secret(tmp_path / "setup", secrets.CODEC_TOKEN)
+    try:
+        within = start(tmp_path / "within")
+        assert [decode(server, TOKEN) for server in (codec, within)] == [200, 200]
+        assert [decode(server, new) for server in (codec, within)] == [403, 200]
+        assert [sign_in(within, token) for token in (new, TOKEN, f"{new}\n{TOKEN}")] == [303, 303, 403]
+        secrets.remove_former_values(tmp_path / "setup", [secrets.CODEC_TOKEN])
+        after = start(tmp_path / "after")
+        assert [decode(server, new) for server in (within, after)] == [200, 200]
+        assert (decode(after, TOKEN), sign_in(after, TOKEN)) == (403, 403)
+    finally:
+        for server in started:
+            server.process.terminate()
+            server.process.wait(60)
 
 
 @pytest.fixture

@@ -6,9 +6,17 @@ from typing import Any
 
 import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from activities.notifications import CallbackSender, EmailSender
+from config.secrets import (
+    CALLBACK_SECRET,
+    add_new_values,
+    ensure_secret,
+    read_secret,
+    read_secret_values,
+    remove_former_values,
+)
 from core.errors.platform import NotificationUndelivered, SettingsInvalid
 from core.notifications import Channel, Notification, NotificationKind, announcement_text
 from tests.e2e.receivers import CallbackReceiver
@@ -41,7 +49,7 @@ def proxy(callback: CallbackReceiver) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def sender(proxy: FaultProxy) -> Iterator[CallbackSender]:
-    with closing(CallbackSender(f"{proxy.url}/announcements", SECRET, "https://cmk.openkcm.io")) as sender:
+    with closing(CallbackSender(f"{proxy.url}/announcements", [SECRET], "https://cmk.openkcm.io")) as sender:
         yield sender
 
 
@@ -59,6 +67,42 @@ def test_callback_is_a_signed_cloud_event_with_a_stable_id(callback, sender) -> 
     assert "OpenKCM is ready for ACME Corporation!" in first.text
 
 
+def test_receiver_changes_to_the_new_secret_while_messages_have_two_signatures(callback, tmp_path) -> None:
+    ensure_secret(tmp_path, CALLBACK_SECRET, SECRET)
+    messages = []
+
+    def send() -> None:
+        """Send as a worker that starts now."""
+        secrets = read_secret_values(tmp_path, CALLBACK_SECRET)
+        with closing(CallbackSender(callback.url, secrets, "https://cmk.openkcm.io")) as sender:
+            sender.send(an_announcement(Channel.CALLBACK))
+        messages.append(callback.taken[-1])
+
+    send()
+    add_new_values(tmp_path, [CALLBACK_SECRET])
+    new = read_secret(tmp_path, CALLBACK_SECRET)
+    send()
+    remove_former_values(tmp_path, [CALLBACK_SECRET])
+    send()
+
+    def verifies(secret: str) -> list[bool]:
+        return [is_signed(message, secret) for message in messages]
+
+    # While old and restarted workers send, the receiver keeps the former secret; then either is sufficient.
+    assert verifies(SECRET) == [True, True, False]
+    assert verifies(new) == [False, True, True]
+    assert verifies("whsec_" + "T3RoZXIgc2VjcmV0IG9mIHRoZSB0ZXN0cy4uLi4=") == [False, False, False]
+    assert [len(message.headers["webhook-signature"].split()) for message in messages] == [1, 2, 1]
+
+
+def is_signed(message: Any, secret: str) -> bool:
+    try:
+        Webhook(secret).verify(message.body, message.headers)
+    except WebhookVerificationError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("status", [302, 400, 410, 503])
 def test_error_response_is_undelivered(proxy, sender, status) -> None:
     with proxy.spoiling(answering(status)), pytest.raises(NotificationUndelivered) as refused:
@@ -69,7 +113,7 @@ def test_error_response_is_undelivered(proxy, sender, status) -> None:
 
 
 def test_unreachable_callback_is_undelivered_and_the_error_holds_no_secret(unused_port) -> None:
-    sender = CallbackSender(f"http://user:hunter2@127.0.0.1:{unused_port}/", SECRET, "https://cmk.openkcm.io")
+    sender = CallbackSender(f"http://user:hunter2@127.0.0.1:{unused_port}/", [SECRET], "https://cmk.openkcm.io")
 
     with pytest.raises(NotificationUndelivered) as refused:
         sender.send(an_announcement(Channel.CALLBACK))
@@ -81,7 +125,7 @@ def test_unreachable_callback_is_undelivered_and_the_error_holds_no_secret(unuse
 
 def test_invalid_callback_secret_is_rejected_without_quoting_it() -> None:
     with pytest.raises(SettingsInvalid) as refused:
-        CallbackSender("http://127.0.0.1/", "whsec_é", "https://cmk.openkcm.io")
+        CallbackSender("http://127.0.0.1/", ["whsec_é"], "https://cmk.openkcm.io")
 
     assert "é" not in repr(refused.value)
 

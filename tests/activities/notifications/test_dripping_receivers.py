@@ -27,7 +27,7 @@ def ends_at_the_deadline() -> Iterator[None]:
 
 
 def callback_sender(scheme: str, port: int) -> closing[CallbackSender]:
-    return closing(CallbackSender(f"{scheme}://127.0.0.1:{port}/", SECRET, "https://cmk.openkcm.io", seconds=SECONDS))
+    return closing(CallbackSender(f"{scheme}://127.0.0.1:{port}/", [SECRET], "https://cmk.openkcm.io", seconds=SECONDS))
 
 
 @pytest.mark.parametrize(

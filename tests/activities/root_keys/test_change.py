@@ -185,7 +185,7 @@ def with_providers(change: Change, providers: FaultyProviders) -> Any:
     )
     outbox, pace = NotificationOutbox((), ""), Pace(per_second=0)
     activities = RootKeyActivities(
-        database, change.tenant_keys, cache, partial(decrypt_credentials, intake), outbox, pace
+        database, change.tenant_keys, cache, partial(decrypt_credentials, [intake]), outbox, pace
     )
     return activities.preflight_root_key
 

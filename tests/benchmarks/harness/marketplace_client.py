@@ -12,7 +12,7 @@ import httpx2
 from standardwebhooks.webhooks import Webhook
 
 from config import secrets
-from config.secrets import read_secret, read_secret_lines
+from config.secrets import read_secret
 from config.settings import Settings
 
 _POLL_SECONDS = 0.4
@@ -21,7 +21,7 @@ _POLL_SECONDS = 0.4
 class Marketplace:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._signer = Webhook(read_secret_lines(settings.secrets, secrets.WEBHOOK_SECRETS)[0])
+        self._signer = Webhook(read_secret(settings.secrets, secrets.WEBHOOK_SECRETS))
         token = read_secret(settings.secrets, secrets.MARKETPLACE_TOKEN)
         self._client = httpx2.Client(
             base_url=settings.marketplace_url, headers={"authorization": f"Bearer {token}"}, timeout=30

@@ -66,10 +66,10 @@ def test_stored_credentials_can_be_decrypted_by_the_worker_only(operator_cli, se
     with operator_cli.field.administrator() as administrator:
         [(request_id, sealed)] = administrator.execute("select request_id, sealed from okcm.root_key_request")
     private = secrets.read_secret(secrets_folder, secrets.INTAKE_KEY)
-    assert plain(decrypt_credentials(private, ACME, request_id, sealed)) == {"pin": SECRET}
+    assert plain(decrypt_credentials([private], ACME, request_id, sealed)) == {"pin": SECRET}
     for tenant_id, other in (("beta-corp-67890", request_id), (ACME, "0" * 32)):
         with pytest.raises(RootKeyRefused):
-            decrypt_credentials(private, tenant_id, other, sealed)
+            decrypt_credentials([private], tenant_id, other, sealed)
 
 
 def test_an_access_key_id_may_be_an_option_and_its_secret_may_not(operator_cli) -> None:
@@ -164,7 +164,7 @@ def test_credentials_are_prompted_at_a_terminal_without_echo(  # noqa: PLR0917 -
     with operator_cli.field.administrator() as administrator:
         [(request_id, sealed)] = administrator.execute("select request_id, sealed from okcm.root_key_request")
     private = secrets.read_secret(secrets_folder, secrets.INTAKE_KEY)
-    assert plain(decrypt_credentials(private, ACME, request_id, sealed)) == wanted
+    assert plain(decrypt_credentials([private], ACME, request_id, sealed)) == wanted
 
 
 @pytest.mark.usefixtures("operator_cli")

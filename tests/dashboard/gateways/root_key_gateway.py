@@ -89,7 +89,7 @@ class RootKeyRequests:
             assert wanted.sealed is None
             return
         assert wanted.sealed is not None, "the credentials of a request are taken once"
-        credentials = decrypt_credentials(self.intake_key, tenant_id, request_id, wanted.sealed)
+        credentials = decrypt_credentials([self.intake_key], tenant_id, request_id, wanted.sealed)
         refuse_incomplete(wanted.place, credentials)
         self.taken.append(credentials)
 

@@ -10,7 +10,7 @@ from core.errors.platform import DatabaseUnavailable, SecretsDiffer
 from core.existing_secrets import ExistingSecrets
 from database.connection.database import Database
 from database.postgres.access import MIGRATOR, PROCESSES, login
-from database.schema.setup import prepare_database
+from database.schema.setup import prepare_database, require_same_secrets
 from devstack.servers.postgres import PostgresServer
 from tests.database.builders import a_provisioned_tenant
 from tests.database.fixtures import Field, Server, durable_database, with_secrets
@@ -38,6 +38,8 @@ def state_of(field: Field) -> list[tuple[object, ...]]:
 
 
 def prepare(field: Field, wanted: Server, existing: ExistingSecrets) -> tuple[str, ...]:
+    if existing is ExistingSecrets.KEEP:
+        require_same_secrets(field.server.administrator(field.name), wanted.passwords, wanted.context_keys)
     return prepare_database(
         field.server.administrator(field.name),
         passwords=wanted.passwords,
@@ -80,9 +82,19 @@ def test_setup_for_a_missing_database_of_a_prepared_server_creates_none(field: F
     other = with_secrets(field.server.conninfo)
     name = f"t_{secrets.token_hex(6)}"
     with pytest.raises(SecretsDiffer):
-        prepare_database(field.server.administrator(name), passwords=other.passwords, context_keys=other.context_keys)
+        require_same_secrets(field.server.administrator(name), other.passwords, other.context_keys)
     with psycopg.connect(field.server.conninfo) as administrator:
         assert administrator.execute("select from pg_database where datname = %s", [name]).fetchone() is None
+
+
+def test_setup_without_secrets_of_a_prepared_server_is_rejected(field: Field) -> None:
+    same = field.server
+    for lacking, missing in (
+        (({}, {}), "this host has no password of okcm_migrator"),
+        ((same.passwords, {}), "this host has no context key of okcm_worker"),
+    ):
+        with pytest.raises(SecretsDiffer, match=missing):
+            require_same_secrets(same.administrator(field.name), *lacking)
 
 
 def test_secrets_are_replaced_without_an_interruption(running: Field) -> None:

@@ -277,7 +277,7 @@ def _operators_attempts(
     for request_id, text in sealed:
         yield (
             "credentials of a request",
-            lambda args=(tenant, request_id, text): decrypt_credentials(intake, *args).dump(),
+            lambda args=(tenant, request_id, text): decrypt_credentials([intake], *args).dump(),
         )
     with pytest.raises(RootKeyDisabled):
         theirs.unwrap(EncryptionContext(tenant, "", "", Purpose.VERIFY, ""), b"x")

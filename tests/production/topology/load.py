@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from config.secrets import MARKETPLACE_TOKEN, WEBHOOK_SECRETS, read_secret, read_secret_lines
+from config.secrets import MARKETPLACE_TOKEN, WEBHOOK_SECRETS, read_secret
 from crypto_service.kmip.codec.enums import Operation
 from crypto_service.kmip.codec.fields import text
 from crypto_service.kmip.codec.tags import Tag
@@ -205,7 +205,7 @@ class Load:
         folder = self._installed.secrets
         client = MarketplaceClient(
             self._installed.marketplace_url,
-            read_secret_lines(folder, WEBHOOK_SECRETS)[0],
+            read_secret(folder, WEBHOOK_SECRETS),
             read_secret(folder, MARKETPLACE_TOKEN),
         )
         number = 0
