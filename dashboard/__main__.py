@@ -51,7 +51,7 @@ def create_app(parts: Dependencies) -> AuthMiddleware:
         secrets={
             "auth": {
                 "redirect_uri": redirect_uri,
-                "cookie_secret": parts.cookie_secret,
+                "cookie_secret": parts.cookie_secrets[0],
                 "client_id": settings.oidc_client_id,
                 "client_secret": parts.client_secret,
                 "server_metadata_url": parts.metadata_url,
@@ -66,8 +66,8 @@ def create_app(parts: Dependencies) -> AuthMiddleware:
     # Streamlit creates its session middleware before it reads `secrets`. Without this option each process would sign
     # with another key, and a sign-on that begins at one instance could not end at another. Not earlier: the first
     # access to an option reads the file beside the script, which `App` names.
-    config.set_option("server.cookieSecret", parts.cookie_secret)
-    return AuthMiddleware(app, parts.guard, parts.cookie_secret, origin, develops=parts.develops)
+    config.set_option("server.cookieSecret", parts.cookie_secrets[0])
+    return AuthMiddleware(app, parts.guard, parts.cookie_secrets, origin, develops=parts.develops)
 
 
 async def _health(_request: Request) -> Response:

@@ -100,7 +100,7 @@ class Downloads:
     def _page_context(self, request: Request, route: Route) -> PageContext:
         parts, source = self._parts, request.headers.get(SOURCE_HEADER, "")
         try:
-            claims = cookies.read_claims(request.cookies, parts.cookie_secret, parts.origin)
+            claims = cookies.read_claims(request.cookies, parts.cookie_secrets[0], parts.origin)
         except cookies.InvalidCookie:
             raise SessionEnded from None
         if claims is None:

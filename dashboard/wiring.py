@@ -13,8 +13,9 @@ from config.secrets import (
     OIDC_CLIENT_SECRET,
     Role,
     context_key,
-    database_password,
+    read_database_password,
     read_secret,
+    read_secret_values,
 )
 from config.settings import LOOPBACK, Settings
 from config.tracing import open_tracer
@@ -53,7 +54,7 @@ class Dependencies:
     guard: SessionAuthorizer
     addresses: ServiceUrls
     origin: str
-    cookie_secret: str
+    cookie_secrets: tuple[str, ...]
     client_secret: str
     intake_key: str
     operations: Operations
@@ -133,7 +134,7 @@ def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
     database = Database(
         settings.postgres_url,
         Role.DASHBOARD,
-        read_secret(folder, database_password(Role.DASHBOARD)),
+        read_database_password(folder, Role.DASHBOARD),
         bytes.fromhex(read_secret(folder, context_key(Role.DASHBOARD))),
         max_size=_DATABASE_CONNECTIONS,
     )
@@ -161,7 +162,7 @@ def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
             enrolment=settings.enrolment_url,
         ),
         origin=origin,
-        cookie_secret=read_secret(folder, DASHBOARD_COOKIE),
+        cookie_secrets=read_secret_values(folder, DASHBOARD_COOKIE),
         client_secret=client_secret,
         intake_key=read_secret(folder, INTAKE_PUBLIC_KEY),
         operations=Operations(database, settings.provisioning_slo_seconds),

@@ -5,11 +5,11 @@ compares it with what the running server writes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamlit.auth_util import get_cookie_with_chunks
-from streamlit.web.server.starlette.starlette_app_utils import decode_signed_value
+from streamlit.web.server.starlette.starlette_app_utils import create_signed_value, decode_signed_value
 
 USER = "_streamlit_user"
 OURS = (USER, "_streamlit_user_tokens")
@@ -17,6 +17,21 @@ OURS = (USER, "_streamlit_user_tokens")
 
 class InvalidCookie(Exception):
     """The signature of a cookie is not from this server, or the cookie was altered."""
+
+
+def sign_again(cookies: Mapping[str, str], secrets: Sequence[str]) -> dict[str, str]:
+    """Return new values of the sign-on cookies that a former secret signed, by name; signed with the present one.
+
+    Streamlit knows one secret. The browser keeps its cookie, whose age therefore still counts from the sign-on.
+    """
+    present, *former = secrets
+    changed = {}
+    for name, value in cookies.items():
+        for secret in former if name.startswith(USER) else ():
+            text = decode_signed_value(secret, name, value.encode("latin-1", "replace"))
+            if text is not None:
+                changed[name] = create_signed_value(present, name, text).decode("ascii")
+    return changed
 
 
 def read_claims(cookies: Mapping[str, str], secret: str, origin: str) -> dict[str, Any] | None:

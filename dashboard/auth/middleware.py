@@ -6,7 +6,7 @@ incoming request. Streamlit's application is reachable through routes only.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
@@ -57,13 +57,15 @@ _DOCUMENT_HEADERS = {
 class AuthMiddleware:
     """`origin` is the scheme, host and port that browsers use.
 
+    `cookie_secrets` are the present one and, during its replacement, the former one.
+
     `develops` enables the marketplace and the development sign-on, and rejects every other host name: a web page whose
     name resolves to this machine (DNS rebinding) must not sign in as a development user.
     """
 
     app: ASGIApp
     guard: SessionAuthorizer
-    cookie_secret: str
+    cookie_secrets: Sequence[str]
     origin: str
     develops: bool
 
@@ -73,6 +75,7 @@ class AuthMiddleware:
             await self.app(scope, receive, send)
             return
         send = partial(_send_hardened, send, self.origin.startswith("https:"))
+        scope = _with_cookies(scope, cookies.sign_again(HTTPConnection(scope).cookies, self.cookie_secrets))
         path: str = scope["path"]
         if self.develops and path not in CHECKS and _host(scope) != urlsplit(self.origin).netloc:
             await _not_found(scope, receive, send)
@@ -117,7 +120,7 @@ class AuthMiddleware:
         """Return whether a user is signed in and authorized; raise when the user is not authorized."""
         source = _source(connection.scope)
         try:
-            claims = cookies.read_claims(connection.cookies, self.cookie_secret, self.origin)
+            claims = cookies.read_claims(connection.cookies, self.cookie_secrets[0], self.origin)
         except cookies.InvalidCookie:
             raise await asyncio.to_thread(self.guard.refuse_forged, route, source) from None
         if claims is None:
@@ -129,7 +132,7 @@ class AuthMiddleware:
         """Redirect from `/`, the target of Streamlit after sign-in and sign-out, to the former route or home."""
         back = named(request.cookies.get(RETURN_COOKIE, ""))
         try:
-            claims = cookies.read_claims(request.cookies, self.cookie_secret, self.origin)
+            claims = cookies.read_claims(request.cookies, self.cookie_secrets[0], self.origin)
         except cookies.InvalidCookie:
             claims = None
         if claims is None:
@@ -154,6 +157,24 @@ def _source(scope: Scope) -> str:
     """Return the address of the client: that of the peer, or what a proxy of `proxy_networks` has reported."""
     client = scope.get("client")
     return str(client[0]) if client else ""
+
+
+def _with_cookies(scope: Scope, changed: Mapping[str, str]) -> Scope:
+    """Return the scope with other values of some cookies."""
+    if not changed:
+        return scope
+
+    def changed_pair(pair: str) -> str:
+        name = pair.partition("=")[0].strip()
+        return f"{name}={changed[name]}" if name in changed else pair
+
+    headers = [
+        (key, ";".join(map(changed_pair, value.decode("latin-1").split(";"))).encode("latin-1"))
+        if key == b"cookie"
+        else (key, value)
+        for key, value in scope["headers"]
+    ]
+    return {**scope, "headers": headers}
 
 
 def _with_route(scope: Scope, path: str, route: Route | None) -> Scope:

@@ -52,7 +52,7 @@ def test_sign_on_that_begins_at_one_instance_can_end_at_another() -> None:
         "development": None,
         "develops": False,
         "guard": None,
-        "cookie_secret": "the same for all instances",
+        "cookie_secrets": ("the same for all instances", "the former one"),
         "client_secret": "of the client",
         "metadata_url": "https://sign-on.example/.well-known/openid-configuration",
     }

@@ -68,14 +68,14 @@ def stand(field: Field) -> Stand:
         guard=guard,
         addresses=ADDRESSES,
         origin=ORIGIN,
-        cookie_secret=SECRET,
+        cookie_secrets=(SECRET,),
         client_secret="",
         intake_key="",
         operations=Operations(database, 180.0),
         development=None,
     )
     inner = Starlette(routes=downloads.routes(parts))
-    return Stand(field, inner, AuthMiddleware(inner, guard, SECRET, ORIGIN, develops=True), database, clock)
+    return Stand(field, inner, AuthMiddleware(inner, guard, [SECRET], ORIGIN, develops=True), database, clock)
 
 
 def test_the_stream_is_a_file_that_verifies(stand: Stand) -> None:

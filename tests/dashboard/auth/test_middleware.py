@@ -1,7 +1,7 @@
 """The middleware with an application behind it that records its requests; database and authorizer are real."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from starlette.applications import Starlette
@@ -11,6 +11,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from dashboard.auth.cookies import read_claims
 from dashboard.auth.middleware import PLACE_HEADER, RETURN_COOKIE, SOURCE_HEADER, AuthMiddleware
 from database.connection.database import Database
 from tests.dashboard.people import ACME, BETA, ORIGIN, SECRET, Clock, a_guard, claims_of, cookie_of
@@ -47,7 +48,9 @@ def tenants(server: Server, template: str) -> Iterator[Field]:
         yield field
 
 
-def make(dashboard: Database, origin: str = ORIGIN, *, develops: bool = True) -> Stand:
+def make(
+    dashboard: Database, origin: str = ORIGIN, *, develops: bool = True, secrets: tuple[str, ...] = (SECRET,)
+) -> Stand:
     reached: list[str] = []
 
     async def respond(request: Request) -> Response:
@@ -68,7 +71,7 @@ def make(dashboard: Database, origin: str = ORIGIN, *, develops: bool = True) ->
     )
     clock = Clock()
     guard = a_guard(dashboard, clock)
-    return Stand(clock, AuthMiddleware(inner, guard, SECRET, origin, develops=develops), reached)
+    return Stand(clock, AuthMiddleware(inner, guard, secrets, origin, develops=develops), reached)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +130,45 @@ def test_a_forged_cookie_gets_403_and_is_removed(stand: Stand) -> None:
         assert answer.status_code == 403
         assert any(line.startswith('_streamlit_user=""') for line in answer.headers.get_list("set-cookie"))
     assert stand.reached == []
+
+
+def test_sessions_survive_a_replacement_of_the_cookie_secret(dashboard: Database) -> None:
+    former, new = SECRET, f"new {SECRET}"
+    seen: list[dict[str, str]] = []
+
+    async def note(request: Request) -> Response:
+        seen.append(request.cookies)
+        return Response()
+
+    def admits(secrets: tuple[str, ...], signed_with: str) -> bool:
+        """Return whether an instance admits a session, and compare the cookies that Streamlit gets."""
+        stand = make(dashboard, secrets=secrets)
+        edge = replace(stand.edge, app=Starlette(routes=[Route("/{path:path}", note)]))
+        sent = {"other": '"a b"'} | cookie_of(claims_of(stand.clock), secret=signed_with)
+        answer = TestClient(edge, base_url=ORIGIN, cookies=sent).get(f"{HOME}keys")
+        if answer.status_code != 200:
+            return False
+        received = seen.pop()
+        assert received["other"] == "a b"
+        claims = read_claims(received, secrets[0], ORIGIN)  # as Streamlit does, with its one secret
+        assert claims is not None
+        assert claims["sub"] == "ada"
+        return True
+
+    before, meanwhile, after = (former,), (new, former), (new,)
+    accepted = {
+        (secrets, signed): admits(secrets, signed) for secrets in (before, meanwhile, after) for signed in (former, new)
+    }
+    assert accepted == {
+        (before, former): True,
+        (before, new): False,
+        (meanwhile, former): True,
+        (meanwhile, new): True,
+        (after, former): False,
+        (after, new): True,
+    }
+    assert not admits(meanwhile, "another secret of more than thirty-two letters")
+    assert seen == []
 
 
 def test_a_tampered_query_gets_403(stand: Stand) -> None:
