@@ -103,3 +103,17 @@ def test_a_tenant_becomes_ready_on_existing_servers_of_the_operator(operator, tm
         operator.run("enable", second, "--organization", "Own", "--region", "eu-own-1", "--wait")["state"] == "active"
     )
     assert operator.run("isolation", "check", tenant)["passed"] is True
+
+    # The documented replacement of all secrets; the processes run until their restart in step 3.
+    operator.run("setup", "secrets", "--add")
+    for server in ("database", "vault"):
+        operator.run("setup", server, "--add")
+    assert operator.run("isolation", "check", tenant)["passed"] is True
+    operator.run("down")
+    operator.run("up")
+    for server in ("database", "vault", "secrets"):
+        operator.run("setup", server, "--replace")
+    third = f"own-{uuid4().hex[:8]}"
+    assert operator.run("enable", third, "--organization", "Own", "--region", "eu-own-1", "--wait")["state"] == "active"
+    for server in ("database", "vault"):
+        operator.run("setup", server)
