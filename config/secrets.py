@@ -248,7 +248,8 @@ def webhook_secret() -> str:
 
 def ensure_pair(folder: Path, private: str, public: str) -> None:
     """Create a key pair, or write the public key of the existing private key."""
-    ensure_secret(folder, private, _private_key())
+    if not (folder / private).exists():
+        _write(folder, private, _private_key())
     derived = public_key(folder, private)
     if not (folder / public).exists() or read_secret(folder, public) != derived:
         _write(folder, public, derived)

@@ -16,7 +16,6 @@ from core.errors.requests import SignatureRefused, StaleTimestamp
 
 TOLERANCE_SECONDS = 300
 """The replay window of Standard Webhooks; within it, the event id identifies a repeated delivery."""
-MOST_SECRETS = 2
 
 _ID = "webhook-id"
 _TIMESTAMP = "webhook-timestamp"
@@ -49,10 +48,6 @@ def parse_secret(secret: str) -> Webhook:
 
 class SignatureCheck:
     def __init__(self, secrets: Sequence[str], clock: Callable[[], datetime] = _now) -> None:
-        if not 1 <= len(secrets) <= MOST_SECRETS:
-            raise SettingsInvalid(
-                f"{len(secrets)} webhook secrets are active", "keep one, or two during a change of the secret"
-            )
         self._webhooks = tuple(parse_secret(secret) for secret in secrets)
         self._clock = clock
 
