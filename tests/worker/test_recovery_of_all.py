@@ -52,7 +52,6 @@ __all__ = ["callback", "process_settings", "start"]
 
 pytestmark = pytest.mark.full
 
-_LOCK_SECONDS = 5
 _LOCKS_AT_ONCE = 4
 _REQUESTS_AT_ONCE = 16
 _KEYS_PER_SECOND = 0.01
@@ -413,7 +412,6 @@ async def test_every_tenant_is_operable_after_the_loss_of_all_histories(
     record_property("seconds until all are locked", time.monotonic() - ready)
     record_property("median lock", seconds[len(seconds) // 2])
     record_property("longest lock", seconds[-1])
-    assert seconds[-1] < _LOCK_SECONDS
     assert {tenant.tenant_row.state for tenant in tenants.of(*_LOCKABLE)} == {State.LOCKED}
 
     # Provisioning, destruction and what was approved continue; the others keep their state.
@@ -430,7 +428,10 @@ async def test_every_tenant_is_operable_after_the_loss_of_all_histories(
         return await recovered.running() == required
 
     await wait_until_async(complete)
-    record_property("seconds until all are recovered", time.monotonic() - ready)
+    recovery = time.monotonic() - ready
+    record_property("seconds until all are recovered", recovery)
+    # Compared with each other, because both grow with the load of the machine.
+    assert seconds[-1] < recovery / 3, "a lock waited for the recovery of other tenants"
     assert_made_once(tenants)
     for tenant in tenants.of(Kind.DESTROYING):
         assert all(key is None for key in tenants.keys(tenant).values())
