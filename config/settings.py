@@ -9,6 +9,8 @@ setting that is silently ignored would have no effect. Secrets are never setting
 
 import os
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -546,12 +548,35 @@ def _load() -> Settings:
     known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | Settings.OWN_VARIABLES
     unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
     if unknown:
-        raise SettingsInvalid(f"unknown settings in the environment: {', '.join(unknown)}", "see docs/settings.md")
+        raise SettingsInvalid(f"unknown settings in the environment: {', '.join(unknown)}", _similar(unknown, known))
     try:
         return Settings()
     except ValidationError as invalid:
         # The message contains only name and rule: an invalid value may be a secret in the wrong line.
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in invalid.errors(include_input=False))
-        raise SettingsInvalid(f"invalid settings: {problems}", "see docs/settings.md") from None
+        errors = invalid.errors(include_input=False)
+        misspelt = [str(error["loc"][-1]) for error in errors if _is_unknown(error["loc"])]
+        problems = "; ".join(_describe(error["loc"], error["msg"]) for error in errors)
+        raise SettingsInvalid(f"invalid settings: {problems}", _similar(misspelt, Settings.model_fields)) from None
     except ValueError as unreadable:
         raise SettingsInvalid(f"{config_file()} is not readable as TOML", "see docs/settings.md") from unreadable
+
+
+def _is_unknown(place: tuple[int | str, ...]) -> bool:
+    return place[0] not in Settings.model_fields
+
+
+def _describe(place: tuple[int | str, ...], rule: str) -> str:
+    """Return an error of a setting with its source."""
+    variable = f"{PREFIX}{place[0]}".upper()
+    # An empty variable counts as unset.
+    set_variables = [name for name, value in os.environ.items() if value and name.upper() == variable]
+    source = f"environment variable {set_variables[0]}" if set_variables else config_file()
+    return f"{'.'.join(map(str, place))} in {source}: {'unknown setting' if _is_unknown(place) else rule}"
+
+
+def _similar(names: Iterable[str], known: Iterable[str]) -> str:
+    """Return the hint for unknown names: the closest known one of each."""
+    spelling = {one.casefold(): one for one in known}
+    closest = {name: get_close_matches(name.casefold(), spelling, 1) for name in names}
+    meant = "; ".join(f"for {name} use {spelling[close[0]]}" for name, close in closest.items() if close)
+    return f"{meant}; see docs/settings.md" if meant else "see docs/settings.md"

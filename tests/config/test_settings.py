@@ -94,6 +94,40 @@ def test_unknown_key_in_the_file_is_rejected_by_name(settings_file):
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"), [("OPENKCM_VAULT_PROT", "OPENKCM_VAULT_PORT"), ("openkcm_base_ulr", "OPENKCM_BASE_URL")]
+)
+def test_unknown_environment_variable_is_answered_with_the_closest_known_one(monkeypatch, name, meant):
+    monkeypatch.setenv(name, "hunter2")
+    with pytest.raises(SettingsInvalid) as rejected:
+        load_settings()
+    assert rejected.value.hint == f"for {name} use {meant}; see docs/settings.md"
+
+
+def test_unknown_key_in_the_file_is_answered_with_the_file_and_the_closest_known_one(settings_file):
+    settings_file.write_text('database_ulr = "hunter2"\nzzz = 1\n')
+    with pytest.raises(SettingsInvalid) as rejected:
+        load_settings()
+    places = [f"{name} in {settings_file}: unknown setting" for name in ("database_ulr", "zzz")]
+    assert rejected.value.message == f"invalid settings: {'; '.join(places)}"
+    assert rejected.value.hint == "for database_ulr use database_url; see docs/settings.md"
+
+
+def test_invalid_value_is_rejected_with_its_source(monkeypatch, settings_file):
+    settings_file.write_text('vault_port = 0\nworkload_issuers = {a = {jwks = "/a", tenants_claim = "b"}}\n')
+    monkeypatch.setenv("OPENKCM_POSTGRES_PORT", "0")
+    monkeypatch.setenv("OPENKCM_VAULT_PORT", "")
+    with pytest.raises(SettingsInvalid) as rejected:
+        load_settings()
+    for place in (
+        f"vault_port in {settings_file}: ",
+        "postgres_port in environment variable OPENKCM_POSTGRES_PORT: ",
+        f"workload_issuers.a.tenants_claim in {settings_file}: Extra",
+    ):
+        assert place in rejected.value.message
+    assert rejected.value.hint == "see docs/settings.md"
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("OPENKCM_VAULT_PORT", "hunter2"),
@@ -224,7 +258,7 @@ def test_token_is_assigned_to_one_valid_tenant(monkeypatch) -> None:
     monkeypatch.setenv("OPENKCM_PKCS11_TOKENS", '{"HSM 1": "acme-corp"}')
     assert load_settings().pkcs11_tokens == {"HSM 1": "acme-corp"}
     monkeypatch.setenv("OPENKCM_PKCS11_TOKENS", '{"HSM 1": "*"}')
-    with pytest.raises(SettingsInvalid, match="HSM 1: Value error, invalid tenant id"):
+    with pytest.raises(SettingsInvalid, match=r"HSM 1 in .*: Value error, invalid tenant id"):
         load_settings()
 
 
