@@ -19,7 +19,7 @@ from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.service import RPCError
 
 from config.settings import Settings, load_settings
-from core.errors.platform import SettingsInvalid, TemporalUnavailable
+from core.errors.platform import SettingsInvalid
 from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
@@ -27,7 +27,7 @@ from worker import bootstrap, wiring
 from worker.payload_codec import PayloadKeyCache
 from worker.task_queues import run_workers
 from worker.versioning import keep_current
-from workflows.client.connection import LogForm, connection, core_logging
+from workflows.client.connection import LogForm, connection, core_logging, unavailable
 from workflows.client.workflow_client import WorkflowClient
 
 _RETRY_SECONDS = 0.5
@@ -126,7 +126,7 @@ async def _connect(settings: Settings, parts: wiring.WorkerDependencies, runtime
         await bootstrap.recover_workflows(client)
         await bootstrap.ensure_watches(client, settings.regions, settings.root_key_shards)
     except (RuntimeError, OSError) as down:
-        raise TemporalUnavailable from down
+        raise unavailable(down) from down
     return client
 
 

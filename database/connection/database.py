@@ -93,6 +93,8 @@ class Database:
         self._context_key = context_key
         self._refusal: tuple[str, str] | None = None
         """Why the last connection was rejected, and the hint."""
+        self._connect_failure = ""
+        """Why the last attempt to connect failed: the pool raises only that it took too long."""
         self._inside = threading.local()
         self._pool: ConnectionPool[DeadlineConnection] = ConnectionPool(
             url,
@@ -105,11 +107,12 @@ class Database:
                 "prepare_threshold": None,
                 "application_name": f"openkcm-{role}",
                 "options": _SESSION,
+                "report_failure": self._keep_connect_failure,
             },
             min_size=min_size,
             max_size=max_size,
             open=False,
-            configure=self._require_row_security,
+            configure=self._require_role_and_settings,
             timeout=_WAIT_SECONDS,
             reconnect_timeout=_RECONNECT_SECONDS,
             name=f"database-{role}",
@@ -220,9 +223,14 @@ class Database:
         except psycopg.OperationalError:
             if self._refusal is not None:
                 raise DatabaseRefused(*self._refusal) from None
+            if self._connect_failure:
+                raise psycopg.OperationalError(self._connect_failure) from None
             raise
 
-    def _require_row_security(self, connection: Connection[TupleRow]) -> None:
+    def _keep_connect_failure(self, failed: psycopg.OperationalError) -> None:
+        self._connect_failure = str(failed)
+
+    def _require_role_and_settings(self, connection: Connection[TupleRow]) -> None:
         """Reject a role that row-level security does not bind, and a session without its settings.
 
         Runs once for each new connection.
@@ -230,7 +238,7 @@ class Database:
         powerful = connection.execute(_TOO_POWERFUL, [OWNER]).fetchone()
         names = list(SESSION_SETTINGS)
         wrong = connection.execute(_WRONG_SETTINGS, [names, [SESSION_SETTINGS[name] for name in names]]).fetchall()
-        self._refusal = None
+        self._refusal, self._connect_failure = None, ""
         if powerful is not None:
             self._refusal = f"row security does not bind the role {powerful[0]}", _ROLE_HINT
         elif wrong:

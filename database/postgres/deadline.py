@@ -5,7 +5,7 @@ healthy connection, and the server's own timeouts never arrive. Only a deadline 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -57,15 +57,29 @@ class DeadlineConnection(Connection[TupleRow]):
     """The monotonic time of the last comparison of the schema with the process."""
 
     @classmethod
-    def connect(cls, conninfo: str = "", *, password: str | None = None, **options: Any) -> Self:  # type: ignore[override]  # fewer parameters
-        """Connect with a password; each further line of it is tried when the server refuses the one before."""
-        first, *others = (password or "").split("\n")
-        for other in others:
+    def connect(  # type: ignore[override]  # fewer parameters
+        cls,
+        conninfo: str = "",
+        *,
+        password: str | None = None,
+        report_failure: Callable[[OperationalError], None] = lambda _failed: None,
+        **options: Any,
+    ) -> Self:
+        """Connect with a password; each further line of it is tried when the server refuses the one before.
+
+        `report_failure` receives the error that this raises: a pool in which it happens raises only PoolTimeout.
+        """
+        candidate, *remaining = (password or "").split("\n")
+        for next_candidate in remaining:
             try:
-                return super().connect(conninfo, password=first, **options)
+                return super().connect(conninfo, password=candidate, **options)
             except OperationalError:
-                first = other
-        return super().connect(conninfo, password=first or None, **options)
+                candidate = next_candidate
+        try:
+            return super().connect(conninfo, password=candidate or None, **options)
+        except OperationalError as failed:
+            report_failure(failed)
+            raise
 
     def wait(self, gen: PQGen[RV], interval: float = _INTERVAL_SECONDS, timeout: float | None = None) -> RV:
         """Wait for one call; `timeout` in seconds is that of a caller for which its end is no error."""

@@ -8,6 +8,7 @@ from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from core.errors.platform import DatabaseRefused, DatabaseUnavailable, SchemaOutdated
+from core.errors.tls import TlsFault, with_tls_fault
 
 # A retry can succeed: connection lost or refused, shutdown, deadlock, serialization failure, timeout, a server that is
 # now a read-only standby. OperationalError covers the SQLSTATE classes 08, 40, 53, 55, 57 and 58.
@@ -20,6 +21,17 @@ _UNAVAILABLE = (
     PoolClosed,
 )
 
+_TLS_FAULTS = {
+    "certificate verify failed": TlsFault.NOT_VALID,
+    "does not match host name": TlsFault.WRONG_NAME,
+    "root certificate file": TlsFault.CA_FILE,
+    "server does not support SSL": TlsFault.NO_TLS,
+    ", no encryption": TlsFault.TLS_REQUIRED,
+    "requires a valid client certificate": TlsFault.CLIENT_CERTIFICATE,
+    "alert unknown ca": TlsFault.CLIENT_CERTIFICATE,
+}
+"""Texts of libpq, which does not report why a certificate is not valid, and of the server."""
+
 # During an upgrade: the process and the schema do not fit together. A retry succeeds once one of them is replaced.
 _SCHEMA_DIFFERS = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
 
@@ -30,7 +42,7 @@ def translate_errors() -> Iterator[None]:
     try:
         yield
     except _UNAVAILABLE as lost:
-        raise DatabaseUnavailable from lost
+        raise with_tls_fault(DatabaseUnavailable, "the database", str(lost), _TLS_FAULTS) from lost
     except _SCHEMA_DIFFERS as missing:
         raise SchemaOutdated(_describe(missing)) from None
     except psycopg.Error as refused:

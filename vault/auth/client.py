@@ -20,12 +20,28 @@ import urllib3
 from hvac.exceptions import VaultError
 
 from core.errors.platform import VaultRefused, VaultUnavailable
+from core.errors.tls import TlsFault, with_tls_fault
 from openkcm.errors import OpenKcmError
-from vault.auth.transport import Answer, PooledAdapter, open_pool
+from vault.auth.transport import PLAIN_HTTP, Answer, PooledAdapter, open_pool
 
 ROLE_PREFIX = "openkcm-"
 _RENEW_AT = 2 / 3
 """Part of a token's lifetime after which the next call logs in again, so that no token expires during a call."""
+_TLS_FAULTS = {
+    "IP address mismatch": TlsFault.WRONG_NAME,
+    "Hostname mismatch": TlsFault.WRONG_NAME,
+    "certificate has expired": TlsFault.EXPIRED,
+    "certificate is not yet valid": TlsFault.NOT_YET_VALID,
+    "CERTIFICATE_VERIFY_FAILED": TlsFault.UNKNOWN_CA,
+    "WRONG_VERSION_NUMBER": TlsFault.NO_TLS,
+    "ALERT_CERTIFICATE_REQUIRED": TlsFault.CLIENT_CERTIFICATE,
+    "ALERT_UNKNOWN_CA": TlsFault.CLIENT_CERTIFICATE,
+    "ALERT_BAD_CERTIFICATE": TlsFault.CLIENT_CERTIFICATE,
+    "No such file or directory": TlsFault.CA_FILE,
+    "NO_CERTIFICATE_OR_CRL_FOUND": TlsFault.CA_FILE,
+    PLAIN_HTTP: TlsFault.TLS_REQUIRED,
+}
+"""Texts of OpenSSL in urllib3's errors; the first match counts."""
 _VALID_SECONDS = 1.0
 """How long a token that was looked up counts as valid: an isolation assessment causes some thirty denials in a row.
 
@@ -247,7 +263,9 @@ def _error_for(foreign: Exception) -> OpenKcmError:
     reason = " ".join(", ".join(getattr(foreign, "errors", None) or ["no reason given"]).split())
     if 400 <= status < 500 and status not in (429, 472, 473):
         return VaultRejected(status, reason)
-    return VaultServerError(reason) if status == 500 else VaultUnavailable()
+    if status == 500:
+        return VaultServerError(reason)
+    return with_tls_fault(VaultUnavailable, "the key server", str(foreign), _TLS_FAULTS)
 
 
 class Capability(StrEnum):

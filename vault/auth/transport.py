@@ -29,6 +29,9 @@ _MAX_ID_LENGTH = 128
 _INLINE_AUTH_FAILED = "X-Vault-Inline-Auth-Failed"
 """OpenBao's header in the response to a request whose inline login was rejected."""
 
+PLAIN_HTTP = "Client sent an HTTP request to an HTTPS server"
+"""Go's response, in plain text, to a client that does not use TLS."""
+
 
 def open_pool(url: str, ca_file: str | None) -> urllib3.HTTPConnectionPool:
     """Return the keep-alive pool for the server at `url`; TLS is verified against `ca_file` or the system's store."""
@@ -104,6 +107,8 @@ class PooledAdapter(Adapter):  # type: ignore[misc]  # hvac ships no types
             answer = json.loads(response.data) if response.data else {}
         except ValueError:
             answer = {}
+        if response.status == 400 and response.data.startswith(PLAIN_HTTP.encode()):
+            raise urllib3.exceptions.ProtocolError(PLAIN_HTTP)
         if response.status >= 300:
             failure = VaultError.from_status(
                 response.status, "no reason given", errors=answer.get("errors"), method=method, url=url

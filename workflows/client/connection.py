@@ -9,10 +9,24 @@ from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.runtime import LoggingConfig, LoggingFormat, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import GrpcCompression
 
-from core.errors.platform import SettingsInvalid
+from core.errors.platform import SettingsInvalid, TemporalUnavailable
+from core.errors.tls import TlsFault, with_tls_fault
 from core.tracing.spans import Tracer
 from workflows.runtime.tracing import TraceInterceptor
 
+_TLS_FAULTS = {
+    "UnknownIssuer": TlsFault.UNKNOWN_CA,
+    "BadSignature": TlsFault.UNKNOWN_CA,
+    "CaUsedAsEndEntity": TlsFault.UNKNOWN_CA,
+    "NotValidForName": TlsFault.WRONG_NAME,
+    "InvalidCertificate(Expired": TlsFault.EXPIRED,
+    "InvalidCertificate(NotValidYet": TlsFault.NOT_YET_VALID,
+    "InvalidContentType": TlsFault.NO_TLS,
+    "CertificateRequired": TlsFault.CLIENT_CERTIFICATE,
+    "AlertReceived(UnknownCA)": TlsFault.CLIENT_CERTIFICATE,
+    "AlertReceived(BadCertificate)": TlsFault.CLIENT_CERTIFICATE,
+}
+"""Texts of rustls in the errors of Temporal's core."""
 _THIS_MACHINE = ("127.", "localhost:", "[::1]:")
 
 
@@ -46,6 +60,11 @@ async def connect_client(address: str | None, logs: LogForm = None, tracer: Trac
         runtime=client_runtime(logs),
         interceptors=[] if tracer is None else [TraceInterceptor(tracer)],
     )
+
+
+def unavailable(failed: BaseException) -> TemporalUnavailable:
+    """Return the error for an error of Temporal's client, with the cause of a failed TLS handshake."""
+    return with_tls_fault(TemporalUnavailable, "the workflow service", str(failed), _TLS_FAULTS)
 
 
 class Connection(ClientConnectConfig, total=False):

@@ -12,10 +12,9 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
 from core import names as ids
-from core.errors.platform import TemporalUnavailable
 from core.messages.services import ServiceInput
 from core.messages.tenants import OffboardInput, TenantInput
-from workflows.client.connection import connect_client
+from workflows.client.connection import connect_client, unavailable
 from workflows.client.service_start import service_options
 from workflows.client.tenant_start import tenant_options
 from workflows.offboarding import OffboardTenant
@@ -88,7 +87,7 @@ class LostWorkflowStarter:
         except WorkflowAlreadyStartedError:
             return False
         except (RPCError, RuntimeError) as down:
-            raise TemporalUnavailable from down
+            raise unavailable(down) from down
         return True
 
     async def _connected(self) -> Client:
@@ -104,4 +103,4 @@ async def _running(client: Client, workflow_ids: Sequence[str]) -> set[str]:
     try:
         return {run.id async for run in client.list_workflows(query)}
     except (RPCError, RuntimeError) as down:
-        raise TemporalUnavailable from down
+        raise unavailable(down) from down

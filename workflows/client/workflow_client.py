@@ -42,7 +42,7 @@ from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import EventKind
 from core.tracing.spans import Tracer
 from openkcm.errors import CallerError, PlatformError
-from workflows.client.connection import LogForm, connect_client
+from workflows.client.connection import LogForm, connect_client, unavailable
 from workflows.client.service_start import service_options, service_start, update_with_start
 from workflows.client.tenant_start import tenant_options
 from workflows.isolation import AssessIsolation
@@ -114,7 +114,7 @@ class WorkflowClient:
                 **tenant_options(tenant_id, region),
             )
         except _DOWN as failed:
-            raise TemporalUnavailable from failed
+            raise unavailable(failed) from failed
 
     async def disable(self, tenant_id: str, event_id: str) -> None:
         """Signal the tenant workflow to offboard after the current operation, because the marketplace disabled it.
@@ -131,7 +131,7 @@ class WorkflowClient:
         except _DOWN as failed:
             if isinstance(failed, RPCError) and failed.status is RPCStatusCode.NOT_FOUND:
                 raise TenantUnknown from None
-            raise TemporalUnavailable from failed
+            raise unavailable(failed) from failed
 
     async def offboard(self, tenant_id: str, request: OffboardRequest) -> None:
         """Start an offboarding; on return all operations are rejected, and the grace period permits a restore.
@@ -232,7 +232,7 @@ class WorkflowClient:
                 **service_options(tenant_id, region, service),
             )
         except _DOWN as failed:
-            raise TemporalUnavailable from failed
+            raise unavailable(failed) from failed
 
     async def renew_service(self, tenant_id: str, region: str, service: str) -> None:
         """Issue the next certificate for the service's newest key pair now; raises as `connect_service`."""
@@ -302,7 +302,7 @@ class WorkflowClient:
                 else:
                     leaving.add(tenant_id)
         except _DOWN as failed:
-            raise TemporalUnavailable from failed
+            raise unavailable(failed) from failed
         return states, frozenset(leaving)
 
     async def repair_tenant(self, tenant_id: str, request_id: str, *, replace_workflows: bool) -> None:
@@ -326,7 +326,7 @@ class WorkflowClient:
         except TimeoutError:
             raise OperationTimeout from None
         except _DOWN as failed:
-            raise TemporalUnavailable from failed
+            raise unavailable(failed) from failed
 
     async def _run_to_completion(
         self, tenant_id: str, region: str, run: Any, argument: Any, *, after_running: bool = False, **options: Any
@@ -355,7 +355,7 @@ class WorkflowClient:
         except TimeoutError:
             raise OperationTimeout from None
         except _DOWN as failed:
-            raise TemporalUnavailable from failed
+            raise unavailable(failed) from failed
         return handle
 
     async def _until_ended(self, workflow_id: str) -> None:
@@ -390,7 +390,7 @@ class WorkflowClient:
         except _DOWN as failed:
             if isinstance(failed, RPCError) and failed.status is RPCStatusCode.NOT_FOUND:
                 raise TenantUnknown from None
-            raise TemporalUnavailable from failed
+            raise unavailable(failed) from failed
 
     async def _recover_tenant(self, tenant_id: str) -> None:
         """Start the lost workflows of a tenant, if it exists."""
@@ -405,7 +405,7 @@ class WorkflowClient:
                 rpc_timeout=_RPC_TIMEOUT,
             )
         except WorkflowFailureError as failed:
-            raise TemporalUnavailable from failed
+            raise unavailable(failed) from failed
 
     async def _update_service(  # noqa: PLR0913, PLR0917 - service and update
         self,
@@ -427,7 +427,7 @@ class WorkflowClient:
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
             raise OperationTimeout from None
         except _DOWN as failed:
-            raise TemporalUnavailable from failed
+            raise unavailable(failed) from failed
 
 
 async def _repeat_update(update: Callable[[], Awaitable[object]]) -> None:
