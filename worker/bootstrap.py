@@ -51,6 +51,7 @@ from core.tenants.lifecycle import State
 from core.tenants.provisioning import EventKind, MarketplaceEvent
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
+from openkcm.contract.audit_events import CHECKPOINT_MINUTES
 from vault.transit.audit_signer import TransitAuditSigner
 from vault.transit.root_keys import TransitRootKeys
 from workflows.audit import ReconcileAudit, SignAuditCheckpoints
@@ -99,7 +100,7 @@ SCHEDULES = dict(
     (
         _scheduled(_RECOVERY, RecoverWorkflows.run, minutes=1),
         _scheduled("lock-records", RecordLocks.run, minutes=1),
-        _scheduled("audit-checkpoints", SignAuditCheckpoints.run, minutes=5),
+        _scheduled("audit-checkpoints", SignAuditCheckpoints.run, minutes=CHECKPOINT_MINUTES),
         _scheduled("audit-reconciliation", ReconcileAudit.run, minutes=24 * 60),
         _scheduled("unused-credentials", PurgeUnusedCredentials.run, minutes=5),
         _scheduled("ca-rotation", RotateDueCertificateAuthorities.run, minutes=60),

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -207,6 +208,20 @@ def test_forgery_is_rejected_with_reason_and_position(file, says):
         assert (verdict.signature, verdict.signed) == (SignatureState.REFUSED, 5)
     missing = "no signed checkpoint" in says or verdict.signature is SignatureState.UNKNOWN_KEY
     assert verdict.outcome is (Outcome.NOT_CHECKED if missing else Outcome.REFUTED)
+
+
+@pytest.mark.parametrize(
+    ("exported_at", "due"),
+    [
+        (datetime(2026, 11, 29, 23, 57, 30, tzinfo=timezone(timedelta(hours=1))), "2026-11-29 23:00 UTC"),
+        (datetime(2026, 12, 31, 23, 55, tzinfo=UTC), "2027-01-01 00:00 UTC"),
+        (datetime.max.replace(tzinfo=UTC), "5 minutes"),
+        (datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), "5 minutes"),
+    ],
+)
+def test_file_without_a_checkpoint_is_answered_with_the_time_of_the_next_one(exported_at, due):
+    verdict = verify(a_file(a_header(FIVE, None, exported_at=exported_at), FIVE))
+    assert re.search(f"export it again after ({due})", verdict.problem)
 
 
 def test_records_after_the_signed_one_are_reported_as_not_signed():

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from openkcm.cli import output
 from openkcm.cli.files import new_file
+from openkcm.contract.audit_events import CHECKPOINT_MINUTES
 from openkcm.errors import FileRefused, OpenKcmError, PublicKeyRefused, ReportRefuted
 from openkcm.verification.erasure_certificate import ErasureStatement
 from openkcm.verification.files import Checked, Contents, check_file, compare_files, incomplete, lines, opened
@@ -94,7 +95,7 @@ def _signature(checked: Checked) -> Iterator[str]:
     if result.kind is Kind.EXPORT and result.intact and not result.selection and result.signed < result.last:
         yield (
             f"records {result.signed + 1} to {result.last} came after the signed one: chained, but not signed yet;"
-            " a later export has them signed"
+            f" the platform signs every {CHECKPOINT_MINUTES} minutes, and a later export has them signed"
         )
 
 

@@ -20,6 +20,8 @@ from openkcm.errors import AuditBroken
 
 GENESIS = bytes(32)
 """The hash before the first record of a stream."""
+CHECKPOINT_MINUTES = 5
+"""The interval at which the platform signs a checkpoint of each stream, counted from midnight UTC."""
 
 
 class AuditName(StrEnum):

@@ -33,13 +33,20 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from openkcm.contract.audit_events import StoredRecord, archive_message, fields_of, head_message, verify_chain
+from openkcm.contract.audit_events import (
+    CHECKPOINT_MINUTES,
+    StoredRecord,
+    archive_message,
+    fields_of,
+    head_message,
+    verify_chain,
+)
 from openkcm.errors import AuditBroken
 from openkcm.verification.errors import VerificationIncomplete
 from openkcm.verification.results import (
@@ -329,6 +336,17 @@ def compare(here: Iterable[Place], there: Iterable[Place]) -> ExportComparison:
     return ExportComparison(same, only_here, only_there)
 
 
+def _next_checkpoint(exported_at: datetime) -> str:
+    """Return when the platform signs the next checkpoint after an export."""
+    interval = timedelta(minutes=CHECKPOINT_MINUTES)
+    try:
+        exported = exported_at.astimezone(UTC)
+        due = exported - (exported - datetime.min.replace(tzinfo=UTC)) % interval + interval
+    except (OverflowError, ValueError):  # a hostile file may name the first or the last moment of the calendar
+        return f"{CHECKPOINT_MINUTES} minutes"
+    return f"{due:%Y-%m-%d %H:%M} UTC"
+
+
 def recognize_other_key(checked: CheckedSignature, signed: Checkpoint | ArchiveStatement | None) -> CheckedSignature:
     """Return a failed check as one with an unknown key, if the file names a key with another fingerprint.
 
@@ -409,7 +427,10 @@ def _check_signature(
 ) -> VerificationResult:
     signed = header.signed_head
     if signed is None:
-        problem = "the file has no signed checkpoint, so the origin of its records is not proven; export it again later"
+        problem = (
+            "the file has no signed checkpoint, so the origin of its records is not proven; export it again after "
+            f"{_next_checkpoint(header.exported_at)}"
+        )
         return replace(result, problem=problem, incomplete=True)
     checked = check(
         signed.key, head_message(header.tenant_id, signed.seq, bytes.fromhex(signed.chain_hash)), signed.signature
