@@ -44,7 +44,7 @@ class StatusAnswer(BaseModel):
     ready_at: datetime | None
     ready_seconds: float | None
     dashboard_url: str
-    promise_broken: bool
+    provisioning_slo_breached: bool
     steps: list[StepAnswer]
     announcement: str | None
 
@@ -72,7 +72,7 @@ def status_answer(row: TenantRow, steps: list[StepRow], base_url: str) -> Status
         ready_at=row.ready_at,
         ready_seconds=None if row.ready_at is None else (row.ready_at - row.requested_at).total_seconds(),
         dashboard_url=url,
-        promise_broken=row.promise_broken_at is not None,
+        provisioning_slo_breached=row.promise_broken_at is not None,
         steps=[
             StepAnswer(
                 number=step.number,

@@ -191,5 +191,5 @@ def _summarize_tenant(row: TenantRow) -> dict[str, Any]:
         "requested_at": row.requested_at.isoformat(),
         "ready_at": row.ready_at and row.ready_at.isoformat(),
         "ready_seconds": None if row.ready_at is None else (row.ready_at - row.requested_at).total_seconds(),
-        "promise_broken_at": row.promise_broken_at and row.promise_broken_at.isoformat(),
+        "provisioning_slo_breached_at": row.promise_broken_at and row.promise_broken_at.isoformat(),
     }

@@ -50,8 +50,8 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if tenant["leaving"]:
         facts.append(("offboarding", _offboarding(tenant["leaving"])))
-    if tenant["promise_broken_at"]:
-        facts.append(("provisioning SLO", f"breached at {tenant['promise_broken_at'][:19]}"))
+    if tenant["provisioning_slo_breached_at"]:
+        facts.append(("provisioning SLO", f"breached at {tenant['provisioning_slo_breached_at'][:19]}"))
     return facts
 
 

@@ -105,7 +105,7 @@ def standing(status: Mapping[str, Any] | None, provisioning_slo_seconds: float, 
     state, organization, url = State(status["state"]), str(status["organization"]), str(status["dashboard_url"])
     stage = _STAGES.get(state, Stage.ENABLED)
     waited = (now - datetime.fromisoformat(status["requested_at"])).total_seconds()
-    late = stage is Stage.PREPARING and (bool(status["promise_broken"]) or waited > provisioning_slo_seconds)
+    late = stage is Stage.PREPARING and (bool(status["provisioning_slo_breached"]) or waited > provisioning_slo_seconds)
     found = {step["number"]: step for step in status["steps"]}
     steps = [found.get(number, {}) for number in NUMBERS.values()]
     return Standing(

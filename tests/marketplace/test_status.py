@@ -28,7 +28,7 @@ async def test_status_of_a_ready_tenant_contains_the_notification_text(endpoint)
 
     shown = (await endpoint.show("acme-corp-12345")).json()
 
-    assert (shown["state"], shown["ready_seconds"], shown["promise_broken"]) == ("active", 1.5, False)
+    assert (shown["state"], shown["ready_seconds"], shown["provisioning_slo_breached"]) == ("active", 1.5, False)
     assert shown["dashboard_url"] == "https://cmk.openkcm.io/tenant/acme-corp-12345"
     assert shown["announcement"].startswith("OpenKCM is ready for ACME Corporation!")
 

@@ -71,7 +71,9 @@ def test_progress_counts_complete_steps_and_names_retried_ones() -> None:
     ]
 
 
-@pytest.mark.parametrize("late", [a_status(State.PROVISIONING, 181), a_status(State.REQUESTED, promise_broken=True)])
+@pytest.mark.parametrize(
+    "late", [a_status(State.PROVISIONING, 181), a_status(State.REQUESTED, provisioning_slo_breached=True)]
+)
 def test_late_provisioning_shows_its_notification(late: dict) -> None:
     assert "nothing is lost" in view.standing(late, PROMISE, NOW).late
 

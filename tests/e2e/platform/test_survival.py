@@ -98,7 +98,7 @@ def test_a_hanging_key_server_breaches_the_provisioning_slo_with_an_alert_and_th
         stack.start_provisioning(tenant_id, "Patient Corp", provisioning_slo_seconds=1)
         wait_until(lambda: bool(stack.callback.about(tenant_id, "delayed")), lambda: "the customer was not notified")
         assert stack.status(tenant_id).json()["state"] == "provisioning"
-        assert stack.status(tenant_id).json()["promise_broken"] is True
+        assert stack.status(tenant_id).json()["provisioning_slo_breached"] is True
     late = [ids.provision_workflow(tenant_id)]
     query = f"TenantId = '{tenant_id}' and ProvisioningSloBreached = true"
     wait_until(lambda: [run for run, _ in stack.workflows(query)] == late, lambda: "no workflow is marked as late")

@@ -54,7 +54,7 @@ def test_one_click_creates_a_tenant_and_every_channel_sends_the_specified_text(s
     shown = stack.status(acme).json()
     assert (shown["state"], shown["organization"]) == ("active", "ACME Corporation")
     assert 0 < shown["ready_seconds"] < PROMISE_SECONDS
-    assert shown["promise_broken"] is False
+    assert shown["provisioning_slo_breached"] is False
     assert shown["announcement"] == text
     assert shown["dashboard_url"] == f"{stack.settings.dashboard_url}/tenant/acme-corp-12345"
     assert [step["number"] for step in shown["steps"]] == list(range(1, len(shown["steps"]) + 1))
