@@ -19,7 +19,7 @@ from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.service import RPCError
 
 from config.settings import Settings, load_settings
-from core.errors.platform import SettingsInvalid
+from core.errors.platform import ReleaseOutdated, SettingsInvalid
 from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
@@ -49,6 +49,9 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
     """Run the worker until SIGTERM or SIGINT; running activities then get `shutdown_grace_seconds` to end.
 
     A worker that does not stop some seconds later is ended: Temporal repeats what it did on another one.
+
+    Raises:
+        ReleaseOutdated: the worker has drained, because its release cannot do what it would take from newer ones.
     """
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -70,26 +73,30 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
         renewing = asyncio.create_task(_renew_data_keys(parts.keyring))
         database, region = parts.database, settings.regions[0]
         canary = asyncio.create_task(_until_done("canary", lambda: bootstrap.ensure_canary(database, gateway, region)))
+        reporting = asyncio.create_task(_report_readiness(runtime, database, canary))
         mirror: asyncio.Task[None] | None = None
-        reporting: asyncio.Task[None] | None = None
-        await asyncio.wait({canary, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({canary, stopping, reporting}, return_when=asyncio.FIRST_COMPLETED)
         if not canary.cancel():
             canary.result()
             log.info("worker ready", regions=list(settings.regions))
-            reporting = asyncio.create_task(_report_readiness(runtime, database))
+            report_ready(runtime)
             mirror = asyncio.create_task(
                 _until_done("mirror", lambda: bootstrap.ensure_mirror(database, gateway, region))
             )
-        await stopping
+        await asyncio.wait({stopping, reporting}, return_when=asyncio.FIRST_COMPLETED)
+        _stop(stop, settings.shutdown_grace_seconds)
         restoring.cancel()
         renewing.cancel()
-        for task in (mirror, reporting, versioning):
+        reporting.cancel()
+        for task in (mirror, versioning):
             if task is not None:
                 task.cancel()
         log.info("worker draining")
     parts.database.close()
     if parts.tracer is not None:
         await asyncio.to_thread(parts.tracer.close)
+    if not reporting.cancelled():
+        reporting.result()
 
 
 def _stop(stop: asyncio.Event, grace_seconds: float) -> None:
@@ -139,12 +146,20 @@ async def _keep_platform_workflows(client: Client, regions: Sequence[str], shard
             log.warning("workflows of the platform not checked", error=type(down).__name__)
 
 
-async def _report_readiness(runtime: Runtime, database: Database) -> None:
-    """Export readiness while the canary is active: without the database, no tenant can be provisioned."""
+async def _report_readiness(runtime: Runtime, database: Database, canary: asyncio.Task[None]) -> None:
+    """Export readiness once the canary is active: without the database, no tenant can be provisioned.
+
+    Raises ReleaseOutdated, which no retry of this process cures; the other errors may end.
+    """
     while True:
         try:
             await asyncio.to_thread(database.require_ready)
-            report_ready(runtime)
+            if canary.done():
+                report_ready(runtime)
+        except ReleaseOutdated as outdated:
+            _set_ready(runtime, 0)
+            log.error("worker ends", code=outdated.code, message=outdated.message, hint=outdated.hint)  # noqa: TRY400 - expected, the trace says nothing
+            raise
         except OpenKcmError as failed:
             _set_ready(runtime, 0)
             log.warning("worker not ready", code=failed.code, message=failed.message)
@@ -177,11 +192,12 @@ def main() -> None:
         runtime = metrics_runtime(f"{settings.worker_metrics_host}:{settings.worker_metrics_port}", settings.log_format)
         asyncio.run(run(settings, wiring.build(settings, meter=runtime.metric_meter), runtime))
     except OpenKcmError as refused:
-        sys.exit(f"worker cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")
-    _end()
+        sys.stderr.write(f"worker cannot run: {refused.code}: {refused.message}\nhint: {refused.hint}\n")
+        _end(1)
+    _end(0)
 
 
-def _end() -> NoReturn:
+def _end(status: int) -> NoReturn:
     """End the process without finalizing the interpreter, after the exit handlers have run.
 
     A thread of Temporal's core may still be releasing the lock of the interpreter after its last result. If it does so
@@ -190,7 +206,7 @@ def _end() -> NoReturn:
     atexit._run_exitfuncs()  # noqa: SLF001 - there is no public way to run them before os._exit
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 READY = "openkcm_worker_ready"

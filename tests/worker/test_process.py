@@ -14,11 +14,12 @@ from temporalio.client import Client
 
 from config.settings import Settings
 from core.errors.compliance import CanaryMissing
-from core.errors.platform import TemporalUnavailable, VaultUnavailable
+from core.errors.platform import ReleaseOutdated, TemporalUnavailable, VaultUnavailable
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from core.tenants.lifecycle import State, Transition
 from core.tenants.provisioning import Step
 from database.connection.database import Database
+from database.schema.version import NEWEST
 from tests.activities.conftest import NOWHERE
 from tests.activities.provisioning import Provisioning
 from tests.database.schemas import outdate
@@ -182,6 +183,24 @@ def test_worker_waits_for_its_schema_and_is_not_ready_with_another(start, proces
     worker.wait_until(lambda: ready() == 0)
     migrate_again()
     worker.wait_until(lambda: ready() == 1)
+
+
+def test_worker_whose_release_is_outdated_drains_and_takes_no_more_tasks(start, process_settings, field):
+    worker = start(process_settings)
+    worker.wait_until(lambda: "worker ready" in worker.log)
+    with field.administrator() as administrator:
+        administrator.execute(f"insert into okcm.schema_migration values (9002, 'y', '', now(), {NEWEST + 1})")
+    assert worker.process.wait(90) == 1
+    assert "worker draining" in worker.log
+    assert f"worker cannot run: {ReleaseOutdated.code}" in worker.log
+    # A supervisor starts it again: then it waits, and takes no task.
+    again = start(process_settings)
+    again.wait_until(lambda: ReleaseOutdated.code in again.log)
+    metrics = httpx2.get(f"http://127.0.0.1:{process_settings.worker_metrics_port}/metrics", trust_env=False).text
+    assert "temporal_num_pollers" not in metrics
+    with field.administrator() as administrator:
+        administrator.execute("delete from okcm.schema_migration where version = 9002")
+    again.wait_until(lambda: "worker ready" in again.log)
 
 
 def test_worker_stops_within_its_grace_when_temporal_is_silent(start, process_settings):
