@@ -188,6 +188,7 @@ def _report(service: Service, listeners: Sequence[TlsListener], *, ready: bool =
         ("openkcm_crypto_connections_opened", ()): connections.opened,
         ("openkcm_crypto_connections_refused", ()): connections.refused,
         ("openkcm_crypto_handshakes_failed", ()): sum(listener.refused for listener in listeners),
+        ("openkcm_crypto_proxy_header_mismatches", ()): sum(one.proxy_mismatches for one in listeners),
         ("openkcm_crypto_rate_limited", ()): service.limits.refused,
         ("openkcm_crypto_wal_rejections", ()): service.journal.rejections,
         ("openkcm_crypto_reencrypted_objects", ()): service.resealing.totals.resealed,

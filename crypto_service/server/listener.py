@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 
 from crypto_service.server.connection_registry import ConnectionRegistry
-from crypto_service.server.proxy_protocol import Networks, is_within, read_client_address
+from crypto_service.server.proxy_protocol import (
+    Networks,
+    ProxyHeaderMissing,
+    ProxyHeaderUnexpected,
+    begins_with_header,
+    is_within,
+    read_client_address,
+)
 
 if TYPE_CHECKING:
     from crypto_service.server.connection import Connection
@@ -37,6 +44,14 @@ _IN_USE_SECONDS = 0.1
 _WAIT_SECONDS = 0.001
 _SHUTDOWN_SECONDS = 2.0
 _LOGGED_PER_SECOND = 10
+_MISMATCH_SECONDS = 60.0
+"""The time between two warnings that a load balancer and this service do not agree about the PROXY protocol."""
+_MISMATCHES = {
+    ProxyHeaderMissing: "connections from a network of crypto_proxy_networks have no PROXY header: let the load "
+    "balancer send version 2, or remove its network from the setting",
+    ProxyHeaderUnexpected: "connections begin with a PROXY header, and their address is not in crypto_proxy_networks: "
+    "add the network of the load balancer to the setting, or let it send no header",
+}
 _PAUSE_SECONDS = 0.1
 """Pause after the system had no descriptor or memory for a connection."""
 
@@ -65,19 +80,27 @@ class _Budget:
 
 
 class _AlertingTls(ssl.SSLObject):
-    """Sends the alert of a failed handshake (RFC 8446, section 6.2), which the event loop drops with the connection."""
+    """Sends the alert of a failed handshake (RFC 8446, section 6.2), which the event loop drops with the connection.
 
+    Raises ProxyHeaderUnexpected instead of the error of TLS where that is the reason.
+    """
+
+    _incoming: ssl.MemoryBIO
     _outgoing: ssl.MemoryBIO
+    _first: bytes
 
     @classmethod
     def _create(cls, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *arguments: Any, **options: Any) -> Self:
         made: Self = super()._create(incoming, outgoing, *arguments, **options)  # type: ignore[misc]  # typeshed omits it
-        made._outgoing = outgoing
+        made._incoming, made._outgoing, made._first = incoming, outgoing, b""
         return made
 
     def do_handshake(self) -> None:
         accepted, budget = _handshake.get()
         began = time.perf_counter()
+        if not self._first and self._incoming.pending:
+            self._first = self._incoming.read()
+            self._incoming.write(self._first)
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -87,6 +110,8 @@ class _AlertingTls(ssl.SSLObject):
             if alert:
                 with suppress(OSError):
                     accepted.send(alert)
+            if begins_with_header(self._first):
+                raise ProxyHeaderUnexpected("unexpected header of the PROXY protocol") from None
             raise
         finally:
             budget.spend(time.perf_counter() - began)
@@ -119,6 +144,8 @@ class TlsListener:
         self._proxies = proxies
         self.refused = 0
         """Handshakes that failed, exceeded their time or were ended at the limit."""
+        self.proxy_mismatches = 0
+        """Those that failed because a load balancer and this service do not agree about the PROXY protocol."""
         self._connections, self._protocol, self._context, self._sockets = connections, protocol, context, sockets
         context.sslobject_class = _AlertingTls
         self._loop = asyncio.get_running_loop()
@@ -126,7 +153,7 @@ class TlsListener:
         """The handshakes of each address, the oldest first."""
         self._count = 0
         self._budget, self._first_answers = _Budget(), 0
-        self._logged_at, self._logged = 0.0, 0
+        self._logged_at, self._logged, self._mismatch_logged_at = 0.0, 0, float("-inf")
         for listening in sockets:
             self._loop.add_reader(listening, self._accept, listening)
 
@@ -225,12 +252,21 @@ class TlsListener:
             self._refuse(client or address, failed.reason or "TLS error")
         except OSError as failed:  # includes the end of the time limit and of the connection
             accepted.close()  # unless a transport had it, which has closed it
+            if isinstance(failed, ProxyHeaderMissing) or (isinstance(failed, ProxyHeaderUnexpected) and not client):
+                self._report_mismatch(_MISMATCHES[type(failed)])
             self._refuse(client or address, failed.strerror or str(failed) or type(failed).__name__)
 
     def _made(self, client: str) -> "Connection":
         made = self._protocol()
         made.client_address = client
         return made
+
+    def _report_mismatch(self, hint: str) -> None:
+        self.proxy_mismatches += 1
+        now = time.monotonic()
+        if now - self._mismatch_logged_at > _MISMATCH_SECONDS:
+            self._mismatch_logged_at = now
+            log.warning("PROXY protocol does not match", refused=self.proxy_mismatches, hint=hint)
 
     def _refuse(self, address: str, reason: str) -> None:
         self.refused += 1

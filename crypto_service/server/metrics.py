@@ -32,6 +32,7 @@ COUNTERS = {
     "openkcm_crypto_connections_opened": "connections whose TLS handshake succeeded",
     "openkcm_crypto_connections_refused": "connections closed for their certificate or at a limit",
     "openkcm_crypto_handshakes_failed": "TLS handshakes that failed, took too long or were ended at the limit",
+    "openkcm_crypto_proxy_header_mismatches": "connections refused because a PROXY header is missing or not expected",
     "openkcm_crypto_rate_limited": "requests over a tenant's rate or concurrency limit",
     "openkcm_crypto_wal_rejections": "requests rejected because too many audit records wait for the database",
     "openkcm_crypto_audit_shipped_records": "journal lines delivered to the audit streams",

@@ -24,6 +24,19 @@ class ProxyHeaderInvalid(ConnectionError):
     """The connection of a load balancer does not begin with a valid header."""
 
 
+class ProxyHeaderMissing(ProxyHeaderInvalid):
+    """The connection of a load balancer begins with something else: it does not send the PROXY protocol."""
+
+
+class ProxyHeaderUnexpected(ConnectionError):
+    """A connection begins with a header of the PROXY protocol, and its peer is no known load balancer."""
+
+
+def begins_with_header(data: bytes) -> bool:
+    """Return whether the first bytes of a connection are a header of version 1 or 2."""
+    return data.startswith((_SIGNATURE, b"PROXY "))
+
+
 def is_within(address: str, networks: Networks) -> bool:
     """Return whether an address is in one of the networks."""
     return bool(networks) and any(ip_address(address) in network for network in networks)
@@ -36,8 +49,10 @@ async def read_client_address(connection: socket.socket) -> str | None:
     """
     head = await _read(connection, _HEAD_BYTES)
     command, family, size = head[12], head[13], int.from_bytes(head[14:], "big")
-    if not head.startswith(_SIGNATURE) or command not in {_LOCAL, _PROXIED} or size > _LARGEST:
-        raise ProxyHeaderInvalid("no header of the PROXY protocol, version 2")
+    if not head.startswith(_SIGNATURE):
+        raise ProxyHeaderMissing("no header of the PROXY protocol, version 2")
+    if command not in {_LOCAL, _PROXIED} or size > _LARGEST:
+        raise ProxyHeaderInvalid("no valid header of the PROXY protocol, version 2")
     body = await _read(connection, size)
     length = _ADDRESS_BYTES.get(family, 0) if command == _PROXIED else 0
     if not length:

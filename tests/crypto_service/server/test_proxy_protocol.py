@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from crypto_service.server.connection_registry import ConnectionLimits
-from crypto_service.server.proxy_protocol import ProxyHeaderInvalid, is_within, read_client_address
+from crypto_service.server.proxy_protocol import Networks, ProxyHeaderInvalid, is_within, read_client_address
 from tests.concurrency import wait_until_async
 from tests.crypto_service.echo import ACME, Place, ask, client_context, on_uvloop, place
 from tests.ports import free_port
 from tests.programs import program
 
 pytestmark = pytest.mark.integration
+MISMATCH = "PROXY protocol does not match"
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 LOOPBACK = [ip_network("127.0.0.0/8")]
 ELSEWHERE = [ip_network("192.0.2.0/24")]
@@ -131,12 +132,17 @@ async def test_check_of_the_load_balancer_itself_has_its_address() -> None:
 
 @on_uvloop
 async def test_client_cannot_choose_its_address() -> None:
-    """A header from an address that is no load balancer is not TLS."""
+    """A header from an address that is no load balancer is not TLS; the log names the setting once a minute."""
     async with place(proxies=ELSEWHERE) as here:
-        with capture_logs() as logs, pytest.raises(OSError):  # noqa: PT011 - several, by the moment of the end
-            await connect(here, header())
-        await wait_until_async(lambda: here.listener.refused == 1)
-        assert [log["event"] for log in logs] == ["handshake failed"]
+        with capture_logs() as logs:
+            for number, first in enumerate((header(), b"PROXY TCP4 203.0.113.9 127.0.0.1 1 2\r\n"), start=1):
+                with pytest.raises(OSError):  # noqa: PT011 - several, by the moment of the end
+                    await connect(here, first)
+                await wait_until_async(lambda number=number: here.listener.refused == number)
+        assert [log["event"] for log in logs] == [MISMATCH, "handshake failed", "handshake failed"]
+        assert "their address is not in crypto_proxy_networks" in logs[0]["hint"]
+        assert "203.0.113.9" not in str(logs)
+        assert here.listener.proxy_mismatches == 2
         assert await ask(await here.connect(), b"hello") == b"acme-corp-12345 hello\n"
 
 
@@ -146,8 +152,29 @@ async def test_connection_of_a_load_balancer_without_a_header_is_refused() -> No
         with capture_logs() as logs, pytest.raises(OSError):  # noqa: PT011 - the same
             await here.connect()
         await wait_until_async(lambda: here.listener.refused == 1)
-        assert [log["reason"] for log in logs] == ["no header of the PROXY protocol, version 2"]
+        assert [log["event"] for log in logs] == [MISMATCH, "handshake failed"]
+        assert "crypto_proxy_networks have no PROXY header" in logs[0]["hint"]
+        assert here.listener.proxy_mismatches == 1
         assert here.made == []
+
+
+@pytest.mark.parametrize(
+    ("proxies", "first"),
+    [(LOOPBACK, header() + header()), (ELSEWHERE, b"GET / HTTP/1.1\r\n\r\n"), (LOOPBACK, b"")],
+    ids=["a client behind the load balancer sends a header", "no TLS", "a check without data"],
+)
+def test_other_failures_are_no_mismatch(proxies: Networks, first: bytes) -> None:
+    @on_uvloop
+    async def run() -> None:
+        async with place(proxies=proxies) as here:
+            plain = await asyncio.to_thread(socket.create_connection, ("127.0.0.1", here.port), 10)
+            plain.sendall(first)
+            plain.shutdown(socket.SHUT_WR)
+            await wait_until_async(lambda: here.listener.refused == 1)
+            plain.close()
+            assert here.listener.proxy_mismatches == 0
+
+    run()
 
 
 @on_uvloop
