@@ -1,4 +1,4 @@
-"""`openkcmctl doctor --stores`: compare PostgreSQL, the key server and Temporal, and repair what a restore changed.
+"""`openkcmctl doctor`: check an installation; with `--stores` compare its stores, and repair what a restore changed.
 
 It reads with the operator's identity. Repairs are done by the worker, which compares the stores again. `python -m
 devstack doctor` is another command: it checks the embedded servers of a development installation.
@@ -6,7 +6,7 @@ devstack doctor` is another command: it checks the embedded servers of a develop
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
@@ -28,7 +28,7 @@ from openkcm.contract.audit_events import AuditName
 if TYPE_CHECKING:
     from workflows.client.workflow_client import WorkflowClient
 
-STORES_DIFFER = "stores_differ"
+STORES_DIFFER, CHECKS_FAILED = "stores_differ", "checks_failed"
 _AGAIN_SECONDS = 3.0
 """Longer than Temporal's list of workflows lags behind, and than most operations between two of their steps."""
 
@@ -54,12 +54,15 @@ class Doctor:
         repair: Repair = False,
         as_json: output.AsJson = False,
     ) -> None:
-        """Compare what the servers have about the tenants, after a restore or at any time.
+        """Check servers, processes and certificates; with --stores compare what the servers have about the tenants.
 
-        Exit status: 0 no difference, 1 differences are left, 2 wrong usage, 3 could not be checked.
+        Exit status: 0 no problem, 1 a check failed or differences are left, 2 wrong usage, 3 could not be checked.
         """
         if not stores:
-            raise typer.BadParameter("choose what to check", param_hint="--stores")
+            if repair or tenant is not None:
+                raise typer.BadParameter("--tenant and --repair need it", param_hint="--stores")
+            self._check_installation(as_json=as_json)
+            return
         settings, wanted = load_settings(), None if tenant is None else parse_any_tenant_id(tenant)
         with operator_database(settings) as database:
             found = self._compared(settings, database, wanted)
@@ -79,6 +82,26 @@ class Doctor:
             as_json=as_json,
             show=lambda console: _draw(console, found),
         )
+
+    def _check_installation(self, *, as_json: bool) -> None:
+        from cli.installation import check_installation  # noqa: PLC0415 - `--stores` does not need it
+
+        checks = check_installation(load_settings(), self._ask)
+        document = {"checks": [asdict(check) for check in checks]}
+        failed = sum(not check.ok for check in checks)
+
+        def show(console: Console) -> None:
+            table = Table("check", "result", "detail", "next step")
+            for check in checks:
+                cells = (check.name, "ok" if check.ok else "failed", check.detail, check.hint)
+                table.add_row(*(Text(cell) for cell in cells))
+            console.print(table)
+
+        if not failed:
+            output.answer(document, as_json=as_json, show=show)
+            return
+        message = f"{failed} of {len(checks)} checks failed"
+        output.answer_refused(document, CHECKS_FAILED, message, "do the next steps", as_json=as_json, show=show)
 
     def _compared(self, settings: Settings, database: Database, wanted: str | None) -> Sequence[Skew]:
         """Return the differences that two comparisons show: one alone can be an operation in progress."""

@@ -25,7 +25,27 @@ class TlsFault(StrEnum):
     CLIENT_CERTIFICATE = "it requires a client certificate that it trusts"
 
 
+OPENSSL_FAULTS: Mapping[str, TlsFault] = {
+    "IP address mismatch": TlsFault.WRONG_NAME,
+    "Hostname mismatch": TlsFault.WRONG_NAME,
+    "certificate has expired": TlsFault.EXPIRED,
+    "certificate is not yet valid": TlsFault.NOT_YET_VALID,
+    "CERTIFICATE_VERIFY_FAILED": TlsFault.UNKNOWN_CA,
+    "WRONG_VERSION_NUMBER": TlsFault.NO_TLS,
+    "ALERT_CERTIFICATE_REQUIRED": TlsFault.CLIENT_CERTIFICATE,
+    "ALERT_UNKNOWN_CA": TlsFault.CLIENT_CERTIFICATE,
+    "ALERT_BAD_CERTIFICATE": TlsFault.CLIENT_CERTIFICATE,
+    "NO_CERTIFICATE_OR_CRL_FOUND": TlsFault.CA_FILE,
+}
+"""Texts in the errors of Python's `ssl`; the first match counts."""
+
+
+def find_tls_fault(text: str, faults: Mapping[str, TlsFault]) -> TlsFault | None:
+    """Return the cause that a key of `faults` in `text` of the library indicates."""
+    return next((fault for part, fault in faults.items() if part in text), None)
+
+
 def with_tls_fault(error: type[Failure], server: str, text: str, faults: Mapping[str, TlsFault]) -> Failure:
     """Return the error, with the cause if `text` of the library contains a key of `faults`."""
-    fault = next((fault for part, fault in faults.items() if part in text), None)
+    fault = find_tls_fault(text, faults)
     return error() if fault is None else error(f"no TLS connection to {server}: {fault}")

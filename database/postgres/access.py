@@ -9,6 +9,8 @@ import hmac
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from psycopg.conninfo import conninfo_to_dict
+
 from database.postgres.deadline import STATEMENT_SECONDS
 
 PLATFORM = "*"
@@ -70,3 +72,12 @@ def login(role: str) -> str:
 
 
 SESSION_ROLES = tuple(login(role) for role in PROCESSES)
+
+
+def encrypted_address(url: str) -> tuple[str, int] | None:
+    """Return host and port of a database URL, the first of several; None if it does not require TLS."""
+    place = conninfo_to_dict(url)
+    if place.get("sslmode") not in {"require", "verify-ca", "verify-full"}:
+        return None
+    host, port = (str(place.get(name) or default) for name, default in (("host", "localhost"), ("port", "5432")))
+    return host.partition(",")[0], int(port.partition(",")[0])

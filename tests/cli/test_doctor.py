@@ -106,7 +106,3 @@ def test_tenant_without_its_key_is_locked(stores: Stores) -> None:
     assert stores.doctor() == (1, ["tenant_key_missing"])
     assert stores.doctor("--repair") == (1, ["tenant_key_missing"])
     assert stores.state is State.LOCKED
-
-
-def test_doctor_without_a_check_is_wrong_usage() -> None:
-    assert CliRunner().invoke(application(), ["doctor"]).exit_code == 2

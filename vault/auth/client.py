@@ -20,7 +20,7 @@ import urllib3
 from hvac.exceptions import VaultError
 
 from core.errors.platform import VaultRefused, VaultUnavailable
-from core.errors.tls import TlsFault, with_tls_fault
+from core.errors.tls import OPENSSL_FAULTS, TlsFault, with_tls_fault
 from openkcm.errors import OpenKcmError
 from vault.auth.transport import PLAIN_HTTP, Answer, PooledAdapter, open_pool
 
@@ -28,20 +28,10 @@ ROLE_PREFIX = "openkcm-"
 _RENEW_AT = 2 / 3
 """Part of a token's lifetime after which the next call logs in again, so that no token expires during a call."""
 _TLS_FAULTS = {
-    "IP address mismatch": TlsFault.WRONG_NAME,
-    "Hostname mismatch": TlsFault.WRONG_NAME,
-    "certificate has expired": TlsFault.EXPIRED,
-    "certificate is not yet valid": TlsFault.NOT_YET_VALID,
-    "CERTIFICATE_VERIFY_FAILED": TlsFault.UNKNOWN_CA,
-    "WRONG_VERSION_NUMBER": TlsFault.NO_TLS,
-    "ALERT_CERTIFICATE_REQUIRED": TlsFault.CLIENT_CERTIFICATE,
-    "ALERT_UNKNOWN_CA": TlsFault.CLIENT_CERTIFICATE,
-    "ALERT_BAD_CERTIFICATE": TlsFault.CLIENT_CERTIFICATE,
+    **OPENSSL_FAULTS,
     "No such file or directory": TlsFault.CA_FILE,
-    "NO_CERTIFICATE_OR_CRL_FOUND": TlsFault.CA_FILE,
     PLAIN_HTTP: TlsFault.TLS_REQUIRED,
 }
-"""Texts of OpenSSL in urllib3's errors; the first match counts."""
 _VALID_SECONDS = 1.0
 """How long a token that was looked up counts as valid: an isolation assessment causes some thirty denials in a row.
 

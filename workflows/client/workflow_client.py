@@ -9,6 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import (
     Client,
     WorkflowFailureError,
@@ -283,6 +286,29 @@ class WorkflowClient:
         except WorkflowFailureError:
             raise AssessmentFailed from None
         return run_of(handle.result_run_id or "")
+
+    @property
+    def encrypted_address(self) -> tuple[str, int] | None:
+        """Host and port of Temporal; None without TLS."""
+        config = self._client.service_client.config
+        host, _, port = config.target_host.rpartition(":")
+        return (host.strip("[]"), int(port)) if config.tls else None
+
+    async def has_workers(self) -> bool:
+        """Return whether a worker has polled for tasks within five minutes; raises TemporalUnavailable."""
+        queue = TaskQueue(name=ids.PLATFORM_QUEUE)
+        try:
+            answer = await self._client.workflow_service.describe_task_queue(
+                DescribeTaskQueueRequest(
+                    namespace=self._client.namespace,
+                    task_queue=queue,
+                    task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+                ),
+                timeout=_RPC_TIMEOUT,
+            )
+        except _DOWN as failed:
+            raise unavailable(failed) from failed
+        return bool(answer.pollers)
 
     async def tenant_workflows(self) -> tuple[Mapping[str, str], frozenset[str]]:
         """Return the states of the running tenant workflows by tenant, and the tenants with a running offboarding.

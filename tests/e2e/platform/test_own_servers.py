@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from uuid import uuid4
 
@@ -27,6 +29,14 @@ class Operator:
 
     def run(self, *words: str) -> dict[str, object]:
         return document_of(run_openkcm(self._environment, *words, "--json"))
+
+    def examine(self) -> dict[str, bool]:
+        """Return the results of `openkcmctl doctor`; `run` would start the command of the development stack."""
+        command = [sys.executable, "-m", "cli", "doctor", "--json"]
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
+        checks = json.loads(done.stdout)["checks"]
+        assert done.returncode == (0 if all(check["ok"] for check in checks) else 1), done.stderr
+        return {check["name"]: check["ok"] for check in checks}
 
     def refused(self, *words: str, **settings: str) -> dict[str, str]:
         """Return the error of a command that must fail; `settings` replace those of the file."""
@@ -117,3 +127,10 @@ def test_a_tenant_becomes_ready_on_existing_servers_of_the_operator(operator, tm
     assert operator.run("enable", third, "--organization", "Own", "--region", "eu-own-1", "--wait")["state"] == "active"
     for server in ("database", "vault"):
         operator.run("setup", server)
+
+    examined = operator.examine()
+    assert all(examined.values()), examined
+    assert {"database", "worker", "marketplace", "dashboard", "certificate of crypto service KMIP"} <= set(examined)
+    operator.run("down")
+    stopped = {"marketplace", "dashboard", "crypto service HTTPS", "crypto service KMIP"}
+    assert {name for name, ok in operator.examine().items() if not ok} - {"worker"} == stopped
