@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -41,6 +42,10 @@ _REASON = re.compile(r"[a-z_]{1,64}")
 
 HTTPS_PORT = 443
 RENEW_HINT = "renew the certificate of this server"
+PROXY_HINT = (
+    "let the load balancer send X-Forwarded-For (proxy_networks) instead of the PROXY protocol, which only the crypto"
+    " service understands"
+)
 BALANCER_HINT = "check the load balancer, the instances behind it (docs/production.md#checks-and-stop), and the setting"
 
 
@@ -133,7 +138,9 @@ def _readiness(name: str, url: str, setting: str) -> Iterator[Check]:
         return
     finally:
         connection.close()
-    ready = status == 200
+    if status == HTTPStatus.BAD_REQUEST:
+        hint = PROXY_HINT
+    ready = status == HTTPStatus.OK
     detail = f"{url} is ready" if ready else f"{url}/readyz returns {status} {_reasons(body)}".rstrip()
     yield Check(name, ready, detail, "" if ready else hint)
     if certificate is not None:

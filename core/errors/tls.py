@@ -22,6 +22,7 @@ class TlsFault(StrEnum):
     CA_FILE = "the file of trusted CA certificates does not exist or is not PEM"
     NO_TLS = "it does not use TLS at the configured port"
     TLS_REQUIRED = "it requires TLS at the configured port"
+    ENDS_AT_ONCE = "it ends the connection at once, as a server does that requires TLS or a client certificate"
     CLIENT_CERTIFICATE = "it requires a client certificate that it trusts"
 
 

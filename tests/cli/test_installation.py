@@ -130,6 +130,13 @@ def test_addresses_behind_load_balancers_are_checked(
     assert str(more["crypto service KMIP"]["detail"]).endswith(TlsFault.NO_TLS)
 
 
+def test_load_balancer_that_sends_the_proxy_protocol_to_an_http_process_is_named(examine: Examine) -> None:
+    """uvicorn answers a PROXY header with 400 and closes the connection."""
+    with http_server(400, "Invalid HTTP request received.") as port:
+        _, checks = examine(MARKETPLACE_BASE_URL=f"http://{LOOPBACK}:{port}")
+    assert "instead of the PROXY protocol" in str(checks["marketplace"]["hint"])
+
+
 def test_refused_login_and_outdated_schema_are_named(
     examine: Examine, services_field: Field, settings: Settings, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ _TLS_FAULTS = {
     "CertificateRequired": TlsFault.CLIENT_CERTIFICATE,
     "AlertReceived(UnknownCA)": TlsFault.CLIENT_CERTIFICATE,
     "AlertReceived(BadCertificate)": TlsFault.CLIENT_CERTIFICATE,
+    'call error after connection: Status { code: Unknown, message: "transport error"': TlsFault.ENDS_AT_ONCE,
 }
 """Texts of rustls in the errors of Temporal's core."""
 _THIS_MACHINE = ("127.", "localhost:", "[::1]:")

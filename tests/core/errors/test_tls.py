@@ -107,6 +107,14 @@ async def test_workflow_service_error_names_the_fault(
     assert failed.value.message == f"no TLS connection to the workflow service: {fault}"
 
 
+async def test_plain_connection_to_a_tls_port_is_reported_for_the_workflow_service(openbao_with_tls: int) -> None:
+    """The port of another server in Go ends the connection as Temporal's does: it is the same library."""
+    gateway = await WorkflowClient.connect(f"{LOOPBACK}:{openbao_with_tls}", 180)
+    with pytest.raises(TemporalUnavailable) as failed:
+        await gateway.enable("acme", "eu-west-1", "event-1")
+    assert failed.value.message == f"no TLS connection to the workflow service: {TlsFault.ENDS_AT_ONCE}"
+
+
 @pytest.mark.parametrize("call", [use_database, prepare_database])
 @pytest.mark.parametrize(
     ("certificate", "ca", "fault"),
