@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cli.installation import _greet_postgresql, _validity
 from config import secrets
 from config.settings import LOOPBACK, Settings
 from core.errors.platform import SchemaOutdated
 from core.errors.tls import TlsFault
 from core.names import CANARY_TENANT_ID
+from database.postgres.access import encrypted_address
 from tests.cli.test_doctor import application
 from tests.core.errors.tls_server import server
 from tests.database.builders import an_authority, an_event
@@ -24,6 +26,7 @@ from tests.database.fixtures import Field
 from tests.database.schemas import outdate
 from tests.ports import free_ports
 from tests.production.topology.certificates import CertificateAuthority
+from workflows.client.workflow_client import WorkflowClient
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("command")]  # it sets the environment
 
@@ -162,6 +165,45 @@ def test_https_address_that_this_host_does_not_trust_is_named(
     with server(tmp_path) as port:
         _, checks = examine(BASE_URL=f"https://{LOOPBACK}:{port}")
     assert str(checks["dashboard"]["detail"]).endswith(TlsFault.UNKNOWN_CA)
+
+
+def test_certificates_of_servers_are_read_in_their_protocols(authority: CertificateAuthority, tmp_path: Path) -> None:
+    authority.issue("server", tmp_path, LOOPBACK, lifetime=timedelta(days=1))
+    with server(tmp_path, b"S") as postgres, server(tmp_path) as others, server(None, b"N") as unencrypted:
+        found = [
+            *_validity("database", LOOPBACK, postgres, _greet_postgresql),
+            *_validity("key server", LOOPBACK, others),
+            *_validity("database", LOOPBACK, unencrypted, _greet_postgresql),
+        ]
+    assert [(check.name, check.ok) for check in found] == [
+        ("certificate of database", True),
+        ("certificate of key server", True),
+        ("certificate of database", False),
+    ]
+    assert all(check.detail.endswith(f"for {LOOPBACK}") for check in found if check.ok)
+    assert found[-1].hint
+
+
+@pytest.mark.parametrize(
+    ("parameters", "address"),
+    [
+        ("sslmode=verify-full&sslrootcert=/etc/ca.pem", ("db.example", 5432)),
+        ("sslmode=require&port=6432", ("db.example", 6432)),
+        ("sslmode=prefer", None),
+        ("", None),
+    ],
+)
+def test_certificate_of_a_database_with_tls_is_read(parameters: str, address: tuple[str, int] | None) -> None:
+    assert encrypted_address(f"postgresql://db.example/openkcm?{parameters}") == address
+
+
+async def test_address_of_temporal_with_tls_is_that_of_its_profile(
+    authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "temporal.example:7233")
+    monkeypatch.setenv("TEMPORAL_TLS_SERVER_CA_CERT_PATH", str(authority.file))
+    assert (await WorkflowClient.connect(None, 180)).encrypted_address == ("temporal.example", 7233)
+    assert (await WorkflowClient.connect("temporal.example:7233", 180)).encrypted_address is None
 
 
 def test_options_of_the_comparison_need_it() -> None:
