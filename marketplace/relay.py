@@ -86,7 +86,7 @@ class WorkflowRelay(ABC):
                 await self._round()
                 pause = _INTERVAL_SECONDS
             except (TemporalUnavailable, DatabaseUnavailable) as down:
-                _log.warning("accepted requests are delayed", code=down.code)
+                _log.warning("accepted requests are delayed", code=down.code, message=down.message)
                 pause = min(pause * 1.5, _SLOWEST_SECONDS)
             except Exception:  # noqa: BLE001 - if the sweep ended, requests would be lost silently
                 _log.exception("sweep failed")

@@ -213,7 +213,8 @@ class AuditShipper:
             batch = self.once()
         except OpenKcmError as failed:
             self.totals.failing_since = self.totals.failing_since or time.time()
-            log.warning("audit waits for the database", code=failed.code, bytes=waiting_bytes(self._folder))
+            waiting = waiting_bytes(self._folder)
+            log.warning("audit waits for the database", code=failed.code, message=failed.message, bytes=waiting)
             return False
         self.totals.failing_since = 0.0
         self.totals.waiting_bytes = waiting_bytes(self._folder)

@@ -14,6 +14,7 @@ import structlog
 
 from database.postgres.access import login
 from database.postgres.deadline import LIVENESS, DeadlineConnection
+from database.postgres.errors import unavailable
 
 _READ_SECONDS = 0.02
 """The interval of the reads. A cached entry outlives a change by at most this time and that of one read."""
@@ -67,7 +68,7 @@ class ChangeFeed:
                         for change in changes.read():
                             changed(change)
             except psycopg.Error as failed:
-                _log.warning("change feed lost", error=type(failed).__name__)
+                _log.warning("change feed lost", error=type(failed).__name__, message=unavailable(failed).message)
                 stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 

@@ -42,12 +42,17 @@ def translate_errors() -> Iterator[None]:
     try:
         yield
     except _UNAVAILABLE as lost:
-        raise with_tls_fault(DatabaseUnavailable, "the database", str(lost), _TLS_FAULTS) from lost
+        raise unavailable(lost) from lost
     except _SCHEMA_DIFFERS as missing:
         raise SchemaOutdated(_describe(missing)) from None
     except psycopg.Error as refused:
         # Not chained: the server's error detail quotes the row, and rows of a tenant must not reach a log.
         raise DatabaseRefused(_describe(refused)) from None
+
+
+def unavailable(lost: psycopg.Error) -> DatabaseUnavailable:
+    """Return the error for a lost or refused connection, with the cause of a failed TLS handshake."""
+    return with_tls_fault(DatabaseUnavailable, "the database", str(lost), _TLS_FAULTS)
 
 
 def _describe(refused: psycopg.Error) -> str:

