@@ -72,6 +72,7 @@ def stand(field: Field) -> Stand:
         client_secret="",
         intake_key="",
         operations=Operations(database, 180.0),
+        tracer=None,
         development=None,
     )
     inner = Starlette(routes=downloads.routes(parts))

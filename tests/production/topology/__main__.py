@@ -67,7 +67,8 @@ def main() -> int:
         except TimeoutError:
             passed = False
         differences = [one for one in installed.discrepancies() if one["kind"] not in expected]
-        passed &= not differences
+        failed_checks = installed.failed_checks()
+        passed &= not differences and not failed_checks
         lost, inactive = drills.lost_records(installed, load), drills.inactive_tenants(installed, load)
         _print(
             "end",
@@ -77,6 +78,7 @@ def main() -> int:
             lost=lost,
             inactive=inactive,
             differences=differences,
+            failed_checks=failed_checks,
         )
     if not options.keep:
         shutil.rmtree(folder)

@@ -166,6 +166,11 @@ class Installation(Servers):
         ]
         return [one for one in found if one["severity"] != "notice"]
 
+    def failed_checks(self) -> list[dict[str, Any]]:
+        """Return the failed checks of `openkcmctl doctor`."""
+        done = run_openkcm(os.environ | self._environment(self.folder / "operator.toml"), "doctor", "--json")
+        return [check for check in json.loads(done.stdout)["checks"] if not check["ok"]]
+
     def _environment(self, settings: Path) -> dict[str, str]:
         return {
             "OPENKCM_CONFIG": str(settings),
