@@ -39,7 +39,8 @@ def ask(
 ) -> Item:
     """Send one request, which must succeed, and return the payload of the response."""
     (answer,) = send(connection, item, minor=minor, major=major, header=header)
-    assert reason_of(answer) is None, answer.first(Tag.RESULT_MESSAGE)
+    message = answer.first(Tag.RESULT_MESSAGE)
+    assert reason_of(answer) is None, message and message.value
     return part_of(answer, Tag.RESPONSE_PAYLOAD)
 
 
