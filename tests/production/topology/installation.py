@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -167,8 +168,10 @@ class Installation(Servers):
         return [one for one in found if one["severity"] != "notice"]
 
     def failed_checks(self) -> list[dict[str, Any]]:
-        """Return the failed checks of `openkcmctl doctor`."""
-        done = run_openkcm(os.environ | self._environment(self.folder / "operator.toml"), "doctor", "--json")
+        """Return the failed checks of `openkcmctl doctor`; `run_openkcm` would start that of the development stack."""
+        environment = os.environ | self._environment(self.folder / "operator.toml")
+        command = [sys.executable, "-m", "cli", "doctor", "--json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         return [check for check in json.loads(done.stdout)["checks"] if not check["ok"]]
 
     def _environment(self, settings: Path) -> dict[str, str]:
