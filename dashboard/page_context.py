@@ -4,12 +4,13 @@ Also the steps that surround each action of a page: the permission check and the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import uuid4
 
 from core.errors.tenants import PermissionDenied, SessionEnded
 from core.tenants.roles import Permission, Person
+from dashboard.components.navigation import Navigation
 from dashboard.workflow_bridge import WorkflowBridge
 from database.connection.database import Database
 from database.platform.operators import Operations
@@ -66,6 +67,8 @@ class PageContext:
     idle timeout.
     """
     platform: Operations | None = None
+    navigation: Navigation = field(default_factory=Navigation)
+    """Links to the other pages of the route."""
 
     def may(self, permission: Permission) -> bool:
         """Return whether the user has the permission; pages hide actions without it."""

@@ -18,6 +18,7 @@ from dashboard.auth.authorization import SessionAuthorizer
 from dashboard.auth.claims import Session
 from dashboard.auth.middleware import PLACE_HEADER, SOURCE_HEADER
 from dashboard.auth.routes import Route, RouteKind, named
+from dashboard.components.navigation import Navigation
 from dashboard.keys import page as keys
 from dashboard.offboarding import section as offboarding
 from dashboard.operations import page as operations
@@ -96,19 +97,17 @@ def _draw_signed_in(parts: Dependencies, route: Route) -> None:
     except (AccessDenied, SessionEnded, DatabaseUnavailable) as refused:
         _draw_alone(route, partial(sign_in_page.draw_refusal, refused))
         st.stop()
-    context = parts.page_context(sign_on, source)
-    chosen = st.navigation(
-        [
-            st.Page(
-                partial(_draw_page, entry, context),
-                title=entry.title,
-                icon=entry.icon,
-                url_path=entry.path,
-                default=not entry.path,
-            )
-            for entry in entries
-        ]
-    )
+    pages: dict[str, st.Page] = {}
+    context = parts.page_context(sign_on, source, Navigation(pages))
+    for entry in entries:
+        pages[entry.path] = st.Page(
+            partial(_draw_page, entry, context),
+            title=entry.title,
+            icon=entry.icon,
+            url_path=entry.path,
+            default=not entry.path,
+        )
+    chosen = st.navigation(list(pages.values()))
     with st.sidebar:
         _draw_person(parts, sign_on, source)
     _watch(parts.guard, sign_on)

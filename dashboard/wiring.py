@@ -24,6 +24,7 @@ from core.tracing.spans import Tracer
 from dashboard.auth.authorization import SessionAuthorizer
 from dashboard.auth.claims import ClaimNames, Session
 from dashboard.auth.routes import DEVELOPMENT_SIGN_ON
+from dashboard.components.navigation import NO_PAGES, Navigation
 from dashboard.page_context import PageContext, ServiceUrls
 from dashboard.workflow_bridge import WorkflowBridge
 from database.connection.database import Database
@@ -71,7 +72,7 @@ class Dependencies:
         """Address of the discovery document of the single sign-on (OpenID Connect Discovery 1.0)."""
         return self.settings.oidc_metadata_url or f"{self.origin}{DEVELOPMENT_SIGN_ON}/.well-known/openid-configuration"
 
-    def page_context(self, sign_on: Session, source: str) -> PageContext:
+    def page_context(self, sign_on: Session, source: str, navigation: Navigation = NO_PAGES) -> PageContext:
         """Return the page context of a user whom the authorizer has just admitted."""
         return PageContext(
             person=sign_on.person,
@@ -90,6 +91,7 @@ class Dependencies:
             present=lambda: self.guard.holds(sign_on, source),
             left=lambda: self.guard.has_ended(sign_on),
             platform=self.operations if sign_on.person.is_operator else None,
+            navigation=navigation,
         )
 
 

@@ -4,8 +4,10 @@ import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, NoReturn
+from urllib.parse import urlencode
 
+import streamlit as st
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -21,6 +23,7 @@ from core.tenants.locks import HEALTHY, LockReason, requires_lock
 from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import Step, steps_of
 from core.tenants.roles import Person, PersonRole
+from dashboard.components.navigation import Navigation
 from dashboard.components.tenant_status import standing
 from dashboard.page_context import PageContext, ServiceUrls
 from database.connection.database import Database
@@ -59,6 +62,21 @@ _MOVES = {
     State.FAILED: (Transition.FAIL,),
     State.PROVISIONING: (),
 }
+
+
+class PlainNavigation(Navigation):
+    """Draws a link as Markdown and keeps where a page went in the session (`went`), as one page has no others."""
+
+    def draw_link(self, path: str, label: str, *, icon: str | None = None, **query: str) -> None:  # noqa: ARG002 - the interface
+        st.markdown(f"[{label}]({_address(path, query)})")
+
+    def go(self, path: str, **query: str) -> NoReturn:
+        st.session_state["went"] = _address(path, query)
+        st.stop()
+
+
+def _address(path: str, query: dict[str, str]) -> str:
+    return f"{path or '.'}{'?' if query else ''}{urlencode(query)}"
 
 
 def a_request_pem(key: ec.EllipticCurvePrivateKey | None = None) -> str:
@@ -111,6 +129,7 @@ class Scene:
             lambda: datetime.now(UTC),
             180.0,
             intake_key=INTAKE_PUBLIC,
+            navigation=PlainNavigation(),
         )
 
     def tenant(self, state: State, tenant_id: str = ACME, organization: str = "ACME Corporation") -> None:
