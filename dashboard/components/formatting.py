@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -27,11 +28,11 @@ def at(time: datetime) -> str:
 
 
 def relative(time: datetime, now: datetime) -> str:
-    """Return the distance from now in its largest unit: `3 minutes ago`, `in 2 days`, `just now`."""
+    """Return the distance from now, rounded in its largest unit: `3 minutes ago`, `in 90 days`, `just now`."""
     distance = abs(now - time)
     if distance < _JUST_NOW:
         return "just now"
-    words = _largest(distance)
+    words = _rounded(distance)
     return f"{words} ago" if time < now else f"in {words}"
 
 
@@ -42,14 +43,14 @@ def moment(time: datetime | None, now: datetime, never: str = "never") -> str:
 
 def span(seconds: float) -> str:
     """Return a duration, rounded by its size: `0.4 s`, `12 s`, `2 min 5 s`, `3 days`."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{max(seconds, 0.0):.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
-    return _largest(timedelta(seconds=whole))
+    return _rounded(timedelta(seconds=whole))
 
 
 def listed(words: list[str]) -> str:
@@ -67,11 +68,15 @@ def code(name: str) -> str:
     return f"`{' '.join(name.split()).replace('`', chr(39))}`"
 
 
-def _largest(distance: timedelta) -> str:
-    seconds = int(distance.total_seconds())
-    for unit, size in _UNITS:
-        if seconds >= size:
-            return count(seconds // size, unit)
+def _rounded(distance: timedelta) -> str:
+    """Return a distance in its largest unit, rounded to the nearest; 59.7 minutes are an hour.
+
+    Rounded down, a deadline in 90 days would read 89 days as soon as it is set.
+    """
+    seconds = distance.total_seconds()
+    for (unit, size), (_, smaller) in pairwise((*_UNITS, ("", 1))):
+        if seconds >= size - smaller / 2:
+            return count(max(int(seconds / size + 0.5), 1), unit)
     return count(0, "second")
 
 

@@ -94,7 +94,7 @@ def test_a_pending_request_shows_action_requester_expiry_and_effect(two: Scene) 
     assert "**Lock tenant (kill switch)**" in said
     assert "Requested by Ada (ada@acme\\.example)" in said
     assert "Expires" in said
-    assert "(in 23 hours)" in said
+    assert "(in 1 day)" in said
     assert "no service can read or write encrypted data" in said
     assert not at.button(key=button(asked.approval_id, VoteChoice.APPROVE)).disabled
     said = press(at, button(asked.approval_id, VoteChoice.APPROVE))
