@@ -9,7 +9,7 @@ from core.names import root_key
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from dashboard.components.formatting import count, listed, moment
-from dashboard.components.key_hierarchy import mode
+from dashboard.components.key_map import mode
 from dashboard.components.tenant_status import UNDER_WAY
 from dashboard.rotation import view as rotation
 from database.keys import KeyVersionRow, VersionUseRow

@@ -7,7 +7,8 @@ import streamlit as st
 
 from core.errors.platform import DatabaseUnavailable
 from core.tenants.lifecycle import State
-from dashboard.components import key_hierarchy as chain
+from core.tenants.locks import HEALTHY
+from dashboard.components import key_map
 from dashboard.components.formatting import count, moment, span
 from dashboard.components.fragments import ICONS, admitted, draw_refusal, draw_unknown
 from dashboard.components.tenant_status import UNDER_WAY, sentence, standing
@@ -33,7 +34,7 @@ class _Rows:
     tenant: TenantRow
     steps: list[StepRow]
     services: list[ServiceRow]
-    chain: chain.KeyHierarchy
+    key_map: key_map.KeyMap
     check: Check | None
     examined_at: datetime | None
     daily_at: datetime | None
@@ -62,7 +63,7 @@ def draw(context: PageContext) -> None:
         _draw_key_management(context, rows)
         _draw_ready(context, rows)
     with right:
-        _draw_chain(rows)
+        _draw_key_map(context, rows)
     _draw_isolation(context, rows)
 
 
@@ -71,16 +72,18 @@ def _read(context: PageContext) -> _Rows | None:
         tenant = tx.tenants.get()
         if tenant is None:
             return None
+        services, held = list(tx.services.all()), tx.root_keys.current()
+        health = HEALTHY if held is None else held.health
         return _Rows(
             tenant,
             list(tx.steps.latest()),
-            list(tx.services.all()),
-            chain.chain(tenant, tx.keys.all(), tx.services.keys()),
+            services,
+            key_map.key_map(tenant, tx.keys.all(), tx.services.keys(), services, health),
             isolation.check(tx.boundaries.latest_run()),
             None if (newest := tx.boundaries.examination()) is None else newest.examined_at,
             None if (daily := tx.boundaries.daily()) is None else daily.line.examined_at,
             tx.routes.get(),
-            tx.root_keys.current(),
+            held,
         )
 
 
@@ -168,15 +171,14 @@ def _draw_ready(context: PageContext, rows: _Rows) -> None:
                 _draw_lines(progress(rows.tenant, rows.steps, context.provisioning_slo_seconds, context.now()))
 
 
-def _draw_chain(rows: _Rows) -> None:
+def _draw_key_map(context: PageContext, rows: _Rows) -> None:
     with st.container(border=True):
-        st.header("Key hierarchy", anchor=False)
+        st.header("Key map", anchor=False)
         if rows.tenant.state is State.OFFBOARDED:
             st.caption("The keys of this tenant were destroyed when it was offboarded.")
             return
-        st.mermaid_chart(chain.drawing(rows.chain), alt="Root key L1, tenant key L2 and the service keys L3")
-        with st.expander("Text description", icon=":material/notes:"):
-            st.markdown("\n".join(f"- {words}" for words in chain.in_words(rows.chain)))
+        if service := key_map.draw(rows.key_map, key="overview.key-map"):
+            context.navigation.go("keys", service=service)
 
 
 def _draw_isolation(context: PageContext, rows: _Rows) -> None:

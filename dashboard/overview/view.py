@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from core.services import ServiceState
 from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
 from dashboard.components.formatting import count, plain, relative
-from dashboard.components.key_hierarchy import mode
+from dashboard.components.key_map import mode
 from dashboard.components.tenant_status import UNDER_WAY, Severity
 from dashboard.overview.isolation import Check
 from dashboard.root_keys.view import Health

@@ -17,7 +17,7 @@ from core.errors.services import InvalidRequest
 from core.tenants.lifecycle import State
 from dashboard.audit import view as audit
 from dashboard.components.formatting import code, count, listed, moment, relative
-from dashboard.components.key_hierarchy import mode
+from dashboard.components.key_map import mode
 from dashboard.components.tenant_status import Severity
 from database.reports import ReportRow
 from openkcm.verification.isolation_controls import CLAUSES

@@ -10,7 +10,7 @@ from core.tenants.lifecycle import DECRYPTS, State
 from core.tenants.locks import HEALTHY, OUT_OF_REACH, LockReason, may_change_root_key
 from dashboard.components import formatting as refusals
 from dashboard.components.formatting import count, family, moment, span
-from dashboard.components.key_hierarchy import mode
+from dashboard.components.key_map import mode
 from dashboard.components.tenant_status import Severity
 from database.root_keys import CustomerRootKeyRow, RootKeyChangeRow, RootKeyVersionsRow
 from database.tenants import TenantRow

@@ -9,7 +9,6 @@ from core.isolation import CheckResult
 from core.services import ServiceState
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import NUMBERS, Step, StepState
-from dashboard.components import key_hierarchy as chain
 from dashboard.components.tenant_status import UNDER_WAY, Severity, sentence, standing
 from dashboard.overview import isolation
 from dashboard.overview import view as overview
@@ -17,7 +16,7 @@ from dashboard.overview.progress import progress, ready, stopped
 from database.isolation import BoundaryRunRow
 from database.keys import KeyRow
 from database.provisioning import RouteRow, StepRow
-from tests.dashboard.held import HOUR, NOW, a_key, a_service
+from tests.dashboard.held import HOUR, NOW, a_service
 from tests.dashboard.held import TENANT as ENABLED
 from tests.database import builders
 
@@ -114,7 +113,6 @@ def test_a_customers_root_key_and_a_destroyed_one_are_named() -> None:
     own, gone = replace(TENANT, root_key_mode="aws-kms"), replace(TENANT, state=State.OFFBOARDED)
     assert "BYOK" in overview.key_management(own, None, ROUTE, NOW)[0].value
     assert overview.key_management(gone, None, None, NOW)[0].value == "Destroyed"
-    assert chain.mode("something-new") == "something-new"
 
 
 def test_checks_are_grouped_by_clause_and_counted() -> None:
@@ -139,31 +137,6 @@ def test_a_check_that_was_not_completed_neither_fails_nor_passes() -> None:
     assert (check.attacks, check.held, check.passed, len(check.not_checked)) == (1, 1, True, 2)
     assert not a_check(a_result("U2", "not-checked")).passed
     assert isolation.reasons(check) == ("U2, A2: none",)
-
-
-def test_the_key_hierarchy_is_drawn_from_stored_rows() -> None:
-    keys = [a_key("orders"), a_key("orders", 2), a_key("a-service-with-a-very-long-name")]
-    one = chain.chain(TENANT, [L2], keys)
-    assert one.services == (("a-service-with-a-very-long-name", 1), ("orders", 2))
-    drawn, said = chain.drawing(one), "\n".join(chain.in_words(one))
-    assert "version 3" in drawn
-    assert "a-service-with-a-ve…" in drawn
-    assert "`a-service-with-a-very-long-name` (version 1) and `orders` (version 2)" in said
-    assert "`L2-acme-primary`, version 3" in said
-
-
-def test_a_key_hierarchy_names_missing_keys() -> None:
-    nothing, unused = chain.chain(TENANT, [], []), chain.chain(TENANT, [L2], [])
-    assert "not created yet" in chain.drawing(nothing)
-    assert "not created yet" in "".join(chain.in_words(nothing))
-    assert "none yet" in chain.drawing(unused)
-    assert "none yet" in "".join(chain.in_words(unused))
-
-
-def test_many_service_keys_do_not_make_the_drawing_unreadable() -> None:
-    drawn = chain.drawing(chain.chain(TENANT, [L2], [a_key(f"service-{number}") for number in range(30)]))
-    assert "and 26 more" in drawn
-    assert chain.drawing(chain.chain(TENANT, [L2], [a_key("one")])).count("L3 service key<br/>one") == 1
 
 
 def test_before_the_first_stored_step_all_steps_are_waiting() -> None:
