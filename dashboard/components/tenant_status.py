@@ -112,7 +112,7 @@ _LOCKED: Mapping[frozenset[LockReason], tuple[str, str]] = MappingProxyType(
 _BREACH_MEANING = "locked by the platform: a tenant isolation check failed"
 _BREACH_ADVICE = (
     "Your platform's operators have been alerted. They unlock the tenant after they have fixed the cause and all "
-    "isolation checks have passed again. It cannot be unlocked here. The page Overview shows the failed check "
+    "isolation checks have passed again. It cannot be unlocked here. The page Compliance shows the failed check "
     "under Tenant isolation."
 )
 

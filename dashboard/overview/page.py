@@ -12,9 +12,9 @@ from dashboard.components import key_map
 from dashboard.components.formatting import count, moment, span
 from dashboard.components.fragments import ICONS, admitted, draw_refusal, draw_unknown
 from dashboard.components.tenant_status import UNDER_WAY, sentence, standing
-from dashboard.overview import isolation
+from dashboard.isolation import view as isolation
+from dashboard.isolation.view import Check
 from dashboard.overview import view as overview
-from dashboard.overview.isolation import Check
 from dashboard.overview.progress import Progress, progress, ready, stopped
 from dashboard.page_context import PageContext
 from dashboard.root_keys import view as root_key
@@ -202,8 +202,8 @@ def _draw_isolation(context: PageContext, rows: _Rows) -> None:
             st.caption(f"Last full assessment {moment(rows.examined_at, context.now())}.")
         if rows.daily_at is not None and rows.daily_at > check.at:
             st.caption(f"Daily checks, a part of them, last passed {moment(rows.daily_at, context.now())}.")
-        if unseen := isolation.reasons(check):
-            st.markdown("  \n".join(f":material/visibility_off: Not checked: {why}" for why in unseen))
+        if pending := isolation.pending(check):
+            st.markdown("  \n".join(f":material/visibility_off: {words}" for words in pending))
         marks = {True: ":material/check:", False: ":material/error:"}
         st.markdown(
             "  \n".join(

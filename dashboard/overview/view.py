@@ -9,7 +9,7 @@ from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
 from dashboard.components.formatting import count, plain, relative
 from dashboard.components.key_map import mode
 from dashboard.components.tenant_status import UNDER_WAY, Severity
-from dashboard.overview.isolation import Check
+from dashboard.isolation.view import Check
 from dashboard.root_keys.view import Health
 from database.provisioning import RouteRow
 from database.services.repository import ServiceRow

@@ -1,4 +1,4 @@
-"""The Compliance page: compliance status, and signed reports for auditors."""
+"""The Compliance page: compliance status, signed reports for auditors, isolation by clause, and readiness."""
 
 from datetime import UTC, date
 from uuid import uuid4
@@ -14,6 +14,8 @@ from dashboard.audit import view as audit
 from dashboard.auth.routes import of_tenant
 from dashboard.components.fragments import ICONS, admitted, draw_refusal, draw_unknown, polling_fragment
 from dashboard.components.tenant_status import UNDER_WAY
+from dashboard.isolation import section as isolation_section
+from dashboard.isolation import view as isolation
 from dashboard.page_context import PageContext
 from dashboard.reports import actions as report_actions
 from dashboard.reports import view as compliance
@@ -37,6 +39,7 @@ def draw(context: PageContext) -> None:
     with context.database.tenant_tx(context.tenant_id) as tx:
         tenant, ends = tx.tenants.get(), tx.audit.ends()
         stated = None if tenant is None else read_stated(tx, context.now().astimezone(UTC))
+        checked = isolation.check(tx.boundaries.latest_run())
     if tenant is None or stated is None:
         draw_unknown()
         return
@@ -47,17 +50,16 @@ def draw(context: PageContext) -> None:
     chain = audit.status(ends, stream.signature(context.database, context.tenant_id, ends), context.now())
     st.header("Status")
     with st.grid(3, min_column_width=280):
-        for line in compliance.lines(stated, chain, context.now()):
+        for line in compliance.lines(stated, checked, chain, context.now()):
             with st.container(border=True, height="stretch", gap="xsmall"):
                 st.markdown(f"{ICONS[line.tone]} **{line.label}**")
                 st.markdown(line.value)
                 st.caption(line.detail)
                 if line.advice:
                     st.caption(f":material/arrow_forward: {line.advice}")
-    if clauses := compliance.clauses(stated.checks):
-        with st.expander("Isolation by clause", key="compliance-clauses", icon=":material/fact_check:"):
-            st.markdown("  \n".join(f"{ICONS[row.tone]} **{row.clause}** {row.means}: {row.how}" for row in clauses))
     _draw_reports(context)
+    isolation_section.draw_isolation(context)
+    isolation_section.draw_readiness(context)
 
 
 def _draw_reports(context: PageContext) -> None:

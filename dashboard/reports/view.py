@@ -16,17 +16,18 @@ from compliance.reports.periods import Period
 from core.errors.services import InvalidRequest
 from core.tenants.lifecycle import State
 from dashboard.audit import view as audit
-from dashboard.components.formatting import code, count, listed, moment, relative
+from dashboard.components.formatting import code, count, listed, moment
 from dashboard.components.key_map import mode
 from dashboard.components.tenant_status import Severity
+from dashboard.isolation import view as isolation
+from dashboard.isolation.view import Check
 from database.reports import ReportRow
-from openkcm.verification.isolation_controls import CLAUSES
-from openkcm.verification.reports.evaluation import OLDEST_CHECK
-from openkcm.verification.reports.model import LatestCheck, Snapshot
+from openkcm.verification.reports.model import Snapshot
 from openkcm.verification.reports.signed_file import ReportFormat
 
 _NAMED = 4
 _WORKS = frozenset({"active", "ok"})
+_CAUSE = "The page Keys shows the cause and what unlocks the tenant."
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +41,10 @@ class Line:
     advice: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ClauseRow:
-    """One clause and the results of its newest checks."""
-
-    clause: str
-    means: str
-    how: str
-    tone: Severity
-
-
-def lines(stated: Snapshot, chain: audit.Status, now: datetime) -> tuple[Line, ...]:
+def lines(stated: Snapshot, checked: Check | None, chain: audit.Status, now: datetime) -> tuple[Line, ...]:
     """Return the status of every subject that has a section in the report."""
     return (
-        _isolation(stated.checks, now),
+        _isolation(checked, now),
         _custody(stated),
         _ages(stated),
         _coverage(stated),
@@ -62,65 +53,29 @@ def lines(stated: Snapshot, chain: audit.Status, now: datetime) -> tuple[Line, .
     )
 
 
-def clauses(checks: Sequence[LatestCheck]) -> tuple[ClauseRow, ...]:
-    """Return each clause of the standard with its newest results; empty before the first check."""
-    if not checks:
-        return ()
-    return tuple(_clause(clause.id, clause.means, checks) for clause in CLAUSES.values())
-
-
-def _clause(clause: str, means: str, checks: Sequence[LatestCheck]) -> ClauseRow:
-    ended = [one.outcome for one in checks if one.clause == clause]
-    held, breached = ended.count("held"), ended.count("breached")
-    if breached:
-        return ClauseRow(clause, means, f"{count(breached, 'check')} failed", Severity.BAD)
-    if held:
-        return ClauseRow(clause, means, f"{count(held, 'check')} passed", Severity.GOOD)
-    return ClauseRow(clause, means, "not checked", Severity.WORKING)
-
-
-def _isolation(checks: Sequence[LatestCheck], now: datetime) -> Line:
-    label = "Isolation"
-    if not checks:
-        return Line(
-            label,
-            "Not checked",
-            Severity.WARNING,
-            "No isolation check is recorded.",
-            "Checks run daily. If none is recorded tomorrow, contact the operators.",
-        )
-    at = max(one.at for one in checks)
-    breached = sorted({one.clause for one in checks if one.outcome == "breached"})
-    held = {one.clause for one in checks if one.outcome == "held"}
-    if breached:
-        return Line(
-            label,
-            "Check failed",
-            Severity.BAD,
-            f"A check of {_few(breached)} failed {relative(at, now)}.",
-            "Contact the platform's operators immediately, and keep a copy of the audit stream.",
-        )
-    detail = f"{len(held):,} of {count(len(CLAUSES), 'clause')} passed, last checked {relative(at, now)}."
-    if now - at > OLDEST_CHECK:
-        advice = "Every check should run at least every seven days. Contact the platform's operators."
-        return Line(label, "Checks overdue", Severity.WARNING, detail, advice)
-    if any(not clause.optional and clause.id not in held for clause in CLAUSES.values()):
-        advice = "The full assessment runs at least every seven days. Open clauses are listed below."
-        return Line(
-            label, f"{len(held):,} of {len(CLAUSES):,} clauses checked, all passed", Severity.WORKING, detail, advice
-        )
-    return Line(label, "All checks passed", Severity.GOOD, detail)
+def _isolation(checked: Check | None, now: datetime) -> Line:
+    found = isolation.verdict(checked, now)
+    return Line("Isolation", found.words, found.tone, found.detail, found.advice)
 
 
 def _custody(stated: Snapshot) -> Line:
     label = "Root key custody"
-    if stated.state == State.LOCKED or any(key.level == "L1" and key.state not in _WORKS for key in stated.keys):
+    if stated.state == State.LOCKED:
         return Line(
             label,
-            "Locked" if stated.state == State.LOCKED else "Unavailable",
+            "Locked",
             Severity.BAD,
-            f"{mode(stated.root_key_mode)}. Nothing can be decrypted in this state.",
-            "The page Keys shows the cause and what unlocks the tenant.",
+            f"{mode(stated.root_key_mode)}. Every request for keys is rejected, and keys in memory were discarded.",
+            _CAUSE,
+        )
+    if any(key.level == "L1" and key.state not in _WORKS for key in stated.keys):
+        return Line(
+            label,
+            "Unavailable",
+            Severity.BAD,
+            f"{mode(stated.root_key_mode)}. Service keys in memory work for a minute at most; no other key can be "
+            "unwrapped.",
+            _CAUSE,
         )
     if stated.root_key_mode == "platform":
         return Line(
@@ -131,7 +86,10 @@ def _custody(stated: Snapshot) -> Line:
             "To hold the root key yourself, change it on the page Keys.",
         )
     return Line(
-        label, "Customer", Severity.GOOD, f"{mode(stated.root_key_mode)}. Without it, nothing can be decrypted."
+        label,
+        "Customer",
+        Severity.GOOD,
+        f"{mode(stated.root_key_mode)}. Without it no service key can be unwrapped.",
     )
 
 

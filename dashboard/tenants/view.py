@@ -77,7 +77,7 @@ def why_locked_still(tenant: TenantRow) -> str:
     if LockReason.BREACH in tenant.locks:
         return (
             "The administrator's lock is removed. The tenant stays locked because an isolation check failed; "
-            "see Overview."
+            "see Compliance."
         )
     return "The administrator's lock is removed. The tenant unlocks automatically when its root key works again."
 

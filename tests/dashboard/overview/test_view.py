@@ -10,7 +10,7 @@ from core.services import ServiceState
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import NUMBERS, Step, StepState
 from dashboard.components.tenant_status import UNDER_WAY, Severity, sentence, standing
-from dashboard.overview import isolation
+from dashboard.isolation import view as isolation
 from dashboard.overview import view as overview
 from dashboard.overview.progress import progress, ready, stopped
 from database.isolation import BoundaryRunRow
@@ -113,30 +113,6 @@ def test_a_customers_root_key_and_a_destroyed_one_are_named() -> None:
     own, gone = replace(TENANT, root_key_mode="aws-kms"), replace(TENANT, state=State.OFFBOARDED)
     assert "BYOK" in overview.key_management(own, None, ROUTE, NOW)[0].value
     assert overview.key_management(gone, None, None, NOW)[0].value == "Destroyed"
-
-
-def test_checks_are_grouped_by_clause_and_counted() -> None:
-    check = a_check(a_result("Z9"), a_result("M2"), a_result("M2", "breached"), a_result("U2"))
-    assert [(control.clause, control.held, control.passed) for control in check.controls] == [
-        ("U2", 1, True),
-        ("M2", 1, False),
-        ("Z9", 1, True),
-    ]
-    assert (check.attacks, check.held, check.passed) == (4, 3, False)
-    assert check.controls[2].meaning == "Z9"
-    assert isolation.attack(a_result()) == "read foreign row"
-    assert isolation.check(None) is None
-
-
-def test_a_check_that_was_not_completed_neither_fails_nor_passes() -> None:
-    check = a_check(a_result("U2"), a_result("U2", "not-checked"), a_result("A2", "not-checked"))
-    assert [(control.clause, control.passed, isolation.summary(control)) for control in check.controls] == [
-        ("U2", True, "1 check passed, 1 not checked"),
-        ("A2", True, "1 not checked"),
-    ]
-    assert (check.attacks, check.held, check.passed, len(check.not_checked)) == (1, 1, True, 2)
-    assert not a_check(a_result("U2", "not-checked")).passed
-    assert isolation.reasons(check) == ("U2, A2: none",)
 
 
 def test_before_the_first_stored_step_all_steps_are_waiting() -> None:

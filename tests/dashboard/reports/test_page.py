@@ -15,7 +15,8 @@ from dashboard.reports.view import Choice
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
 from openkcm.verification.reports.signed_file import ReportFormat
-from tests.dashboard.scene import Scene, press, shown, text
+from tests.dashboard.scene import ACME, Scene, press, shown, text
+from tests.database.builders import a_result
 
 ID = "6f2c0c6d5f1e4a0d9f4be1a1f8f0a7c3"
 PERIOD = named("2026-01")
@@ -39,6 +40,32 @@ def test_the_page_shows_each_subject_with_advice(acme: Scene) -> None:
     assert "Select the actions that require approval on the page Settings." in said
     assert "No reports. Created reports" in said
     assert "openkcm audit verify EXPORT --report REPORT --public-key KEY" in said
+
+
+def test_isolation_by_clause_and_readiness_are_shown(acme: Scene) -> None:
+    said = text(draw(acme.page_context()))
+    assert said.count("7 of 18 clauses checked, all passed") == 2
+    assert "Shown: checks before activation" in said
+    assert "**U2** No other tenant can use your tenant key" in said
+    assert ": 2 checks passed, just now" in said
+    assert "**U1** Your tenant key exists, works, and is yours alone: not checked" in said
+    assert "Each check has a positive control" in said
+    assert "within the target of 3 min 0 s." in said
+    assert "notify the customer · done in" in said.split("Readiness")[1]
+
+
+def test_checks_that_were_not_completed_show_the_reason_and_the_last_full_assessment(acme: Scene) -> None:
+    probe = a_result(
+        "open-others-probes", clause="U2", outcome="not-checked", evidence="no other tenant has a probe yet"
+    )
+    results = [a_result(), probe, a_result(clause="C2", outcome="not-checked", evidence="no second tenant")]
+    acme.gateway.attacks[ACME] = results
+    acme.gateway.check_boundaries(ACME, "eu-west-1", repeat=False)
+    said = text(draw(acme.page_context()))
+    assert "Cross-tenant probe pending (U2): no other tenant has a probe yet" in said
+    assert "Not checked: C2: no second tenant" in said
+    assert "1 check passed, 2 not checked." in said
+    assert "Shown: full assessment" in said
 
 
 def test_a_report_is_created_and_its_files_are_offered(acme: Scene) -> None:

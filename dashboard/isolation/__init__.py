@@ -1,0 +1,1 @@
+"""Tenant isolation and readiness on the page Compliance."""
