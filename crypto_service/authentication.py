@@ -42,6 +42,7 @@ from core.services import CryptoOperation, ServiceState
 from core.tenants.lifecycle import DECRYPTS, State
 from crypto_service.correlation import new_correlation_id
 from crypto_service.interfaces import AuditEntry, AuditWriter, BlockingExecutor, ClientIdentity, Invalidations
+from crypto_service.shared_tasks import retrieve_exception
 from database.connection.database import Database
 from database.postgres.change_feed import tenant_hash
 from database.services.repository import ClientIdentityRow
@@ -247,8 +248,7 @@ class ClientCertificateAuthenticator:
     def _remove_lookup(self, key: Key, task: "asyncio.Task[_CacheEntry]") -> None:
         if key in self._lookups and self._lookups[key][2] is task:
             del self._lookups[key]
-        if not task.cancelled():
-            task.exception()  # retrieved: each waiting caller gets it, but all may have been cancelled
+        retrieve_exception(task)
 
     async def _read_entry(self, leaf: _Leaf, tenant: _Tenant) -> _CacheEntry:
         # Both are set before the read, so that a change or an expiry during the read invalidates the result.

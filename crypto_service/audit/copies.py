@@ -17,6 +17,7 @@ from core.services import RELEASES
 from crypto_service.audit.events import separate_event
 from crypto_service.audit.wal import WalRecord
 from crypto_service.interfaces import AuditEntry, AuditWriter, BlockingExecutor
+from crypto_service.shared_tasks import retrieve_exception
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditEvent
 
@@ -56,7 +57,9 @@ class CopiedJournal:
         """Append in one transaction with the other events of the tenant that wait for the transaction before."""
         group = self._waiting.setdefault(tenant_id, _Group())
         group.events += events
-        group.commit = group.commit or asyncio.create_task(self._commit(tenant_id, group))
+        if group.commit is None:
+            group.commit = asyncio.create_task(self._commit(tenant_id, group))
+            group.commit.add_done_callback(retrieve_exception)
         await asyncio.shield(group.commit)
 
     async def _commit(self, tenant_id: str, group: _Group) -> None:

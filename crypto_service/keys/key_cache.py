@@ -37,6 +37,7 @@ from core.keys.rotation import KeyState
 from core.names import l2_key
 from core.tracing.spans import child_span
 from crypto_service.interfaces import BlockingExecutor, ClientIdentity, Invalidations, ServiceKey
+from crypto_service.shared_tasks import retrieve_exception
 from database.connection.database import Database
 from database.keys import EncryptedRootKeyRow, ServiceKeyRow
 from database.postgres.change_feed import tenant_hash
@@ -265,8 +266,7 @@ def _has_origin(key_id: _KeyId, row: ServiceKeyRow) -> bool:
 
 def _remove_unwrap(tenant: _Tenant, key_id: _KeyId, task: "asyncio.Task[ServiceKey]") -> None:
     del tenant.unwraps[key_id]
-    if not task.cancelled():
-        task.exception()  # retrieved: each waiting caller gets it, but all may have been cancelled
+    retrieve_exception(task)
 
 
 def _drop_keys(tenant: _Tenant) -> None:

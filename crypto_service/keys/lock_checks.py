@@ -8,11 +8,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from core.errors.platform import VaultRefused, VaultUnavailable
 from core.errors.tenants import LockedAtKeyServer
 from core.keys.encryption_context import EncryptionContext
 from crypto_service.interfaces import BlockingExecutor, Invalidations
+from crypto_service.shared_tasks import retrieve_exception
 from database.postgres.change_feed import tenant_hash
 from vault.auth.client import VaultClient
 from vault.auth.tenant_tokens import TenantSessions
@@ -50,7 +52,8 @@ class LockChecks:
         self._cache_seconds = cache_seconds
         self._monotonic = monotonic
         self._checks: dict[str, _Check] = {}
-        self._running: dict[str, asyncio.Task[bool]] = {}
+        self._running: dict[str, tuple[int, asyncio.Task[bool]]] = {}
+        """The newest read of each tenant, and the number of changes of the tenant when it began."""
         changes.subscribe(self.forget)
 
     async def is_locked(self, tenant_id: str) -> bool:
@@ -58,12 +61,14 @@ class LockChecks:
 
         Without an answer the result is False: a caller's keys need the key server, and so the same check, anyway.
         """
-        if self._check(tenant_id).is_fresh(self._monotonic()):
+        check = self._check(tenant_id)
+        if check.is_fresh(self._monotonic()):
             return False
-        task = self._running.get(tenant_id)
-        if task is None:
-            task = self._running[tenant_id] = asyncio.create_task(self._read(tenant_id))
-            task.add_done_callback(lambda _: self._running.pop(tenant_id))
+        began_at, task = self._running.get(tenant_id, (-1, None))
+        if task is None or began_at != check.changes:  # a read that began before a change may not see its lock
+            task = asyncio.create_task(self._read(tenant_id))
+            self._running[tenant_id] = (check.changes, task)
+            task.add_done_callback(partial(self._remove_read, tenant_id))
         return await asyncio.shield(task)
 
     async def _read(self, tenant_id: str) -> bool:
@@ -74,6 +79,11 @@ class LockChecks:
         except (VaultUnavailable, VaultRefused):
             return False
         return False
+
+    def _remove_read(self, tenant_id: str, task: "asyncio.Task[bool]") -> None:
+        if tenant_id in self._running and self._running[tenant_id][1] is task:
+            del self._running[tenant_id]
+        retrieve_exception(task)
 
     def require_unlocked(self, tenant_id: str) -> None:
         """Raise LockedAtKeyServer while the key server has a lock, VaultUnavailable, VaultRefused; from any thread."""

@@ -27,6 +27,7 @@ from crypto_service.kmip.objects.attributes import Attributes
 from crypto_service.kmip.objects.cache import ObjectCache
 from crypto_service.kmip.objects.managed_object import ManagedObject
 from crypto_service.kmip.objects.search import search_values
+from crypto_service.shared_tasks import retrieve_exception
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.postgres.change_feed import object_hash, tenant_hash
@@ -286,8 +287,7 @@ class ObjectStore:
 
     def _ended(self, work_id: tuple[Hashable, ...], done: "asyncio.Future[Any]") -> None:
         del self._in_progress[work_id]
-        if not done.cancelled():
-            done.exception()  # retrieved, in case all waiting callers were cancelled
+        retrieve_exception(done)
 
     async def _row(self, caller: ClientIdentity, object_id: str) -> ObjectRow | None:
         def work() -> ObjectRow | None:

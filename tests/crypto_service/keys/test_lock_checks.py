@@ -1,6 +1,7 @@
 """Locks at a real key server: one request for all callers of a tenant, and none that a change has outdated."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -89,6 +90,33 @@ async def test_result_of_a_read_during_a_change_is_not_kept(checked: Checked) ->
     locks = LockedDuringRead(checked.world.vault.session("crypto"))
     checks = LockChecks(locks, checked.executor, checked.changes, cache_seconds=60)
     assert not await checks.is_locked(checked.tenant_id)
+    assert await checks.is_locked(checked.tenant_id)
+
+
+async def test_caller_after_a_change_does_not_join_a_read_that_began_before_it(checked: Checked) -> None:
+    class SlowFirstRead(TenantLocks):
+        read, change = threading.Event(), threading.Event()
+
+        def get(self, tenant_id: str) -> LockRecord | None:
+            found = super().get(tenant_id)
+            if not self.read.is_set():
+                self.read.set()
+                assert self.change.wait(30)
+            return found
+
+    locks = SlowFirstRead(checked.world.vault.session("crypto"))
+    checks = LockChecks(locks, checked.executor, checked.changes, cache_seconds=60)
+    before = asyncio.create_task(checks.is_locked(checked.tenant_id))
+    await asyncio.to_thread(locks.read.wait, 30)
+    try:
+        checked.written.record(checked.tenant_id, LOCK)
+        checked.changes.tell(tenant_hash(checked.tenant_id))
+        async with asyncio.timeout(30):
+            assert await asyncio.gather(*(checks.is_locked(checked.tenant_id) for _ in range(5))) == [True] * 5
+    finally:
+        locks.change.set()
+    assert not await before
+    assert checked.executor.count == 2
     assert await checks.is_locked(checked.tenant_id)
 
 
