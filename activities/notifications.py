@@ -355,7 +355,10 @@ class CallbackSender:
         # Redirects are not followed: a signed message goes only to the configured address.
         # httpx2 keeps the connection of a cancelled handshake open for as long as the receiver does.
         timeout = httpx2.Timeout(seconds, connect=_CONNECT_PART * seconds)
-        self._client = httpx2.AsyncClient(timeout=timeout, follow_redirects=False)
+        # No proxy of the environment gets a message or its address. The context still trusts a CA in SSL_CERT_FILE.
+        self._client = httpx2.AsyncClient(
+            timeout=timeout, follow_redirects=False, trust_env=False, verify=ssl.create_default_context()
+        )
 
     def send(self, notification: Notification) -> None:
         now = self._clock().astimezone(UTC)

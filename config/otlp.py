@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
+from requests import Session
 
 from core.tracing.spans import Span, TraceContext
 
@@ -48,10 +49,13 @@ class OtlpExport:
         release = version(_DISTRIBUTION)
         self._resource = Resource({"service.name": f"openkcm-{process}", "service.version": release})
         self._scope = InstrumentationScope("openkcm", release)
+        session = Session()
+        session.trust_env = False  # no proxy and no .netrc of the environment
         exporter = _Exporter(
             f"{endpoint.rstrip('/')}{_PATH}",
             certificate_file=None if ca_file is None else str(ca_file),
             timeout=_TIMEOUT_SECONDS,
+            session=session,
         )
         exporter.prepare = prepare_thread
         self._processor = BatchSpanProcessor(exporter, _QUEUE, _PAUSE_MILLISECONDS, _BATCH)

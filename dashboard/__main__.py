@@ -55,6 +55,8 @@ def create_app(parts: Dependencies) -> AuthMiddleware:
                 "client_id": settings.oidc_client_id,
                 "client_secret": parts.client_secret,
                 "server_metadata_url": parts.metadata_url,
+                # The client reads the environment: Streamlit accepts plain values only, and `trust_env` false would
+                # also ignore SSL_CERT_FILE, which names the CA of a private identity provider.
                 "client_kwargs": {"scope": settings.oidc_scopes},
             }
         },

@@ -40,7 +40,10 @@ class Region:
 
 
 class PlatformIdentity:
-    """The platform's AWS credentials from botocore's credential chain, which renews them automatically."""
+    """The platform's AWS credentials from botocore's credential chain, which renews them automatically.
+
+    Environment variables select the credentials, as AWS documents; so botocore also uses the proxies in them.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -7,6 +7,7 @@ per `PAUSE_SECONDS`, so that a flood of invented key ids does not become a flood
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,8 +151,9 @@ async def read_keys(place: str) -> bytes:
     if "://" not in place:
         return await asyncio.to_thread(_read_file, Path(place))
     timeout = httpx2.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
+    trusted = ssl.create_default_context()  # with `trust_env=False`, the client's own would not read SSL_CERT_FILE
     async with (
-        httpx2.AsyncClient(follow_redirects=False, trust_env=False, timeout=timeout) as client,
+        httpx2.AsyncClient(follow_redirects=False, trust_env=False, timeout=timeout, verify=trusted) as client,
         client.stream("GET", place, headers={"accept": "application/json", "accept-encoding": "identity"}) as answer,
     ):
         if answer.status_code != httpx2.codes.OK:
