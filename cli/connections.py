@@ -10,7 +10,7 @@ import typer
 from config.secrets import Role, context_key, read_database_password, read_secret
 from config.settings import Settings
 from core import names as ids
-from core.errors.platform import SettingsInvalid
+from core.errors.platform import DatabaseUnavailable, SettingsInvalid
 from database.connection.database import Database
 from openkcm.contract.names import parse_tenant_id
 
@@ -61,6 +61,9 @@ def _database(settings: Settings, role: Role) -> Iterator[Database]:
     database = Database(settings.postgres_url, role, password, key, max_size=1)
     try:
         yield database
+    except DatabaseUnavailable:
+        database.require_login()
+        raise
     finally:
         database.close()
 

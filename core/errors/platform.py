@@ -53,6 +53,17 @@ class DatabaseUnavailable(PlatformError):
     hint = "check that PostgreSQL is running and reachable at the configured address"
 
 
+class DatabaseLoginRefused(DatabaseUnavailable):
+    """The server answers, and rejects user or password; a retry succeeds after the correction of either side.
+
+    For operators only, as by logs, readiness and commands: a transaction for a customer raises DatabaseUnavailable.
+    """
+
+    code = "database_login_refused"
+    message = "the database answers and rejects the login"
+    hint = "compare role and password with the server's, and check pg_hba.conf (docs/own-servers.md#first-checks)"
+
+
 class SchemaOutdated(DatabaseUnavailable):
     """The schema lacks a migration that this version of the process needs; a retry succeeds after it."""
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import structlog
 
-from core.errors.platform import ReleaseOutdated, SchemaOutdated, VaultRefused
+from core.errors.platform import DatabaseLoginRefused, ReleaseOutdated, SchemaOutdated, VaultRefused
 from core.names import CANARY_TENANT_ID
 from crypto_service.audit.wal import WriteAheadLog
 from database.connection.database import Database
@@ -35,7 +35,7 @@ class Readiness:
         """`tenants` returns a session with the identity of a tenant."""
         self._logged: tuple[str, ...] = ()
         self._journal, self._database, self._vault, self._tenants = journal, database, vault, tenants
-        self._schema: str | None = None
+        self._database_fault: str | None = None
         self._login: str | None = None
         self._logged_in_at = -_LOGIN_SECONDS
 
@@ -43,7 +43,7 @@ class Readiness:
     def faults(self) -> tuple[str, ...]:
         """The codes of what is wrong; the process is ready without one."""
         journal = JOURNAL if self._journal.is_failing else None
-        return tuple(fault for fault in (journal, self._schema, self._login) if fault)
+        return tuple(fault for fault in (journal, self._database_fault, self._login) if fault)
 
     async def watch(self) -> None:
         """Check until cancelled."""
@@ -55,7 +55,7 @@ class Readiness:
         """Update `faults`."""
         self._journal.is_writable()
         with suppress(OpenKcmError):  # the former result remains
-            self._schema = await asyncio.to_thread(self._unsuitable_schema)
+            self._database_fault = await asyncio.to_thread(self._check_database)
         now = time.monotonic()
         if now - self._logged_in_at >= _LOGIN_SECONDS:
             self._logged_in_at = now
@@ -65,12 +65,12 @@ class Readiness:
             self._logged = self.faults
             (log.error if self._logged else log.info)("readiness changed", faults=self._logged)
 
-    def _unsuitable_schema(self) -> str | None:
-        """Return whether schema and process do not fit together, which an instance of another version may."""
+    def _check_database(self) -> str | None:
+        """Return what another instance may have right: a version that fits the schema, or the password."""
         try:
             self._database.require_ready()
-        except (SchemaOutdated, ReleaseOutdated) as differs:
-            return differs.code
+        except (SchemaOutdated, ReleaseOutdated, DatabaseLoginRefused) as fault:
+            return fault.code
         return None
 
     def _refused_login(self) -> str | None:

@@ -13,16 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import psycopg
+import structlog
 from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 from core import correlation
-from core.errors.platform import DatabaseRefused
+from core.errors.platform import DatabaseLoginRefused, DatabaseRefused, DatabaseUnavailable
 from database.connection.transaction import TenantTransaction
 from database.postgres.access import CURRENT_TRANSACTION, LONGEST_NAME, OWNER, PLATFORM, SESSION_SETTINGS, login, sign
 from database.postgres.deadline import CALL_SECONDS, LIVENESS, CallTimeout, DeadlineConnection
-from database.postgres.errors import translate_errors
+from database.postgres.errors import is_login_refused, translate_errors
 from database.schema.version import require_schema
 from openkcm.contract.names import TENANT_ID_PATTERN
 from openkcm.errors import IllegalTenantId
@@ -71,6 +72,9 @@ _ROLE_HINT = "use the roles that the database setup creates"
 _SETTINGS_HINT = "run openkcmctl setup database; with a pooler see docs/own-servers.md#connection-poolers"
 
 
+log = structlog.get_logger()
+
+
 class Database:
     """Connections of one process and the transactions of a tenant.
 
@@ -95,6 +99,8 @@ class Database:
         """Why the last connection was rejected, and the hint."""
         self._connect_failure = ""
         """Why the last attempt to connect failed: the pool raises only that it took too long."""
+        self._is_login_refused = False
+        self._name = login(role)
         self._inside = threading.local()
         self._pool: ConnectionPool[DeadlineConnection] = ConnectionPool(
             url,
@@ -165,9 +171,18 @@ class Database:
             self._inside.open = False
 
     def require_ready(self) -> None:
-        """Raise what a transaction would raise now; see `tenant_tx`."""
-        with self.raw_tx(PLATFORM):
-            pass
+        """Raise what a transaction would raise now; see `tenant_tx` and `require_login`."""
+        try:
+            with self.raw_tx(PLATFORM):
+                pass
+        except DatabaseUnavailable:
+            self.require_login()
+            raise
+
+    def require_login(self) -> None:
+        """Raise DatabaseLoginRefused if that ended the last attempt to connect; for operators, never for customers."""
+        if self._is_login_refused:
+            raise DatabaseLoginRefused from None
 
     def sign(self, tenant_id: str, transaction: str) -> str:
         """Return the context of `tenant_id` for the transaction that returned `transaction` as CURRENT_TRANSACTION."""
@@ -223,12 +238,16 @@ class Database:
         except psycopg.OperationalError:
             if self._refusal is not None:
                 raise DatabaseRefused(*self._refusal) from None
-            if self._connect_failure:
+            if self._connect_failure and not self._is_login_refused:
                 raise psycopg.OperationalError(self._connect_failure) from None
             raise
 
     def _keep_connect_failure(self, failed: psycopg.OperationalError) -> None:
+        was_refused, self._is_login_refused = self._is_login_refused, is_login_refused(failed)
         self._connect_failure = str(failed)
+        if self._is_login_refused and not was_refused:
+            refused = DatabaseLoginRefused()
+            log.error("database login refused", role=self._name, code=refused.code, hint=refused.hint)
 
     def _require_role_and_settings(self, connection: Connection[TupleRow]) -> None:
         """Reject a role that row-level security does not bind, and a session without its settings.
@@ -238,7 +257,7 @@ class Database:
         powerful = connection.execute(_TOO_POWERFUL, [OWNER]).fetchone()
         names = list(SESSION_SETTINGS)
         wrong = connection.execute(_WRONG_SETTINGS, [names, [SESSION_SETTINGS[name] for name in names]]).fetchall()
-        self._refusal, self._connect_failure = None, ""
+        self._refusal, self._connect_failure, self._is_login_refused = None, "", False
         if powerful is not None:
             self._refusal = f"row security does not bind the role {powerful[0]}", _ROLE_HINT
         elif wrong:

@@ -14,7 +14,7 @@ import structlog
 
 from database.postgres.access import login
 from database.postgres.deadline import LIVENESS, DeadlineConnection
-from database.postgres.errors import unavailable
+from database.postgres.errors import unavailable_for_operator
 
 _READ_SECONDS = 0.02
 """The interval of the reads. A cached entry outlives a change by at most this time and that of one read."""
@@ -68,7 +68,9 @@ class ChangeFeed:
                         for change in changes.read():
                             changed(change)
             except psycopg.Error as failed:
-                _log.warning("change feed lost", error=type(failed).__name__, message=unavailable(failed).message)
+                _log.warning(
+                    "change feed lost", error=type(failed).__name__, message=unavailable_for_operator(failed).message
+                )
                 stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 

@@ -1,5 +1,6 @@
 """Translation of psycopg's exceptions into `DatabaseUnavailable` and `DatabaseRefused`."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,8 +8,8 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout
 
-from core.errors.platform import DatabaseRefused, DatabaseUnavailable, SchemaOutdated
-from core.errors.tls import TlsFault, with_tls_fault
+from core.errors.platform import DatabaseLoginRefused, DatabaseRefused, DatabaseUnavailable, SchemaOutdated
+from core.errors.tls import TlsFault, find_tls_fault, with_tls_fault
 
 # A retry can succeed: connection lost or refused, shutdown, deadlock, serialization failure, timeout, a server that is
 # now a read-only standby. OperationalError covers the SQLSTATE classes 08, 40, 53, 55, 57 and 58.
@@ -32,17 +33,30 @@ _TLS_FAULTS = {
 }
 """Texts of libpq, which does not report why a certificate is not valid, and of the server."""
 
+_LOGIN_STATES = (errors.InvalidPassword, errors.InvalidAuthorizationSpecification)
+_LOGIN_REFUSED = re.compile(
+    r"authentication failed|no pg_hba\.conf entry|pg_hba\.conf rejects|is not permitted to log in"
+    r'|role "[^"\n]*" does not exist|no password supplied'
+)
+"""SQLSTATE 28P01 and 28000. libpq reports a failed startup without its SQLSTATE, so the server's text must suffice.
+
+A server with messages in another language therefore counts as one that does not answer.
+"""
+
 # During an upgrade: the process and the schema do not fit together. A retry succeeds once one of them is replaced.
 _SCHEMA_DIFFERS = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
 
 
 @contextmanager
-def translate_errors() -> Iterator[None]:
-    """Raise DatabaseUnavailable, SchemaOutdated or DatabaseRefused for each exception of psycopg in the block."""
+def translate_errors(*, for_operator: bool = False) -> Iterator[None]:
+    """Raise DatabaseUnavailable, SchemaOutdated or DatabaseRefused for each exception of psycopg in the block.
+
+    `for_operator` also raises DatabaseLoginRefused; a customer learns only that the database is unavailable.
+    """
     try:
         yield
     except _UNAVAILABLE as lost:
-        raise unavailable(lost) from lost
+        raise (unavailable_for_operator if for_operator else unavailable)(lost) from lost
     except _SCHEMA_DIFFERS as missing:
         raise SchemaOutdated(_describe(missing)) from None
     except psycopg.Error as refused:
@@ -53,6 +67,18 @@ def translate_errors() -> Iterator[None]:
 def unavailable(lost: psycopg.Error) -> DatabaseUnavailable:
     """Return the error for a lost or refused connection, with the cause of a failed TLS handshake."""
     return with_tls_fault(DatabaseUnavailable, "the database", str(lost), _TLS_FAULTS)
+
+
+def unavailable_for_operator(lost: psycopg.Error) -> DatabaseUnavailable:
+    """Return the error as `unavailable` does, or DatabaseLoginRefused."""
+    return DatabaseLoginRefused() if is_login_refused(lost) else unavailable(lost)
+
+
+def is_login_refused(lost: psycopg.Error) -> bool:
+    """Return whether the server rejected user or password, and not the encryption of the connection."""
+    text = str(lost)
+    refused = isinstance(lost, _LOGIN_STATES) or _LOGIN_REFUSED.search(text) is not None
+    return refused and find_tls_fault(text, _TLS_FAULTS) is None
 
 
 def _describe(refused: psycopg.Error) -> str:

@@ -42,10 +42,11 @@ def prepare_database(
         report: receives the progress of a migration that waits.
 
     Raises:
-        DatabaseUnavailable, DatabaseRefused: the server does not respond, or the administrator lacks a right.
+        DatabaseUnavailable, DatabaseLoginRefused, DatabaseRefused: the server does not respond, rejects the
+            administrator's login, or the administrator lacks a right.
         SchemaRefused: see `migrate`.
     """
-    with translate_errors():
+    with translate_errors(for_operator=True):
         _prepare_as_administrator(admin_conninfo, passwords, existing)
         migrator = conninfo.make_conninfo(admin_conninfo, user=login(MIGRATOR), password=passwords[MIGRATOR])
         with _connect(migrator, autocommit=True) as connection:
@@ -64,7 +65,7 @@ def require_same_secrets(admin_conninfo: str, passwords: Mapping[str, str], cont
         SecretsDiffer: with each difference.
         DatabaseUnavailable: the server does not respond.
     """
-    with translate_errors():
+    with translate_errors(for_operator=True):
         with _connect_to_server(admin_conninfo) as administrator:
             found = "select rolname from pg_roles where rolname = any(%s)"
             roles = [_LOGINS[name] for (name,) in administrator.execute(found, [list(_LOGINS)])]
@@ -90,11 +91,11 @@ def require_prepared(url: str, migrator_password: str) -> None:
     """Reject a database that `prepare_database` of this version has not prepared; change nothing.
 
     Raises:
-        DatabaseUnavailable: the server does not respond, or the migrator cannot log in.
+        DatabaseUnavailable, DatabaseLoginRefused: the server does not respond, or the migrator cannot log in.
         SchemaRefused: a migration is missing; or see `migrate`.
     """
     with (
-        translate_errors(),
+        translate_errors(for_operator=True),
         DeadlineConnection.connect(url, user=login(MIGRATOR), password=migrator_password, **LIVENESS) as connection,
     ):
         if missing_migrations(connection, read_migrations()):

@@ -132,7 +132,7 @@ HEALTH: dict[str, Any] = {
 
 READINESS: dict[str, Any] = {
     "summary": "Check whether to send requests here",
-    "description": "For load balancers. The reasons are error codes: database_unavailable, schema_outdated, "
-    "release_outdated or database_refused.",
+    "description": "For load balancers. The reasons are error codes: database_unavailable, "
+    "database_login_refused, schema_outdated, release_outdated or database_refused.",
     "responses": {503: {"description": "not ready, with the reasons"}},
 }

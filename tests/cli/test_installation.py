@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cli.installation import _greet_postgresql, _validity
 from config import secrets
 from config.settings import LOOPBACK, Settings
-from core.errors.platform import SchemaOutdated
+from core.errors.platform import DatabaseLoginRefused, SchemaOutdated
 from core.errors.tls import TlsFault
 from core.names import CANARY_TENANT_ID
 from database.postgres.access import encrypted_address
@@ -156,6 +156,18 @@ def test_refused_login_and_outdated_schema_are_named(
     assert checks["database"]["hint"] == SchemaOutdated.hint
     assert "rejected the request" in str(checks["key server"]["detail"])
     assert checks["workflow service"]["hint"]
+
+
+def test_password_that_the_database_rejects_is_named(examine: Examine, settings: Settings, tmp_path: Path) -> None:
+    for role_file in settings.secrets.iterdir():
+        secrets.ensure_secret(tmp_path / "secrets", role_file.name, role_file.read_text(encoding="ascii"))
+    (tmp_path / "secrets" / secrets.database_password(secrets.Role.OPERATOR)).write_text("wrong", encoding="ascii")
+    status, checks = examine(SECRETS_DIR=tmp_path / "secrets")
+    assert status == 1
+    for name in ("database", "crypto service"):
+        assert checks[name]["detail"] == DatabaseLoginRefused.message
+        assert checks[name]["hint"] == DatabaseLoginRefused.hint
+    assert checks["key server"]["ok"]
 
 
 def test_https_address_that_this_host_does_not_trust_is_named(

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from crypto_service.audit.wal import WriteAheadLog
 from crypto_service.processes.readiness import JOURNAL, LOGIN, TENANT_LOGIN, Readiness
+from database.connection.database import Database
 from database.schema.version import NEWEST
 from tests.database.fixtures import Field
 from tests.ports import free_port
@@ -136,6 +137,15 @@ async def until_faults(checked: Readiness, faults: tuple[str, ...]) -> None:
         assert time.monotonic() < deadline, checked.faults
         await asyncio.sleep(0.2)
         await checked.check()
+
+
+async def test_database_that_rejects_the_login_is_a_fault(readiness: Checks, field: Field, tmp_path: Path) -> None:
+    keys = field.server.context_keys
+    readiness.database = Database(field.url, "crypto", "wrong", keys["crypto"], max_size=1)
+    checked = readiness(tmp_path)
+    await checked.check()
+    readiness.database.close()
+    assert checked.faults == ("database_login_refused",)
 
 
 async def test_database_that_does_not_respond_is_no_fault_of_the_process(
