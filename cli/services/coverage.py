@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +22,7 @@ from compliance.coverage.assessment import (
     Incomplete,
     Overhead,
     ServiceCoverage,
+    Unknown,
     Verdict,
     Volume,
 )
@@ -29,6 +31,10 @@ from config.settings import load_settings
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id
+
+_STATUS: Mapping[type[Verdict], str] = MappingProxyType(
+    {FullyCovered: "protected", Incomplete: "incomplete", Unknown: "unknown"}
+)
 
 
 def show_coverage(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
@@ -51,8 +57,8 @@ def show_coverage(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
 def _verdict(verdict: Verdict) -> Mapping[str, Any]:
     match verdict:
         case FullyCovered():
-            return {"protected": True, "missing": []}
-        case Incomplete(gaps):
+            return {"protected": True, "status": _STATUS[FullyCovered], "missing": []}
+        case Incomplete(gaps) | Unknown(gaps):
             missing = [
                 {
                     "code": gap.code,
@@ -63,7 +69,7 @@ def _verdict(verdict: Verdict) -> Mapping[str, Any]:
                 }
                 for gap in gaps
             ]
-            return {"protected": False, "missing": missing}
+            return {"protected": False, "status": _STATUS[type(verdict)], "missing": missing}
 
 
 def _service(one: ServiceCoverage, found: Coverage) -> Mapping[str, Any]:
@@ -119,7 +125,7 @@ def _overhead(one: Overhead | None) -> Mapping[str, Any] | None:
 def _draw(console: Console, found: Coverage) -> None:
     services = Table(_whole("service"), "state", "method", "today", "overhead")
     for one in found.services:
-        state = "protected" if isinstance(one.verdict, FullyCovered) else "incomplete"
+        state = _STATUS[type(one.verdict)]
         ways = ", ".join(one.ways) or "none"
         _add(services, one.service, state, ways, f"{one.days.get(found.today, 0):,}", _share(one.overhead))
     fields = Table(_whole("service"), _whole("field"), "mode", f"{LATELY_DAYS} days", "last seen", "overhead")
@@ -139,7 +145,7 @@ def _words(verdict: Verdict) -> Sequence[str]:
     match verdict:
         case FullyCovered():
             return [f"{ALL_PROTECTED}: no gaps in the list of protected fields, as the services report"]
-        case Incomplete(gaps):
+        case Incomplete(gaps) | Unknown(gaps):
             steps = [(" ".join(filter(None, (gap.service, gap.place, gap.missing))), gap.next_step) for gap in gaps]
             return [line for missing, step in steps for line in (f"missing  {missing}", f"   next  {step}")]
 

@@ -2,7 +2,7 @@
 
 Sources are observations of the crypto service (connected services, used keys) and reports of the customer's programs
 (`ReportedUse`), which are claims, not evidence. The list of protected fields defines the sensitive data; OpenKCM does
-not know other data. If a fact is unknown, the service is not `FullyCovered`.
+not know other data. If a fact is unknown, the service is not `FullyCovered`; without a list its coverage is `Unknown`.
 """
 
 from collections import Counter, defaultdict
@@ -20,6 +20,7 @@ from compliance.coverage.gaps import (
     Disconnected,
     FieldUnseen,
     Gap,
+    NoFieldsListed,
     NoService,
     NotConnected,
     NothingEncrypted,
@@ -175,7 +176,7 @@ class FieldCoverage:
 
 @dataclass(frozen=True, slots=True)
 class FullyCovered:
-    """No known gap."""
+    """No known gap, and every listed field was seen. Each service has at least one listed field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,14 @@ class Incomplete:
     gaps: tuple[Gap, ...]
 
 
-Verdict = FullyCovered | Incomplete
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """No known gap, but for at least one service nothing is listed that could be checked: neither good nor bad."""
+
+    gaps: tuple[NoFieldsListed, ...]
+
+
+Verdict = FullyCovered | Incomplete | Unknown
 Counted = TypeVar("Counted", ReportedUse, RequestCount)
 
 
@@ -218,11 +226,11 @@ class Coverage:
         gaps = [*self.gaps]
         for one in self.services:
             match one.verdict:
-                case Incomplete(more):
+                case Incomplete(more) | Unknown(more):
                     gaps += more
                 case FullyCovered():  # pragma: no branch - mypy checks that every case is named
                     pass
-        return Incomplete(tuple(gaps)) if gaps else FullyCovered()
+        return _verdict(gaps)
 
     @property
     def overhead(self) -> Overhead | None:
@@ -245,6 +253,13 @@ def coverage(state: State, services: Sequence[ServiceFacts], now: datetime) -> C
         tuple(one.service for one in services if _is_retired(one)),
         tuple(gaps),
     )
+
+
+def _verdict(gaps: Sequence[Gap]) -> Verdict:
+    unlisted = tuple(gap for gap in gaps if isinstance(gap, NoFieldsListed))
+    if len(unlisted) < len(gaps):
+        return Incomplete(tuple(gaps))
+    return Unknown(unlisted) if unlisted else FullyCovered()
 
 
 def first_day(today: date) -> date:
@@ -288,8 +303,7 @@ def _judge(service: ServiceFacts, fields: Sequence[FieldCoverage], now: datetime
         case ServiceState.CONNECTING:
             return Incomplete((BeingConnected(service.service),))
         case ServiceState.CONNECTED:  # pragma: no branch - mypy checks that every case is named
-            gaps = tuple(_gaps(service, fields, now))
-            return Incomplete(gaps) if gaps else FullyCovered()
+            return _verdict(tuple(_gaps(service, fields, now)))
 
 
 def _gaps(service: ServiceFacts, fields: Sequence[FieldCoverage], now: datetime) -> Iterable[Gap]:
@@ -298,6 +312,8 @@ def _gaps(service: ServiceFacts, fields: Sequence[FieldCoverage], now: datetime)
         yield CertificateLapsed(name)
     if not any(_ways(service, fields, today)):
         yield NothingEncrypted(name, LATELY_DAYS)
+    if not service.fields:
+        yield NoFieldsListed(name)
     for one in fields:
         if one.field is not None and one.seen is None:
             yield FieldUnseen(name, one.place, LOOKED_BACK_DAYS)

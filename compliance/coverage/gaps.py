@@ -99,6 +99,17 @@ class NothingEncrypted:
 
 
 @dataclass(frozen=True, slots=True)
+class NoFieldsListed:
+    """Without a list it is unknown which of the service's data is sensitive, and so whether it is encrypted."""
+
+    service: str
+    code: ClassVar[str] = "no_fields_listed"
+    place: ClassVar[str] = ""
+    missing: ClassVar[str] = "has no listed fields, so its coverage is unknown"
+    next_step: ClassVar[str] = "list its sensitive fields under Fields"
+
+
+@dataclass(frozen=True, slots=True)
 class FieldUnseen:
     service: str
     place: str
@@ -191,6 +202,7 @@ Gap = (
     | Disconnected
     | CertificateLapsed
     | NothingEncrypted
+    | NoFieldsListed
     | FieldUnseen
     | PlainAllowed
     | PlainRead

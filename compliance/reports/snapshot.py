@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
-from compliance.coverage.assessment import Incomplete, ServiceCoverage
+from compliance.coverage.assessment import FullyCovered, ServiceCoverage
 from compliance.coverage.reader import read_coverage
 from core import names as ids
 from core.certificates import AuthorityState
@@ -84,7 +84,7 @@ def _covered(one: ServiceCoverage, key: KeyVersionRow | None) -> CoveredService:
             f"{key.root_key} (L1)",
         )
     )
-    gaps = one.verdict.gaps if isinstance(one.verdict, Incomplete) else ()
+    gaps = () if isinstance(one.verdict, FullyCovered) else one.verdict.gaps
     return CoveredService(
         service=one.service,
         kind=one.facts.kind,

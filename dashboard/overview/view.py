@@ -39,7 +39,7 @@ def connected(services: Sequence[ServiceRow]) -> int:
 
 
 def services_using(tenant: TenantRow, services: Sequence[ServiceRow], now: datetime) -> tuple[str, str]:
-    """Return how many services use encryption, and the note to the number."""
+    """Return how many services use encryption, and the note to the number: one uses it if seen in the last day."""
     number = connected(services)
     if not number:
         return "0", "ready for integration" if tenant.state in ENCRYPTS else "none connected"
@@ -49,7 +49,7 @@ def services_using(tenant: TenantRow, services: Sequence[ServiceRow], now: datet
         and now - service.last_seen_at < _RECENT
         for service in services
     )
-    return f"{number:,}", f"{recent:,} of {number:,} seen in the last 24 hours"
+    return f"{recent:,} of {number:,}", "connected services seen in the last 24 hours"
 
 
 def key_management(

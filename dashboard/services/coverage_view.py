@@ -17,6 +17,7 @@ from compliance.coverage.assessment import (
     Incomplete,
     Overhead,
     ServiceCoverage,
+    Unknown,
     first_day,
 )
 from compliance.coverage.gaps import Gap
@@ -107,6 +108,16 @@ def headline(found: Coverage) -> Headline:
                 f"{LOOKED_BACK_DAYS} days, without known plaintext values.",
                 protected=True,
             )
+        case Unknown(gaps):
+            names = [code(gap.service) for gap in gaps[:_GAPS]]
+            if more := len(gaps) - len(names):
+                names.append(f"{more:,} more")
+            return Headline(
+                "Encryption Status: coverage unknown, no fields listed",
+                f"No gap is known. {listed(names)} {'has' if len(gaps) == 1 else 'have'} no listed fields, so it is "
+                "unknown whether all sensitive data is encrypted.",
+                protected=False,
+            )
         case Incomplete() if not found.services:
             return Headline(
                 "Encryption Status: no services",
@@ -126,7 +137,7 @@ def headline(found: Coverage) -> Headline:
 def missing(found: Coverage) -> tuple[Sequence[str], Sequence[str]]:
     """Return the gaps as Markdown lines: those to show at once and the rest."""
     match found.verdict:
-        case Incomplete(gaps) if found.services:
+        case Incomplete(gaps) | Unknown(gaps) if found.services:
             shown = [_gap_text(gap) for gap in gaps[: _GAPS + _MORE_GAPS]]
             if left := len(gaps) - len(shown):
                 shown.append(f"{left:,} more: `openkcmctl service coverage` lists all")
@@ -141,7 +152,7 @@ def figures(found: Coverage) -> Sequence[Figure]:
     week = sum(number for day, number in days.items() if found.today - day < timedelta(days=LATELY_DAYS))
     whole = [one for one in found.services if isinstance(one.verdict, FullyCovered)]
     return (
-        Figure("Services protected", f"{len(whole):,} of {len(found.services):,}", "without gaps"),
+        Figure("Services protected", f"{len(whole):,} of {len(found.services):,}", "listed fields seen, without gaps"),
         Figure("Operations today", f"{days[found.today]:,}", f"{week:,} in {LATELY_DAYS} days (UTC)"),
         Figure(
             "Performance impact",
@@ -204,6 +215,8 @@ def _line(one: ServiceCoverage, today: date) -> Line:
     match one.verdict:
         case FullyCovered():
             status, gaps = "protected", []
+        case Unknown(unlisted):
+            status, gaps = "coverage unknown", [_gap_text(gap) for gap in unlisted]
         case Incomplete(found):
             status, gaps = count(len(found), "gap"), [_gap_text(gap) for gap in found[:_GAPS]]
     title = (

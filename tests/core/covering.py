@@ -28,8 +28,9 @@ def a_backfill(state: Backfill, place: str = PLACE, days: int = 0) -> BackfillPr
 
 
 def whole(name: str = "orders", *fields: ProtectedField) -> ServiceFacts:
-    """Return a fully covered service: its listed fields are in use, or an unlisted one if it has none."""
-    uses = tuple(a_use(one.name) for one in fields) or (a_use(),)
+    """Return a fully covered service: its listed fields, by default one, are in use."""
+    fields = fields or (DIAGNOSIS,)
+    uses = tuple(a_use(one.name) for one in fields)
     return ServiceFacts(
         name,
         ServiceKind.POSTGRESQL,

@@ -9,15 +9,17 @@ from config.secrets import Role
 from core.errors.platform import SettingsInvalid
 from core.errors.tenants import TenantUnknown
 from database.services.agents import ProtectionUseRow
+from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from tests.cli.root_key_stand import OperatorCli
 from tests.dashboard.scene import ACME, audit_records
 
 PLACE = "postgresql:public.patients.diagnosis"
+FIELD = ProtectedField(Store.POSTGRESQL, "public.patients", "diagnosis", Mode.RANDOMISED)
 
 
 @pytest.fixture
 def coverage_cli(operator_cli: OperatorCli) -> OperatorCli:
-    """Commands with the dashboard's secrets, and a service that encrypted one unlisted field today."""
+    """Commands with the dashboard's secrets, and a service that encrypted its listed field today."""
     for name, value in (
         (secrets.database_password(Role.DASHBOARD), operator_cli.field.server.passwords["dashboard"]),
         (secrets.context_key(Role.DASHBOARD), operator_cli.field.key("dashboard").hex()),
@@ -26,6 +28,8 @@ def coverage_cli(operator_cli: OperatorCli) -> OperatorCli:
     with operator_cli.field.administrator() as administrator:
         administrator.execute("truncate okcm.protected_field, okcm.protection_use, okcm.backfill, okcm.usage_day")
         administrator.execute("update okcm.service_certificate set not_after = now() + interval '2 days'")
+    with operator_cli.field.open("dashboard", max_size=1).tenant_tx(ACME) as tx:
+        tx.protection.protect("orders", FIELD, "ada@acme.example")
     use = ProtectionUseRow(datetime.now(UTC).date(), "orders", PLACE, 10, 320, 70, 4, 2000)
     with operator_cli.field.open("crypto", max_size=1).tenant_tx(ACME) as tx:
         tx.agents.note([], [use])
@@ -34,15 +38,26 @@ def coverage_cli(operator_cli: OperatorCli) -> OperatorCli:
 
 def test_coverage_shows_encrypted_fields_without_gaps(coverage_cli: OperatorCli) -> None:
     document = coverage_cli.run("service", "coverage", ACME)
-    assert (document["protected"], document["missing"]) == (True, [])
+    assert (document["protected"], document["status"], document["missing"]) == (True, "protected", [])
     assert document["overhead"]["share"] == pytest.approx(0.035)
     [service] = document["services"]
     assert (service["service_id"], service["ways"], service["operations_today"]) == ("orders", ["programs"], 10)
     [field] = service["fields"]
-    assert (field["place"], field["listed"], field["last_7_days"]["operations"]) == (PLACE, False, 10)
+    assert (field["place"], field["listed"], field["last_7_days"]["operations"]) == (PLACE, True, 10)
     assert "All sensitive data protected" in coverage_cli.invoke("service", "coverage", ACME).stdout
     exports = [one for one in audit_records(coverage_cli.worker, ACME) if one["name"] == "audit.exported"]
     assert [(one["subject"], one["actor"]) for one in exports] == [("coverage", "operator")] * 2
+
+
+def test_coverage_is_unknown_without_listed_fields(coverage_cli: OperatorCli) -> None:
+    with coverage_cli.field.administrator() as administrator:
+        administrator.execute("truncate okcm.protected_field")
+    document = coverage_cli.run("service", "coverage", ACME)
+    assert (document["protected"], document["status"]) == (False, "unknown")
+    assert [one["code"] for one in document["missing"]] == ["no_fields_listed"]
+    shown = coverage_cli.invoke("service", "coverage", ACME).stdout
+    assert "orders has no listed fields, so its coverage is unknown" in shown
+    assert "All sensitive data protected" not in shown
 
 
 def test_each_gap_has_a_next_step(coverage_cli: OperatorCli) -> None:
@@ -51,7 +66,10 @@ def test_each_gap_has_a_next_step(coverage_cli: OperatorCli) -> None:
     document = coverage_cli.run("service", "coverage", ACME)
     assert not document["protected"]
     assert document["overhead"] is None
-    assert [(one["code"], one["service"]) for one in document["missing"]] == [("nothing_encrypted", "orders")]
+    assert [(one["code"], one["service"]) for one in document["missing"]] == [
+        ("nothing_encrypted", "orders"),
+        ("field_not_reported", "orders"),
+    ]
     shown = coverage_cli.invoke("service", "coverage", ACME).stdout
     assert "missing  orders did not encrypt anything in the last 7 days" in shown
     assert "next  start its programs with openkcm run" in shown

@@ -21,10 +21,12 @@ from compliance.coverage.assessment import (
     ReportedUse,
     RequestCount,
     ServiceFacts,
+    Unknown,
     Volume,
     coverage,
     first_day,
 )
+from compliance.coverage.gaps import NoFieldsListed
 from core.services import CryptoOperation, ServiceState
 from core.tenants.lifecycle import State
 from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store
@@ -40,7 +42,7 @@ def codes(*services: ServiceFacts, state: State = State.ACTIVE) -> list[str]:
     match judged(*services, state=state).verdict:
         case FullyCovered():
             return []
-        case Incomplete(gaps):
+        case Incomplete(gaps) | Unknown(gaps):
             return [gap.code for gap in gaps]
 
 
@@ -63,12 +65,14 @@ BREAKS: Mapping[str, Break] = MappingProxyType(
 )
 
 
-@given(st.lists(st.sampled_from([(), (DIAGNOSIS,), (DIAGNOSIS, PHONE)]), min_size=1, max_size=4))
+@given(st.lists(st.sampled_from([(PHONE,), (DIAGNOSIS,), (DIAGNOSIS, PHONE)]), min_size=1, max_size=4))
 def test_services_without_gaps_are_fully_covered(lists: list[tuple[ProtectedField, ...]]) -> None:
     assert codes(*(whole(f"s-{n}", *fields) for n, fields in enumerate(lists))) == []
 
 
-@given(st.integers(0, 3), st.lists(st.sampled_from([(), (DIAGNOSIS,)]), max_size=3), st.sampled_from(sorted(BREAKS)))
+@given(
+    st.integers(0, 3), st.lists(st.sampled_from([(PHONE,), (DIAGNOSIS,)]), max_size=3), st.sampled_from(sorted(BREAKS))
+)
 def test_one_gap_of_any_service_is_reported_for_that_service(at: int, others: list[tuple], broken: str) -> None:
     services = [whole(f"s-{n}", *fields) for n, fields in enumerate(others)]
     services.insert(at % (len(services) + 1), BREAKS[broken](whole("broken", DIAGNOSIS)))
@@ -116,7 +120,7 @@ def facts() -> st.SearchStrategy[ServiceFacts]:
 @given(st.sampled_from(State), st.lists(facts(), max_size=3, unique_by=lambda one: one.service))
 def test_fully_covered_implies_that_all_requirements_are_met(state: State, services: list) -> None:
     found = coverage(state, services, NOW)
-    if isinstance(found.verdict, Incomplete):
+    if not isinstance(found.verdict, FullyCovered):
         return
     counting = {one.service for one in found.services}
     assert counting
@@ -129,6 +133,7 @@ def test_fully_covered_implies_that_all_requirements_are_met(state: State, servi
         assert one.certificate_ends is not None
         assert one.certificate_ends > NOW
         recent = [use for use in one.uses if first_day(TODAY) <= use.day <= TODAY and use.operations]
+        assert one.fields
         assert {field.name for field in one.fields} <= {use.place for use in recent}
         assert not any(field.plaintext_allowed for field in one.fields)
         finished = {backfill.place: backfill.day for backfill in one.backfills if backfill.state is Backfill.FINISHED}
@@ -141,13 +146,30 @@ def test_fully_covered_implies_that_all_requirements_are_met(state: State, servi
         assert not [use for use in recent if use.place == OTHER_PLACES]
 
 
+def test_services_without_listed_fields_are_unknown_and_not_covered() -> None:
+    encrypting = RequestCount(TODAY, CryptoOperation.ENCRYPT, 5)
+    unlisted = ServiceFacts(
+        "shop",
+        ServiceKind.MICROSERVICE,
+        ServiceState.CONNECTED,
+        certificate_ends=NOW + timedelta(1),
+        asked=(encrypting,),
+    )
+    assert judged(unlisted).verdict == Unknown((NoFieldsListed("shop"),))
+    assert judged(unlisted, whole()).verdict == Unknown((NoFieldsListed("shop"),))
+    silent = replace(unlisted, asked=())
+    assert codes(silent) == ["nothing_encrypted", "no_fields_listed"]
+    assert isinstance(judged(silent).verdict, Incomplete)
+    assert isinstance(judged(unlisted, state=State.LOCKED).verdict, Incomplete)
+
+
 @pytest.mark.parametrize("state", [state for state in State if state is not State.ACTIVE])
 def test_tenant_that_may_not_encrypt_is_not_covered(state: State) -> None:
     assert codes(whole(), state=state) == ["tenant_not_operational"]
 
 
 def test_tenant_without_service_is_not_covered_and_retired_services_do_not_count() -> None:
-    retired = replace(whole("old"), state=ServiceState.DISCONNECTED)
+    retired = replace(whole("old"), state=ServiceState.DISCONNECTED, fields=())
     assert codes() == codes(retired) == ["no_service"]
     found = judged(retired, whole())
     assert (found.verdict, found.retired) == (FullyCovered(), ("old",))
@@ -180,9 +202,9 @@ def test_field_is_seen_only_if_used_within_the_period() -> None:
 )
 def test_encryption_methods_follow_from_recent_operations(reported: dict, ways: tuple[EncryptionMethod, ...]) -> None:
     service = replace(whole(), uses=(), **reported) if "uses" not in reported else replace(whole(), **reported)
-    [found] = judged(service).services
+    [found] = judged(replace(service, fields=())).services
     assert found.ways == ways
-    assert isinstance(found.verdict, FullyCovered) is bool(ways)
+    assert isinstance(found.verdict, Unknown) is bool(ways)
 
 
 def test_volumes_of_a_field_cover_today_a_week_and_a_month() -> None:
@@ -216,7 +238,7 @@ def test_existing_values_are_a_gap_until_the_backfill_is_finished(state: Backfil
     found = codes(replace(whole("orders", DIAGNOSIS), backfills=(a_backfill(state),)))
     assert found == ([] if state is Backfill.FINISHED else ["backfill_unfinished"])
     # Decrypted for removal, and no longer on the list.
-    left = replace(whole("orders"), uses=(a_use("elsewhere"),), backfills=(a_backfill(state),))
+    left = replace(whole("orders", PHONE), uses=(a_use(PHONE.name),), backfills=(a_backfill(state),))
     assert codes(left) == ([] if state in {Backfill.FINISHED, Backfill.UNDONE} else ["backfill_unfinished"])
 
 

@@ -64,7 +64,7 @@ def test_connected_services_are_counted_with_those_seen_recently() -> None:
         a_service("c"),
         a_service("d", ServiceState.DISCONNECTED, last_seen_at=NOW),
     ]
-    assert overview.services_using(TENANT, services, NOW) == ("3", "1 of 3 seen in the last 24 hours")
+    assert overview.services_using(TENANT, services, NOW) == ("1 of 3", "connected services seen in the last 24 hours")
     assert overview.services_using(TENANT, [], NOW) == ("0", "ready for integration")
     locked = replace(TENANT, state=State.LOCKED)
     assert overview.services_using(locked, [], NOW) == ("0", "none connected")

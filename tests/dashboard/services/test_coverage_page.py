@@ -43,13 +43,18 @@ def test_each_gap_is_shown_with_the_next_step(scene: Scene) -> None:
     assert "**Next:** start every program that uses it with openkcm run" in said
     assert "not measured yet" in said
     report_use(scene, "clinic-db")
+    said = text(shown("services", scene.page_context()))
+    assert SENTENCE not in said
+    assert "Encryption Status: coverage unknown, no fields listed" in said
+    protect(scene, "shop")
+    report_use(scene, "shop")
     at = shown("services", scene.page_context())
     assert [box.value for box in at.success]
     assert f"Encryption Status: {SENTENCE}" in text(at)
     assert "Only you know which data is sensitive" in text(at)
     assert {one.label: one.value for one in at.metric} == {
         "Services protected": "2 of 2",
-        "Operations today": "57",
+        "Operations today": "67",
         "Performance impact": "3.5%",
     }
     report_use(scene, "clinic-db", f"{PLACE}#plain")
@@ -64,10 +69,12 @@ def test_coverage_is_visible_to_every_role_of_the_tenant_and_to_no_other_tenant(
     scene.service("clinic-db", ServiceKind.POSTGRESQL)
     scene.service("clinic-db", ServiceKind.POSTGRESQL, BETA)
     report_use(scene, "clinic-db", "postgresql:public.secret.plans")
+    protect(scene, "clinic-db")
+    report_use(scene, "clinic-db")
     for role in (PersonRole.ADMINISTRATOR, PersonRole.KEY_ADMINISTRATOR, PersonRole.AUDITOR):
         at = shown("services", scene.page_context(ACME, role))
         assert f"Encryption Status: {SENTENCE}" in text(at)
-        assert at.dataframe[0].value["Field"].tolist() == ["public.secret.plans"]
+        assert at.dataframe[0].value["Field"].tolist() == ["public.patients.diagnosis", "public.secret.plans"]
     at = shown("services", scene.page_context(BETA))
     assert "did not encrypt anything in the last" in text(at)
     assert not at.dataframe

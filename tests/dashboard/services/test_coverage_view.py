@@ -36,6 +36,21 @@ def test_full_coverage_is_stated_only_without_gaps() -> None:
     assert "orders" not in words
 
 
+def test_a_service_without_listed_fields_makes_the_coverage_unknown() -> None:
+    found = judged(whole("orders"), replace(whole("users"), fields=()))
+    headline = view.headline(found)
+    assert headline.title == "Encryption Status: coverage unknown, no fields listed"
+    assert "`users` has no listed fields" in headline.words
+    assert not headline.protected
+    assert "**users**: has no listed fields, so its coverage is unknown. **Next:** list its sensitive fields" in (
+        said(found)
+    )
+    assert [one.value for one in view.figures(found) if one.label == "Services protected"] == ["1 of 2"]
+    assert view.lines(found)[0][0].title.startswith("users: coverage unknown, 10 operations today")
+    many = judged(*(replace(whole(f"s-{n}"), fields=()) for n in range(9)))
+    assert "`s-5` and 3 more have no listed fields" in view.headline(many).words
+
+
 def test_without_a_connected_service_there_is_no_warning() -> None:
     found = view.headline(judged())
     assert (found.protected, found.begun) == (False, False)
@@ -117,7 +132,7 @@ def test_services_with_gaps_come_first_and_the_list_is_limited() -> None:
     silent = replace(whole("z"), uses=(), agents_connected=0)
     shown, more = view.lines(judged(*many, silent))
     assert (shown[0].service, shown[0].protected, len(shown), more) == ("z", False, 24, 7)
-    assert shown[0].title == "z: 1 gap, 0 operations today, overhead not measured yet"
+    assert shown[0].title == "z: 2 gaps, 0 operations today, overhead not measured yet"
     assert "No agent connected" in shown[0].words
     assert (shown[1].words[-1], shown[1].protected) == ("No agent", True)
 
@@ -136,7 +151,7 @@ def test_each_of_thirty_days_is_in_the_chart_and_its_summary() -> None:
 
 
 def test_disconnected_services_are_not_included() -> None:
-    put_away = [replace(whole(name), state=ServiceState.DISCONNECTED) for name in "ab"]
+    put_away = [replace(whole(name), state=ServiceState.DISCONNECTED, fields=()) for name in "ab"]
     assert view.retired(judged(whole())) == ""
     assert view.retired(judged(whole("c"), put_away[0])).startswith("`a` is not included")
     assert view.retired(judged(whole("c"), *put_away)).startswith("`a` and `b` are not included")

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,6 +12,8 @@ from uuid import uuid4
 import psycopg
 from playwright.sync_api import Page, expect
 
+from config.secrets import Role
+from database.services.agents import ProtectionUseRow
 from devstack.servers.postgres import PostgresServer
 from openkcm.sdk.client import Client
 from tests.concurrency import wait_until
@@ -23,7 +26,7 @@ from tests.e2e.stack import OPENKCM, ROOT, Stack, other_machine
 from tests.e2e.tenants import new_tenant
 
 SENTENCE = "Encryption Status: All sensitive data protected"
-PATIENTS = "public.patients"
+PATIENTS, ORDERS = "public.patients", "public.orders"
 DIAGNOSIS, INSURANCE = (f"postgresql:{PATIENTS}.{name}" for name in ("diagnosis", "insurance"))
 SCHEMA = "import clinic; c = clinic.connect(); c.execute(clinic.SCHEMA); c.commit()"
 ADMIT = "import clinic; c = clinic.connect(); clinic.admit(c, {0!r}, {1!r}, {2!r}); c.commit()"
@@ -70,6 +73,13 @@ def wait_missing(stack: Stack, tenant: str, *expected: tuple[str, str]) -> None:
     wait_until(lambda: codes(stack, tenant) == list(expected), lambda: f"missing: {codes(stack, tenant)}")
 
 
+def report_use(stack: Stack, tenant: str, service: str) -> None:
+    """Report the use of the listed field of a service, as a program under `openkcm run` does."""
+    use = ProtectionUseRow(datetime.now(UTC).date(), service, f"postgresql:{ORDERS}.note", 10, 320, 70, 4, 2000)
+    with stack.database(Role.CRYPTO).tenant_tx(tenant) as tx:
+        tx.agents.note([], [use])
+
+
 def reload_services(page: Page) -> None:
     go_to(page, "Keys")
     go_to(page, "Services")
@@ -83,6 +93,8 @@ def test_the_status_all_data_protected_appears_with_the_last_field_and_disappear
     clinic = Clinic(stack, connect(stack, tenant, "postgresql", "clinic-db", tmp_path / "clinic"), tmp_path)
     with Client.from_folder(shop.folder) as kcm:
         kcm.encrypt(b"a record", "orders/1")
+    stack.command("service", "protect-field", tenant, shop.name, ORDERS, "note", "--store", "postgresql")
+    report_use(stack, tenant, shop.name)
     for name in ("diagnosis", "insurance"):
         stack.command("service", "protect-field", tenant, clinic.service.name, PATIENTS, name)
     clinic.run_protected(ADMIT.format("Ann", "flu", None))
