@@ -25,7 +25,7 @@ from core.messages.services import (
     RenewalStep,
     ServiceStep,
 )
-from core.services import RENEWED, ServiceState
+from core.services import RENEWED, ServiceState, refuse_another_key
 from core.tenants.lifecycle import ENCRYPTS, State
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
@@ -60,17 +60,19 @@ class ServiceActivities:
     def record_service(self, step: EnrolStep) -> CertificatePlan:
         """Step 1: plan the certificate of a stored request, and record the intention in the audit stream.
 
-        A request that has a certificate already gets the same one.
+        A request that has a certificate already gets the same one. A connected service gets one for another key only
+        if the request says so.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
             _require_state(tx, ENCRYPTS)
             request = tx.services.requested(step.request_id)
             if request.service != step.service:
                 raise ServiceUnknown("the request names another service", "send it to the service that it names")
-            tx.services.connect(step.service, request.kind)
-            newest = tx.services.leaf(step.service)
+            service, newest = tx.services.connect(step.service, request.kind), tx.services.leaf(step.service)
             if newest is not None and newest.request_id == step.request_id and newest.not_after > self._clock():
                 return CertificatePlan(request_id=step.request_id, generation=newest.generation)
+            if newest is not None and not step.another_key:
+                refuse_another_key(service.state, newest.certificate_pem, request.csr_pem)
             plan = CertificatePlan(request_id=step.request_id, generation=tx.services.generation(step.service) + 1)
             append_audit_event(
                 tx,

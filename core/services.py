@@ -2,9 +2,10 @@
 
 from enum import StrEnum
 
-from core.errors.services import ServiceConflict
+from core.errors.services import ServiceAlreadyConnected, ServiceConflict
 from core.errors.tenants import TenantNotOperational
 from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
+from openkcm.contract.csr import is_of_same_key
 from openkcm.contract.services import ServiceKind
 
 
@@ -90,3 +91,16 @@ def refuse_unconnectable(state: State, kind: ServiceKind, known: ServiceKind | N
         raise TenantNotOperational(state)
     if known is not None and known is not kind:
         raise ServiceConflict
+
+
+def refuse_another_key(state: ServiceState | None, newest_pem: str | None, csr_pem: str) -> None:
+    """Reject a request for another key than that of the newest certificate of a connected service.
+
+    A request for the same key is a repetition or a renewal by the holder of the key.
+
+    Raises:
+        ServiceAlreadyConnected: the service is connected with another key.
+        CsrRefused: the request is not acceptable.
+    """
+    if state is ServiceState.CONNECTED and newest_pem is not None and not is_of_same_key(csr_pem, newest_pem):
+        raise ServiceAlreadyConnected

@@ -33,9 +33,14 @@ class WorkflowBridge:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="temporal", daemon=True).start()
 
-    def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
-        """Connect a service as the stored request says; its certificate is stored when this returns."""
-        self._ask(lambda gateway: gateway.connect_service(tenant_id, region, service, request_id))
+    def connect_service(self, tenant_id: str, region: str, service: str, request_id: str, *, another_key: bool) -> None:
+        """Connect a service as the stored request says; its certificate is stored when this returns.
+
+        Without `another_key` a connected service gets no certificate for another key.
+        """
+        self._ask(
+            lambda gateway: gateway.connect_service(tenant_id, region, service, request_id, another_key=another_key)
+        )
 
     def renew_service(self, tenant_id: str, region: str, service: str) -> None:
         self._ask(lambda gateway: gateway.renew_service(tenant_id, region, service))

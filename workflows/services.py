@@ -83,7 +83,7 @@ class ConnectService:
         async with self._lock:
             self._require_connected()
             try:
-                await self._connect(request.request_id)
+                await self._connect(request)
             except ActivityError as failed:
                 raise refusal_of(failed) from None
 
@@ -145,10 +145,10 @@ class ConnectService:
     def tenant_gone(self) -> None:
         self._disconnected = True
 
-    async def _connect(self, request_id: str) -> None:
+    async def _connect(self, request: EnrolInput) -> None:
         plan = await run_local_activity(
             ServiceActivities.record_service,
-            EnrolStep(**self._step("service").model_dump(), request_id=request_id),
+            EnrolStep(**self._step("service").model_dump(), **request.model_dump()),
             "1 · record the service",
         )
         step = self._certificate(plan)

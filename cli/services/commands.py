@@ -25,16 +25,16 @@ from cli.tenants.commands import describe_service
 from config.settings import Settings, load_settings
 from core.certificates import APPLIANCE_DAYS
 from core.errors.platform import Superseded
-from core.errors.services import ServiceUnknown
+from core.errors.services import ServiceAlreadyConnected, ServiceUnknown
 from core.errors.tenants import TenantUnknown
-from core.services import refuse_unconnectable
+from core.services import ServiceState, refuse_another_key, refuse_unconnectable
 from database.connection.database import Database
 from database.services.agents import HeartbeatRow
 from database.services.repository import ServiceCertificateRow, ServiceRequestRow
 from database.tenants import TenantRow
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
-from openkcm.contract.client_files import AUTHORITY, CERTIFICATE, Offer, certificates, configuration
+from openkcm.contract.client_files import AUTHORITY, CERTIFICATE, KEY, Offer, certificates, configuration
 from openkcm.contract.csr import LONGEST, requested_key
 from openkcm.contract.names import parse_service_name, parse_tenant_id
 from openkcm.contract.services import ServiceKind, is_connected
@@ -79,23 +79,40 @@ def connect(  # noqa: PLR0913 - one parameter an option
             help="Lifetime of the certificate for an appliance that cannot run the agent; it is not renewed.",
         ),
     ] = None,
+    another_certificate: Annotated[
+        bool,
+        typer.Option(
+            "--another-certificate",
+            help="Issue a further certificate for a connected service whose newest one is for another key.",
+        ),
+    ] = False,
     as_json: output.AsJson = False,
 ) -> None:
-    """Connect a service, or issue another certificate for a connected one."""
+    """Connect a service, or renew the certificate of a connected one for the same key."""
     if out is None and csr is None:
         raise typer.BadParameter("specify --out DIR for a new key, or --csr FILE for an existing key")
     tenant_id, service, settings = parse_tenant_id(tenant), parse_service_name(name), load_settings()
     request_id = uuid4().hex
     with operator_database(settings) as database:
-        row = _require_connectable(database, tenant_id, service, kind)
+        row, newest_pem = _require_connectable(database, tenant_id, service, kind)
+        is_refused = newest_pem is not None and not another_certificate
+        if is_refused and csr is None and out is not None and not (out / KEY).exists():
+            raise ServiceAlreadyConnected  # before a folder or a key is created
         folder = None if out is None else CredentialStore(out, tenant_id, service)
         if folder is not None and csr is not None:
             folder.refuse_own_key()
         csr_pem = _read_request(csr) if csr is not None else folder.request() if folder is not None else ""
+        if is_refused:
+            refuse_another_key(ServiceState.CONNECTED, newest_pem, csr_pem)
         with database.tenant_tx(tenant_id) as tx:
             tx.services.request(ServiceRequestRow(request_id, service, kind, csr_pem, certificate_days))
         with audited(database, tenant_id, AuditName.SERVICE_CONNECT_REQUESTED, service, kind=kind, request=request_id):
-            ask_gateway(settings, lambda gateway: gateway.connect_service(tenant_id, row.region, service, request_id))
+            ask_gateway(
+                settings,
+                lambda gateway: gateway.connect_service(
+                    tenant_id, row.region, service, request_id, another_key=another_certificate
+                ),
+            )
         with database.tenant_tx(tenant_id) as tx:
             leaf, chain = tx.services.issued(service, request_id)
     offer, written = _offer(settings), []
@@ -224,14 +241,21 @@ def _change_service(
     return {"tenant_id": tenant_id} | describe_service(known)
 
 
-def _require_connectable(database: Database, tenant_id: str, service: str, kind: ServiceKind) -> TenantRow:
-    """Return the tenant; raises the errors of the workflow before a key is created."""
+def _require_connectable(
+    database: Database, tenant_id: str, service: str, kind: ServiceKind
+) -> tuple[TenantRow, str | None]:
+    """Return the tenant and the newest certificate of a connected service.
+
+    Raises the errors of the workflow before a key is created.
+    """
     with database.tenant_tx(tenant_id) as tx:
-        row, known = tx.tenants.get(), tx.services.get(service)
+        row, known, newest = tx.tenants.get(), tx.services.get(service), tx.services.leaf(service)
     if row is None:
         raise TenantUnknown
     refuse_unconnectable(row.state, kind, None if known is None else known.kind)
-    return row
+    if known is None or known.state is not ServiceState.CONNECTED or newest is None:
+        return row, None
+    return row, newest.certificate_pem
 
 
 def _read_request(file: Path) -> str:

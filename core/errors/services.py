@@ -43,6 +43,17 @@ class ServiceConflict(CallerError):
     hint = "choose another name, or connect it with its existing kind"
 
 
+class ServiceAlreadyConnected(CallerError):
+    """The service has a certificate for another key. A further certificate is issued only if it is asked for."""
+
+    code = "service_already_connected"
+    message = "the service is connected already, with another key"
+    hint = (
+        "renew its certificate with openkcmctl service renew, choose another name, or ask for a further certificate "
+        "with openkcmctl service connect --another-certificate"
+    )
+
+
 class CaRotationInProgress(CallerError):
     """Certificates of the former CA are still valid. A tenant has at most two trusted CAs at a time."""
 

@@ -27,6 +27,9 @@ class EnrolInput(Message):
     """A stored request for a certificate; kind and CSR are in PostgreSQL under (tenant, request)."""
 
     request_id: str
+    another_key: bool = Field(
+        default=True, description="also for another key than that of a connected service's newest certificate"
+    )
 
 
 class ServiceStep(StepInput):
@@ -37,6 +40,7 @@ class ServiceStep(StepInput):
 
 class EnrolStep(ServiceStep):
     request_id: str
+    another_key: bool = True
 
 
 class RenewalStep(ServiceStep):

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from core.errors.services import ServiceUnknown
 from core.errors.tenants import TenantUnknown
-from core.services import refuse_unconnectable
+from core.services import refuse_another_key, refuse_unconnectable
 from core.tenants.roles import Permission
 from dashboard.page_context import PageContext, ask, require
 from database import commands as protecting
@@ -38,7 +38,8 @@ class ServiceRequest:
     """What to connect. The same input again is the same request: a retry is idempotent.
 
     `key_pem` is the private key if it was generated here, empty if the service's machine has it. `certificate_days` is
-    the lifetime of the certificate for an appliance that cannot renew it.
+    the lifetime of the certificate for an appliance that cannot renew it. `another` asks for a further certificate of
+    a connected service.
     """
 
     request_id: str
@@ -48,6 +49,7 @@ class ServiceRequest:
     csr_pem: str
     key_pem: str
     certificate_days: int | None
+    another: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,14 @@ class IssuedCredentials:
         return KEY in self.files
 
 
-def wish(
-    service: str, kind: ServiceKind, folder: str, csr_pem: str | None, certificate_days: int | None = None
+def wish(  # noqa: PLR0913 - the fields of the form
+    service: str,
+    kind: ServiceKind,
+    folder: str,
+    csr_pem: str | None,
+    certificate_days: int | None = None,
+    *,
+    another: bool = False,
 ) -> ServiceRequest:
     """Return a validated request; without a CSR, generate a key here.
 
@@ -76,16 +84,18 @@ def wish(
     name, where = parse_service_name(service.strip()), parse_folder(folder)
     if csr_pem is not None:
         signing_requests.requested_key(csr_pem)
-        return ServiceRequest(uuid4().hex, name, kind, where, csr_pem, "", certificate_days)
+        return ServiceRequest(uuid4().hex, name, kind, where, csr_pem, "", certificate_days, another)
     key = signing_requests.new_key()
     request, private = signing_requests.request_of(key), signing_requests.key_pem(key)
-    return ServiceRequest(uuid4().hex, name, kind, where, request, private, certificate_days)
+    return ServiceRequest(uuid4().hex, name, kind, where, request, private, certificate_days, another)
 
 
 def connect(context: PageContext, wanted: ServiceRequest) -> IssuedCredentials:
     """Connect a service and return its credentials.
 
     Raises:
+        ServiceAlreadyConnected: it is connected with another key, and the request does not ask for a further
+            certificate; nothing was stored.
         OpenKcmError: rejected, or not done yet; the same request can be retried.
     """
     require(context, Permission.MANAGE_SERVICES, AuditName.SERVICE_CONNECT_REQUESTED, wanted.service)
@@ -94,6 +104,9 @@ def connect(context: PageContext, wanted: ServiceRequest) -> IssuedCredentials:
         if tenant is None:
             raise TenantUnknown
         refuse_unconnectable(tenant.state, wanted.kind, None if known is None else known.kind)
+        newest = tx.services.leaf(wanted.service)
+        if known is not None and newest is not None and not wanted.another:
+            refuse_another_key(known.state, newest.certificate_pem, wanted.csr_pem)
         tx.services.request(
             ServiceRequestRow(wanted.request_id, wanted.service, wanted.kind, wanted.csr_pem, wanted.certificate_days)
         )
@@ -111,7 +124,9 @@ def connect(context: PageContext, wanted: ServiceRequest) -> IssuedCredentials:
         context,
         AuditName.SERVICE_CONNECT_REQUESTED,
         wanted.service,
-        lambda: context.workflows.connect_service(context.tenant_id, tenant.region, wanted.service, wanted.request_id),
+        lambda: context.workflows.connect_service(
+            context.tenant_id, tenant.region, wanted.service, wanted.request_id, another_key=wanted.another
+        ),
         request=wanted.request_id,
     )
     with context.database.tenant_tx(context.tenant_id) as tx:

@@ -184,7 +184,7 @@ class Scene:
         request_id = f"request-{name}"
         with self.dashboard.tenant_tx(tenant_id) as tx:
             tx.services.request(ServiceRequestRow(request_id, name, kind, a_request_pem()))
-        self.gateway.connect_service(tenant_id, "eu-west-1", name, request_id)
+        self.gateway.connect_service(tenant_id, "eu-west-1", name, request_id, another_key=False)
         if uses:
             now = datetime.now(UTC).replace(second=0, microsecond=0)
             minute = max(now - timedelta(hours=1), now.replace(hour=0, minute=0))  # an hour ago, but today

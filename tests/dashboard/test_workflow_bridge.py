@@ -56,4 +56,4 @@ def test_without_temporal_the_bridge_is_created_and_each_call_fails(free_port: i
     bridge: Any = WorkflowBridge(connect)
     for _ in range(2):  # the second call connects again
         with pytest.raises(TemporalUnavailable):
-            bridge.connect_service("acme", "eu-west-1", "orders", "r-1")
+            bridge.connect_service("acme", "eu-west-1", "orders", "r-1", another_key=False)

@@ -37,7 +37,7 @@ class Scenario:
     def __init__(self, endpoint: Endpoint, scene: Scene) -> None:
         self.endpoint, self.scene = endpoint, scene
         endpoint.workflow_client.connect = lambda tenant, service, request: scene.gateway.connect_service(
-            tenant, "eu-west-1", service, request
+            tenant, "eu-west-1", service, request, another_key=True
         )
         for tenant in (ACME, BETA):
             scene.tenant(State.ACTIVE, tenant)

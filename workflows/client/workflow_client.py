@@ -207,10 +207,13 @@ class WorkflowClient:
             tenant_id, Tenant.retire_service_key, [RetireVersionRequest(service=service, version=version)]
         )
 
-    async def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
+    async def connect_service(
+        self, tenant_id: str, region: str, service: str, request_id: str, *, another_key: bool = True
+    ) -> None:
         """Connect a service, or issue another certificate for a connected one, for a stored request.
 
-        The certificate is recorded on return. The same request id returns the same certificate.
+        The certificate is recorded on return. The same request id returns the same certificate. Without `another_key`
+        a connected service gets a certificate only for the key of its newest one; agents replace their keys.
 
         Raises:
             TemporalUnavailable: the request reached no workflow, or no worker runs.
@@ -218,7 +221,12 @@ class WorkflowClient:
             UpdateRejected: the request was rejected, with code, message and hint.
         """
         await self._update_service(
-            tenant_id, region, service, ConnectService.enrol, [EnrolInput(request_id=request_id)], request_id
+            tenant_id,
+            region,
+            service,
+            ConnectService.enrol,
+            [EnrolInput(request_id=request_id, another_key=another_key)],
+            request_id,
         )
 
     async def discover_service(self, tenant_id: str, region: str, service: str) -> None:

@@ -44,8 +44,16 @@ class Connection(Recorded):
         with self.operator.tenant_tx(self.tenant_id) as tx:
             tx.services.request(row)
 
-    def record(self, request_id: str = "request-1", service: str = SERVICE) -> CertificatePlan:
-        step = EnrolStep(tenant_id=self.tenant_id, operation_id="service", service=service, request_id=request_id)
+    def record(
+        self, request_id: str = "request-1", service: str = SERVICE, *, another_key: bool = True
+    ) -> CertificatePlan:
+        step = EnrolStep(
+            tenant_id=self.tenant_id,
+            operation_id="service",
+            service=service,
+            request_id=request_id,
+            another_key=another_key,
+        )
         return self.tenant.run_with("record-service", step)
 
     def step(self, plan: CertificatePlan) -> CertificateStep:

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from core import names as ids
 from core.errors.keys import WrongContext
-from core.errors.services import ServiceConflict, ServiceUnknown
+from core.errors.services import ServiceAlreadyConnected, ServiceConflict, ServiceUnknown
 from core.errors.tenants import OperationRepeated, TenantNotOperational, TenantUnknown
 from core.keys.encryption_context import EncryptionContext, Purpose
 from core.messages.services import CertificatePlan, ConnectFailureInput
@@ -122,6 +122,20 @@ def test_steps_are_idempotent_and_another_request_gets_another_certificate(conne
     assert newest.public_key() == other.public_key()
     assert connection.read(lambda tx: tx.services.caller(first.serial)).revoked_at is None
     assert connection.key.version == 1
+
+
+def test_connected_service_gets_a_certificate_for_another_key_only_if_the_request_says_so(connection) -> None:
+    connection.connect()
+    connection.ask("request-2", csr_pem=csr_of(ec.generate_private_key(ec.SECP256R1())))
+    with pytest.raises(ServiceAlreadyConnected):
+        connection.record("request-2", another_key=False)
+    assert connection.generation == 1
+    connection.ask("request-3")
+    assert connection.record("request-3", another_key=False).generation == 2
+    assert connection.record(another_key=False).generation == 1
+    connection.disconnect()
+    connection.ask("request-4", csr_pem=csr_of(ec.generate_private_key(ec.SECP256R1())))
+    assert connection.record("request-4", another_key=False).generation == 2
 
 
 def test_renewal_certifies_the_key_of_the_newest_certificate(connection) -> None:

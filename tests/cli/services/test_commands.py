@@ -13,11 +13,11 @@ from temporalio.client import Client
 from typer.testing import CliRunner
 
 from core import names as ids
-from core.errors.services import ServiceConflict, ServiceUnknown
+from core.errors.services import ServiceAlreadyConnected, ServiceConflict, ServiceUnknown
 from core.errors.tenants import TenantNotOperational, TenantUnknown
 from core.tenants.lifecycle import Transition
 from openkcm.agent.attestation import FileAttestor, InlineAttestor
-from openkcm.contract.csr import CsrRefused
+from openkcm.contract.csr import CsrRefused, new_key, request_of
 from openkcm.contract.enrolment import parse_join_token
 from openkcm.errors import FileRefused, FolderRefused, InvalidName
 from tests.cli.services.service_stand import a_request, application
@@ -115,7 +115,7 @@ def test_connect_with_a_certificate_request_returns_a_certificate_and_writes_not
     with pytest.raises(ServiceConflict):
         command.connect("postgresql", csr=a_request(tmp_path))
     words = ["service", "connect", command.tenant_id, "--kind", "mongodb", "--name", "orders-db"]
-    shown = CliRunner().invoke(application(), [*words, "--csr", str(a_request(tmp_path))])
+    shown = CliRunner().invoke(application(), [*words, "--csr", str(a_request(tmp_path, key))])
     assert shown.exit_code == 0
     assert len(x509.load_pem_x509_certificates(shown.stdout.encode())) == 3
     assert shown.stdout.startswith("-----BEGIN CERTIFICATE-----\n")
@@ -172,6 +172,26 @@ def test_a_disconnected_service_can_be_connected_again(command) -> None:
     assert again["disconnected_at"] == answer["disconnected_at"]
     command.connect()
     assert command.list()[0]["state"] == "connected"
+
+
+def test_a_connected_service_gets_a_certificate_for_another_key_only_with_the_option(command, tmp_path) -> None:
+    command.connect()
+    first = command.leaf
+    elsewhere, file = tmp_path / "elsewhere", tmp_path / "request.pem"
+    file.write_text(request_of(new_key()))
+    for options in ({"out": elsewhere}, {"csr": file}):
+        with pytest.raises(ServiceAlreadyConnected):
+            command.connect(**options)
+    assert not elsewhere.exists()
+    with command.database.tenant_tx(command.tenant_id) as tx:
+        assert tx.services.generation("orders-db") == 1
+    command.connect()  # the same folder has the same key: repeated, or renewed by a timer
+    assert command.leaf.public_key() == first.public_key()
+    words = ("--kind", "mongodb", "--name", "orders-db", "--out", str(elsewhere), "--another-certificate")
+    command.run("service", "connect", command.tenant_id, *words)
+    with command.database.tenant_tx(command.tenant_id) as tx:
+        newest = x509.load_pem_x509_certificate(tx.services.leaf("orders-db").certificate_pem.encode())
+    assert newest.public_key() != first.public_key()
 
 
 def test_renew_issues_for_the_same_key_and_does_not_change_the_folder(command) -> None:

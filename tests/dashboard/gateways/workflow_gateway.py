@@ -13,7 +13,7 @@ from core.errors.compliance import AssessmentFailed
 from core.errors.services import ServiceUnknown
 from core.errors.tenants import InvalidTransition, TenantNotOperational
 from core.isolation import CheckResult, run_of
-from core.services import ServiceState
+from core.services import ServiceState, refuse_another_key
 from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State, Transition
 from database.certificates import AuthorityRow
 from database.connection.database import Database
@@ -99,8 +99,12 @@ class FakeGateway(RootKeyRequests, ApprovalRequests, RotationRequests):
             tx.certificates.record_authority(authority)
             tx.certificates.activate(authority.serial)
 
-    @request(lambda _tenant, _region, service, request_id: f"connect {service} {request_id}")
-    def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
+    @request(
+        lambda _tenant, _region, service, request_id, *, another_key: (
+            f"connect {service} {request_id}{' another' * another_key}"
+        )
+    )
+    def connect_service(self, tenant_id: str, region: str, service: str, request_id: str, *, another_key: bool) -> None:
         with self.worker.tenant_tx(tenant_id) as tx:
             tenant, wanted = tx.tenants.get(), tx.services.requested(request_id)
             assert tenant is not None
@@ -110,7 +114,9 @@ class FakeGateway(RootKeyRequests, ApprovalRequests, RotationRequests):
             newest = tx.services.leaf(service)
             if newest is not None and newest.request_id == request_id:
                 return
-            tx.services.connect(service, wanted.kind)
+            row = tx.services.connect(service, wanted.kind)
+            if newest is not None and not another_key:
+                refuse_another_key(row.state, newest.certificate_pem, wanted.csr_pem)
             tx.services.record_key(a_service_key(tenant_id, service))
             self._issue(tx, tenant_id, service, request_id)
             tx.services.connected(service)

@@ -3,21 +3,24 @@
 import io
 import subprocess
 import zipfile
+from dataclasses import replace
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from core.errors.platform import Superseded
-from core.errors.services import ServiceConflict, ServiceUnknown
+from core.errors.services import ServiceAlreadyConnected, ServiceConflict, ServiceUnknown
 from core.errors.tenants import TenantNotOperational
 from core.tenants.lifecycle import State
 from dashboard.services import actions as service_actions
 from dashboard.services.setup_guides import request_command
+from database.services.repository import ServiceRequestRow
 from openkcm.contract.csr import CsrRefused
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import InvalidName
 from tests.dashboard.scene import ACME, Scene, a_request_pem
+from workflows.client.workflow_client import UpdateRejected
 
 FOLDER = "/etc/openkcm/orders"
 
@@ -86,9 +89,36 @@ def test_a_superseded_request_returns_no_certificate_of_another_request(scene: S
     scene.tenant(State.ACTIVE)
     first = a_wish()
     service_actions.connect(scene.page_context(), first)
-    service_actions.connect(scene.page_context(), a_wish())
+    service_actions.connect(scene.page_context(), replace(a_wish(), another=True))
     with scene.dashboard.tenant_tx(ACME) as tx, pytest.raises(Superseded):
         tx.services.issued("orders", first.request_id)
+
+
+def test_a_connected_service_gets_a_further_certificate_only_if_it_is_asked_for(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    first = a_wish()
+    issued = service_actions.connect(scene.page_context(), first)
+    scene.gateway.asked.clear()
+    before = scene.records()
+    with pytest.raises(ServiceAlreadyConnected):
+        service_actions.connect(scene.page_context(), a_wish())
+    assert (scene.gateway.asked, scene.records()) == ([], before)
+    assert service_actions.connect(scene.page_context(), first).leaf == issued.leaf  # the same request, repeated
+    further = service_actions.connect(scene.page_context(), replace(a_wish(), another=True))
+    assert further.leaf.generation == 2
+    service_actions.disconnect(scene.page_context(), "orders")
+    assert service_actions.connect(scene.page_context(), a_wish()).leaf.generation == 3
+
+
+def test_a_service_connected_meanwhile_gets_no_further_certificate(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    late = a_wish()
+    with scene.dashboard.tenant_tx(ACME) as tx:  # as if both had read that the name is free
+        tx.services.request(ServiceRequestRow(late.request_id, "orders", late.kind, late.csr_pem))
+    service_actions.connect(scene.page_context(), a_wish())
+    with pytest.raises(UpdateRejected) as refused:
+        scene.gateway.connect_service(ACME, "eu-west-1", "orders", late.request_id, another_key=False)
+    assert refused.value.code == ServiceAlreadyConnected.code
 
 
 def test_a_suspended_tenant_or_another_kind_of_the_same_name_connects_nothing(scene: Scene) -> None:

@@ -45,6 +45,11 @@ def request_of(key: PrivateKey) -> str:
     return request.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
+def is_of_same_key(csr_pem: str, certificate_pem: str) -> bool:
+    """Return whether a certificate is for the key of a request; raises CsrRefused as `requested_key`."""
+    return requested_key(csr_pem) == x509.load_pem_x509_certificate(certificate_pem.encode()).public_key()
+
+
 def requested_key(csr_pem: str) -> LeafKey:
     """Return the public key of a request after proof of possession of the private key (RFC 2986).
 
