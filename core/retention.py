@@ -152,6 +152,8 @@ AUDIT_MINIMUM = 90
 ARCHIVED: Mapping[str, str] = MappingProxyType(
     {
         "audit_event": "records of the audit stream: a signed archive file contains them before they are deleted",
+        "audit_hour": "numbers of audit records for each hour, event, service, operation and outcome: deleted with the "
+        "records that they count",
         "audit_signed_head": "signed checkpoints of the audit stream: deleted with the records that they cover; the "
         "file contains the one at its end",
     }

@@ -29,7 +29,19 @@ _FOUND: LiteralString = """
     where seq between %(first)s and %(last)s
     and (cardinality(%(names)s::text[]) = 0 or record like any (%(names)s))
     and (cardinality(%(outcomes)s::text[]) = 0 or record like any (%(outcomes)s))
+    and (cardinality(%(services)s::text[]) = 0 or record like any (%(services)s))
+    and (cardinality(%(operations)s::text[]) = 0 or record like any (%(operations)s))
     and (cardinality(%(texts)s::text[]) = 0 or lower(record) like all (%(texts)s))
+"""
+_COUNTED: LiteralString = """
+    from okcm.audit_hour
+    where (%(since)s::timestamptz is null or hour >= date_trunc('hour', %(since)s::timestamptz, 'UTC'))
+    and (%(until)s::timestamptz is null or hour < %(until)s)
+    and (cardinality(%(names)s::text[]) = 0
+         or name = any (%(names)s) or split_part(name, '.', 1) || '.' = any (%(names)s))
+    and (cardinality(%(outcomes)s::text[]) = 0 or outcome = any (%(outcomes)s))
+    and (cardinality(%(services)s::text[]) = 0 or service = any (%(services)s))
+    and (cardinality(%(operations)s::text[]) = 0 or operation = any (%(operations)s))
 """
 # Unless the transaction has its own limit: all records of the tenant wait for its end.
 _LIMIT_PAUSE: LiteralString = """
@@ -111,6 +123,15 @@ class StreamBounds:
     signed_at: datetime | None
     at_signed: StoredRecord | None
     archived: ArchivedPart | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HourCount:
+    """The number of records of an hour with an outcome."""
+
+    hour: datetime
+    outcome: str
+    records: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +276,41 @@ class AuditStream:
         row = self.connection.execute("select record from okcm.audit_event where seq = %s", [seq]).fetchone()
         return "" if row is None else str(fields_of(row[0]).get("time"))
 
+    def hours(self, chosen: AuditFilter) -> Sequence[HourCount]:
+        """Return the number of records by hour and outcome, the oldest first; whole hours, without texts and actors.
+
+        It counts records from the first append of release 0.2 on (`okcm.audit_hour`).
+        """
+        rows = self.connection.execute(
+            f"select hour, outcome, sum(records)::bigint {_COUNTED} group by 1, 2 order by 1, 2", _counted(chosen)
+        )
+        return [HourCount(*row) for row in rows]
+
+    def services_and_operations(self) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the services and the operations of the newest hours with records, for a choice."""
+        row = self.connection.execute(
+            "select coalesce(array_agg(distinct service) filter (where service <> ''), '{}'),"
+            " coalesce(array_agg(distinct operation) filter (where operation <> ''), '{}')"
+            " from (select service, operation from okcm.audit_hour order by hour desc limit 2000) as newest"
+        ).fetchone()
+        return ([], []) if row is None else (sorted(row[0]), sorted(row[1]))
+
+    def parts(self, chosen: AuditFilter, among: range) -> Sequence[range]:
+        """Return the parts of `among`, in order, outside of which no record meets the conditions of the filter."""
+        if not chosen.is_counted or not among:
+            return [among]
+        counted_from = self.connection.execute(
+            "select min(first_seq) from okcm.audit_hour"
+            " where hour = (select hour from okcm.audit_hour order by hour limit 1)"
+        ).fetchone()
+        begin = among.stop if counted_from is None or counted_from[0] is None else counted_from[0]
+        rows = self.connection.execute(
+            f"select min(first_seq), max(last_seq) {_COUNTED} group by hour order by hour", _counted(chosen)
+        )
+        found = [range(among.start, min(begin, among.stop))]
+        found += [range(max(first, among.start), min(last + 1, among.stop)) for first, last in rows]
+        return [part for part in found if part]
+
     def found(self, chosen: AuditFilter, among: range, limit: int, *, newest_first: bool) -> Sequence[FoundRecord]:
         """Return the newest or oldest records of `among` that match the filter (without its period), in that order.
 
@@ -264,11 +320,15 @@ class AuditStream:
         texts = [text for text in (chosen.text, chosen.actor, chosen.subject) if text]
         if any(map(_UNSTORABLE.search, texts)):
             return []
-        is_loose = bool(chosen.actor or chosen.subject) or not chosen.text.isascii()
+        is_loose = (
+            bool(chosen.actor or chosen.subject or chosen.services or chosen.operations) or not chosen.text.isascii()
+        )
         most = max(limit, _MANY) if is_loose else limit
         asked = {
             "names": [_field("name", name) for name in chosen.names],
             "outcomes": [_field("outcome", outcome) for outcome in chosen.outcomes],
+            "services": [like for name in chosen.services for like in _of_service(name)],
+            "operations": [_field("operation", name) for name in chosen.operations],
             "texts": [_anywhere(text) for text in texts],
             "limit": most,
         }
@@ -289,6 +349,22 @@ class AuditStream:
         if missing:
             hashes |= dict(self.connection.execute(_CHAIN_HASHES, {"numbers": missing}).fetchall())
         return [FoundRecord(one, hashes.get(one.seq - 1)) for one in records]
+
+
+def _counted(chosen: AuditFilter) -> dict[str, object]:
+    return {
+        "since": chosen.since,
+        "until": chosen.until,
+        "names": list(chosen.names),
+        "outcomes": list(chosen.outcomes),
+        "services": list(chosen.services),
+        "operations": list(chosen.operations),
+    }
+
+
+def _of_service(name: str) -> tuple[str, ...]:
+    """Return LIKE patterns of all records of a service, and some others."""
+    return _field("actor", name), _field("subject", name), f'%"subject": "{_literally(name)} %'
 
 
 def _field(name: str, value: str) -> str:

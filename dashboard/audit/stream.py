@@ -50,17 +50,40 @@ def search(  # noqa: PLR0913 - scope, filter, limit and deadline
     expired: Callable[[], bool],
     window: int = WINDOW,
 ) -> StreamScan:
-    """Search `among` until `limit` records are found or `expired` returns True."""
+    """Search `among` until `limit` records are found or `expired` returns True.
+
+    Parts of the stream without a match, by the counts of the hours, are not read.
+    """
     found: list[FoundRecord] = []
+    parts = list(audit.parts(chosen, among))
     while among and len(found) < limit:
-        part = among[-window:] if newest_first else among[:window]
+        among = _skip(among, parts, newest_first=newest_first)
+        if not among:
+            break
+        part = _common(among, parts[-1 if newest_first else 0])
+        part = part[-window:] if newest_first else part[:window]
         found += audit.found(chosen, part, limit - len(found), newest_first=newest_first)
         beyond = part[0] if newest_first else part[-1]
         edge = found[-1].stored.seq if len(found) == limit else beyond
         among = range(among.start, edge) if newest_first else range(edge + 1, among.stop)
         if expired():
             break
-    return StreamScan(tuple(found), among)
+    return StreamScan(tuple(found), _skip(among, parts, newest_first=newest_first))
+
+
+def _skip(among: range, parts: list[range], *, newest_first: bool) -> range:
+    """Return `among` without the numbers before its first part in search order; remove the parts that are searched."""
+    while parts:
+        part = parts[-1] if newest_first else parts[0]
+        if common := _common(among, part):
+            return range(among.start, common.stop) if newest_first else range(common.start, among.stop)
+        parts.remove(part)
+    end = among.start if newest_first else among.stop
+    return range(end, end)
+
+
+def _common(one: range, other: range) -> range:
+    return range(max(one.start, other.start), min(one.stop, other.stop))
 
 
 @dataclass(frozen=True, slots=True)

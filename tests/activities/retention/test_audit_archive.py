@@ -83,6 +83,21 @@ def test_archived_records_and_the_rest_verify_offline_as_one_chain(
     assert run(worker, tmp_path / "archive").records == 0
 
 
+def test_counts_of_an_hour_are_deleted_with_its_last_record(worker: Database, field: Field, tmp_path: Path) -> None:
+    old_stream(field, worker, TENANT)
+    with field.administrator() as administrator:
+        # As if the young records were of a later hour.
+        administrator.execute("update okcm.audit_hour set records = 20, last_seq = 20")
+        administrator.execute(
+            "insert into okcm.audit_hour select tenant_id, hour + interval '1 hour', name, service, operation, outcome,"
+            " 5, 21, 25 from okcm.audit_hour"
+        )
+        for left in ([1, 21], [21]):
+            run(worker, tmp_path / "archive")
+            rows = administrator.execute("select first_seq from okcm.audit_hour where first_seq <= 21 order by 1")
+            assert [first for (first,) in rows] == left
+
+
 def test_run_begins_with_the_streams_that_the_last_one_did_not_reach(
     worker: Database, field: Field, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

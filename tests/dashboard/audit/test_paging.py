@@ -19,6 +19,8 @@ from tests.database.fixtures import Field, Server, clone
 NAMES = (AuditName.CRYPTO_USED, AuditName.CRYPTO_REFUSED, AuditName.TENANT_FAILED, AuditName.SIGNED_IN)
 OUTCOMES = ("success", "refused", "failure")
 ACTORS = ("orders", "Ada", "ada lovelace", "worker")
+SERVICES = ("orders", "users", "idle")
+OPERATIONS = ("encrypt", "decrypt")
 SUBJECTS = ("service/orders", "dashboard", "100%", "a_b", "axb")
 TENANT = "acme-corp-12345"
 NUMBER = 120
@@ -44,6 +46,8 @@ def _event(n: int) -> AuditEvent:
         outcome=OUTCOMES[n * 5 % 7 % 3],
         actor=ACTORS[n * 3 % 5 % 4],
         subject=SUBJECTS[n % 5],
+        actor_kind="service" if n % 2 else "human",
+        details={"operation": OPERATIONS[n // 30 % 2]},
     )
 
 
@@ -64,6 +68,8 @@ FILTERS = st.builds(
     outcomes=st.frozensets(st.sampled_from(OUTCOMES), max_size=2),
     actor=st.sampled_from(["", "", "ada", "ORDERS", "%", "unknown"]),
     subject=st.sampled_from(["", "", "order", "a_b", "%", "_"]),
+    services=st.frozensets(st.sampled_from(SERVICES), max_size=1),
+    operations=st.frozensets(st.sampled_from((*OPERATIONS, "mac")), max_size=1),
     text=st.sampled_from(["", "", "ADA", "refused", "0%", "\0"]),
     between=st.tuples(st.integers(0, NUMBER), st.integers(0, NUMBER)) | st.none(),
 )
@@ -81,6 +87,10 @@ def naive(asked: dict[str, object], everything: list[tuple[int, str, dict[str, s
         if names and fields["name"] not in names and family not in names:
             continue
         if outcomes and fields["outcome"] not in outcomes:
+            continue
+        if asked["services"] and (fields["actor_kind"] != "service" or fields["actor"] not in asked["services"]):
+            continue
+        if asked["operations"] and fields["details"]["operation"] not in asked["operations"]:
             continue
         if asked["actor"].lower() not in fields["actor"].lower():
             continue

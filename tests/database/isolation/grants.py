@@ -59,7 +59,7 @@ GRANTS = {
             root_key_mode, root_key, wrapped, root_key_id, state, l2_version, activated_at) service_request(tenant_id,
             request_id, service, kind, csr_pem) shred_certificate tenant(tenant_id, organization, region)
             tenant_policy(tenant_id, tenant_key_days, service_key_days, four_eyes,
-            revoked_keys_readable)
+            revoked_keys_readable, resources_recorded)
         """,
         "update": """
             approval(state, expires_at, decided_by, decided_name, decided_at, used_by, reason)
@@ -79,7 +79,7 @@ GRANTS = {
             ready_at, promise_broken_at, locks, unlocks_to, leaving_since, leaves_at, restored_at, returns_to,
             destroying_at, offboarded_at, root_key_newest, scheduled_attempts,
             workflow_starts) tenant_policy(tenant_key_days, service_key_days, changed_at, four_eyes,
-            revoked_keys_readable)
+            revoked_keys_readable, resources_recorded)
         """,
         "delete": "route",
         "execute": """
@@ -121,7 +121,8 @@ GRANTS = {
             agent backfill certificate_authority certificate_revocation_list managed_object protected_field(tenant_id,
             service, store, place, field, mode, plaintext_allowed) protection(tenant_id, service, version)
             protection_use root_key(tenant_id, root_key_id, place, credentials, state) route service service_certificate
-            service_key tenant tenant_policy(tenant_id, revoked_keys_readable) usage_batch usage_day usage_minute
+            service_key tenant tenant_policy(tenant_id, revoked_keys_readable, resources_recorded) usage_batch usage_day
+            usage_minute
         """,
         "insert": """
             agent(tenant_id, service, instance, agent_version, certificate_not_after, problem, first_contact_at,
@@ -148,7 +149,7 @@ GRANTS = {
         """,
     },
     "dashboard": {
-        "select": _PEOPLE["select"] + " backfill dashboard_session protection_use report usage_day",
+        "select": _PEOPLE["select"] + " audit_hour backfill dashboard_session protection_use report usage_day",
         "insert": _PEOPLE["insert"]
         + """
             approval(tenant_id, approval_id, action, argument, requested_by, requested_name) approval_vote(tenant_id,

@@ -88,6 +88,8 @@ def _read_changes(database: Database) -> object:
 
 _TODAY = datetime.now(UTC).date()
 _MONTH = timedelta(days=30)
+_LATELY = datetime.now(UTC) - timedelta(days=1)
+_OF_SERVICE = AuditFilter(services=frozenset({"orders"}), operations=frozenset({"decrypt"}), since=_LATELY)
 
 HOT_QUERIES: Mapping[str, HotQuery] = {
     # crypto service, for each connection, key and batch of records
@@ -122,6 +124,15 @@ HOT_QUERIES: Mapping[str, HotQuery] = {
         Role.DASHBOARD,
         lambda tx: tx.audit.found(AuditFilter(text="used"), range(1, 11), 10, newest_first=True),
     ),
+    "audit search by service": _tenant(
+        Role.DASHBOARD,
+        lambda tx: [
+            tx.audit.found(_OF_SERVICE, part, 10, newest_first=True)
+            for part in tx.audit.parts(_OF_SERVICE, range(1, 11))
+        ],
+    ),
+    "audit records by hour": _tenant(Role.DASHBOARD, lambda tx: tx.audit.hours(AuditFilter(since=_LATELY))),
+    "audit choices": _tenant(Role.DASHBOARD, lambda tx: tx.audit.services_and_operations()),
     "usage of a month": _tenant(Role.DASHBOARD, lambda tx: tx.usage.days(_TODAY - _MONTH, _TODAY)),
     "object counts": _tenant(Role.DASHBOARD, lambda tx: tx.objects.counts()),
     "approvals": _tenant(Role.DASHBOARD, lambda tx: tx.approvals.latest()),

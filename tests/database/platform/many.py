@@ -104,6 +104,10 @@ insert into okcm.audit_event (tenant_id, seq, event_id, record, chain_hash)
     select tenant_id, n, 'event-' || n, '{{"name": "crypto.used", "outcome": "success", "seq": ' || n || '}}',
         sha256(tenant_id::bytea)
     from okcm.tenant, generate_series(1, 10) n;
+insert into okcm.audit_hour (tenant_id, hour, name, service, operation, outcome, records, first_seq, last_seq)
+    select tenant_id, date_trunc('hour', now(), 'UTC') - (10 - n) * interval '1 hour', 'crypto.used', 'orders',
+        'decrypt', 'success', 1, n, n
+    from okcm.tenant, generate_series(1, 10) n;
 insert into okcm.usage_day (tenant_id, day, service, operation, refusal, count, bytes, microseconds, latency)
     select tenant_id, current_date - d, 'orders', 'encrypt', '', 1, 1, 1, array_fill(0::bigint, array[40])
     from okcm.tenant, generate_series(0, 9) d;

@@ -105,6 +105,8 @@ Act = Callable[[TenantTransaction], object]
 
 
 READABLE = TenantPolicy(revoked_keys_readable=True)
+RECORDED = TenantPolicy(resources_recorded=True)
+BOTH = TenantPolicy(revoked_keys_readable=True, resources_recorded=True)
 
 
 def change_to_the_platforms_key(tx: TenantTransaction) -> None:
@@ -129,6 +131,10 @@ CHANGES: dict[str, tuple[str, Act]] = {
     "root_key": ("worker", change_to_the_platforms_key),
     "tenant_policy": ("worker", lambda tx: tx.policy.set(READABLE)),
     "tenant_policy-changed": ("worker", lambda tx: (tx.policy.set(TenantPolicy()), tx.policy.set(READABLE))),
+    "tenant_policy-recorded": ("worker", lambda tx: tx.policy.set(RECORDED)),
+    "tenant_policy-both": ("worker", lambda tx: tx.policy.set(BOTH)),
+    "tenant_policy-recorded-later": ("worker", lambda tx: (tx.policy.set(TenantPolicy()), tx.policy.set(RECORDED))),
+    "tenant_policy-both-later": ("worker", lambda tx: (tx.policy.set(TenantPolicy()), tx.policy.set(BOTH))),
 }  # fmt: skip
 DESTROYED = an_object("acme", "object-orders", state=5, material=None)
 OF_OBJECTS: dict[str, Act] = {
