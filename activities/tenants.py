@@ -298,6 +298,7 @@ class PolicyActivities:
             step.service_key_days,
             step.four_eyes,
             revoked_keys_readable=step.revoked_keys_readable,
+            resources_recorded=step.resources_recorded,
         )
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()

@@ -366,6 +366,7 @@ def _evaluate(leaf: _Leaf, row: ClientIdentityRow) -> ClientIdentity | _Rejectio
         leaf.serial,
         row.tenant_state,
         revoked_keys_readable=row.revoked_keys_readable,
+        resources_recorded=row.resources_recorded,
     )
     if row.tenant_state not in DECRYPTS:
         locked = caller if row.tenant_state is State.LOCKED else None

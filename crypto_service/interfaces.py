@@ -28,6 +28,8 @@ class ClientIdentity:
     address: str = field(default="", compare=False)
     revoked_keys_readable: bool = False
     """Whether the tenant's policy permits Get of deactivated and compromised managed objects."""
+    resources_recorded: bool = False
+    """Whether the tenant's policy has the audit records of key operations name their resource or object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class AuditEntry:
     """Duration of the operation, rounded up; 0 when it was not measured."""
     recorded: bool = False
     """Whether the transaction of this change appended its audit event; the entry then counts only as usage."""
+    names_subject: bool = False
+    """Whether the audit event of a counted use names the subject: `ClientIdentity.resources_recorded`."""
 
 
 class BlockingExecutor(Protocol):

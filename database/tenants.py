@@ -179,7 +179,8 @@ class Policies:
     def get(self) -> TenantPolicy:
         """Return the tenant's policy, with the defaults where it has not set a value."""
         row = self.connection.execute(
-            "select tenant_key_days, service_key_days, four_eyes, revoked_keys_readable from okcm.tenant_policy"
+            "select tenant_key_days, service_key_days, four_eyes, revoked_keys_readable, resources_recorded"
+            " from okcm.tenant_policy"
         ).fetchone()
         if row is None:
             return TenantPolicy()
@@ -188,22 +189,25 @@ class Policies:
             service_key_days=row[1],
             four_eyes=frozenset(Action(name) for name in row[2]),
             revoked_keys_readable=row[3],
+            resources_recorded=row[4],
         )
 
     def set(self, policy: TenantPolicy) -> None:
         self.connection.execute(
             "insert into okcm.tenant_policy"
-            " (tenant_id, tenant_key_days, service_key_days, four_eyes, revoked_keys_readable)"
-            " values (%s, %s, %s, %s, %s)"
+            " (tenant_id, tenant_key_days, service_key_days, four_eyes, revoked_keys_readable, resources_recorded)"
+            " values (%s, %s, %s, %s, %s, %s)"
             " on conflict (tenant_id) do update set tenant_key_days = excluded.tenant_key_days,"
             " service_key_days = excluded.service_key_days, four_eyes = excluded.four_eyes,"
-            " revoked_keys_readable = excluded.revoked_keys_readable, changed_at = clock_timestamp()",
+            " revoked_keys_readable = excluded.revoked_keys_readable,"
+            " resources_recorded = excluded.resources_recorded, changed_at = clock_timestamp()",
             [
                 self.tenant_id,
                 policy.tenant_key_days,
                 policy.service_key_days,
                 sorted(policy.four_eyes),
                 policy.revoked_keys_readable,
+                policy.resources_recorded,
             ],
         )
 

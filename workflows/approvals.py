@@ -66,6 +66,7 @@ class PolicyHandlers(RootKeyHandlers):
                 request.service_key_days,
                 request.four_eyes,
                 revoked_keys_readable=request.revoked_keys_readable,
+                resources_recorded=request.resources_recorded,
             )
         except PolicyRefused as refused:
             raise refusal(refused) from None

@@ -48,13 +48,17 @@ class Policy:
         revoked_keys_readable: Annotated[
             bool | None, typer.Option(help="Whether services may still get KMIP keys that were revoked.")
         ] = None,
+        resources_recorded: Annotated[
+            bool | None, typer.Option(help="Whether audit records name the resource or object of each key operation.")
+        ] = None,
         as_json: output.AsJson = False,
     ) -> None:
         """Show the policy of a tenant; with an option, change it."""
         tenant_id, settings = parse_tenant_id(tenant), load_settings()
         with operator_database(settings) as database:
             policy = _read_policy(database, tenant_id)
-            if (tenant_key_days, service_key_days, four_eyes, revoked_keys_readable) != (None,) * 4:
+            options = (tenant_key_days, service_key_days, four_eyes, revoked_keys_readable, resources_recorded)
+            if any(option is not None for option in options):
                 wanted = parse_policy(
                     policy.tenant_key_days if tenant_key_days is None else tenant_key_days,
                     policy.service_key_days if service_key_days is None else service_key_days,
@@ -62,6 +66,7 @@ class Policy:
                     revoked_keys_readable=(
                         policy.revoked_keys_readable if revoked_keys_readable is None else revoked_keys_readable
                     ),
+                    resources_recorded=policy.resources_recorded if resources_recorded is None else resources_recorded,
                 )
                 details = {name: str(value) for name, value in wanted.as_argument().items()}
                 with audited(database, tenant_id, AuditName.POLICY_CHANGE_REQUESTED, **details):
@@ -89,6 +94,7 @@ def _draw(console: Console, document: dict[str, Any]) -> None:
         ("service keys (L3) are rotated after", f"{document['service_key_days']} days"),
         ("approval required for", ", ".join(document["four_eyes"]) or "nothing"),
         ("services may get revoked KMIP keys", "yes" if document["revoked_keys_readable"] else "no"),
+        ("audit records name the resource", "yes" if document["resources_recorded"] else "no"),
     ):
         facts.add_row(Text(name, style="bold"), Text(value))
     console.print(facts)

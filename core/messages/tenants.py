@@ -131,6 +131,7 @@ class PolicyRequest(ApprovalRef):
     service_key_days: int
     four_eyes: tuple[str, ...] = ()
     revoked_keys_readable: bool = False
+    resources_recorded: bool = False
 
 
 class PolicyInput(StepInput, PolicyRequest):

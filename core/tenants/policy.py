@@ -1,4 +1,4 @@
-"""Policy of a tenant: cryptoperiods, actions that need a second person, and whether revoked KMIP keys can be read.
+"""Policy of a tenant: cryptoperiods, actions that need a second person, revoked KMIP keys, and resources in the audit.
 
 The upper bounds follow the cryptoperiods of NIST SP 800-57 part 1 (5.3.6: about a year for a key that wraps others, at
 most two years for a key that encrypts). The lower bounds prevent continuous rotation.
@@ -33,6 +33,11 @@ class TenantPolicy(BaseModel):
 
     They then keep access to the keys that were revoked, until these are destroyed.
     """
+    resources_recorded: bool = False
+    """Whether audit records of key operations name the resource or object, instead of a count for each service.
+
+    One record for each resource and second costs audit volume, and a resource name may be personal data.
+    """
 
     @property
     def tenant_key_age(self) -> timedelta:
@@ -58,15 +63,17 @@ class TenantPolicy(BaseModel):
             "service_key_days": self.service_key_days,
             "four_eyes": list[JsonValue](sorted(self.four_eyes)),
             "revoked_keys_readable": self.revoked_keys_readable,
+            "resources_recorded": self.resources_recorded,
         }
 
     def in_words(self) -> str:
         """Return the policy as one line for the audit record."""
         two = ", ".join(sorted(self.four_eyes)) or "nothing"
         revoked = "readable" if self.revoked_keys_readable else "not readable"
+        resources = "recorded" if self.resources_recorded else "not recorded"
         return (
             f"tenant key {self.tenant_key_days} d, service keys {self.service_key_days} d, two people for {two}, "
-            f"revoked KMIP keys {revoked}"
+            f"revoked KMIP keys {revoked}, resources {resources}"
         )
 
 
@@ -78,7 +85,12 @@ _RULES = {
 
 
 def parse_policy(
-    tenant_key_days: int, service_key_days: int, four_eyes: Iterable[str], *, revoked_keys_readable: bool = False
+    tenant_key_days: int,
+    service_key_days: int,
+    four_eyes: Iterable[str],
+    *,
+    revoked_keys_readable: bool = False,
+    resources_recorded: bool = False,
 ) -> TenantPolicy:
     """Return a policy; raises PolicyRefused with the bounds of each invalid value."""
     try:
@@ -88,6 +100,7 @@ def parse_policy(
                 "service_key_days": service_key_days,
                 "four_eyes": frozenset(four_eyes),
                 "revoked_keys_readable": revoked_keys_readable,
+                "resources_recorded": resources_recorded,
             }
         )
     except ValidationError as wrong:

@@ -2,10 +2,12 @@
 
 Each release, change and unwrap of a service key becomes a separate audit event, and so do the first rejections of a
 second. The other uses and rejections in a batch become one event for each service, operation, rejection code and
-second, with their number. A change whose transaction appended its event gets no second one. Every record except an
+second, with their number; where the tenant records resources, one for each resource or object as well. A change whose
+transaction appended its event gets no second one. Every record except an
 unwrap also counts in the usage of its minute, also a rejection of an unknown service: it was an attempt.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,8 +86,11 @@ class _Minute:
         return Latency(tuple(self.took), self.microseconds)
 
 
-_Use = tuple[str, str, CryptoOperation, str, int]
-"""Tenant, service, operation, rejection code, second; all except the tenant form the id of an event."""
+_Use = tuple[str, str, CryptoOperation, str, int, str]
+"""Tenant, service, operation, rejection code, second and resource, which is empty where it is not recorded.
+
+All except the tenant form the id of an event.
+"""
 
 
 def records(batch_id: str, slices: Iterable[WalSlice]) -> dict[str, TenantBatch]:
@@ -93,13 +98,14 @@ def records(batch_id: str, slices: Iterable[WalSlice]) -> dict[str, TenantBatch]
     found: defaultdict[str, TenantBatch] = defaultdict(TenantBatch)
     sums = _sum_records(slices, found)
     minutes: defaultdict[tuple[str, int, str, CryptoOperation, str], _Minute] = defaultdict(_Minute)
-    for (tenant_id, service, operation, refused, second), total in sums.items():
+    for (tenant_id, service, operation, refused, second, resource), total in sums.items():
         tenant = found[tenant_id]
         tenant.lines += total.lines
         tenant.last_at = max(tenant.last_at, _moment(total.last_at))
         if total.rest is not None:
-            event_id = ":".join([batch_id, service, operation, refused, str(second)])
-            tenant.events.append(_event(total.rest, event_id, service, total.rest_count, total.rest_bytes))
+            event_id = ":".join([batch_id, service, operation, refused, str(second), *_digest(resource)])
+            subject = resource or service
+            tenant.events.append(_event(total.rest, event_id, subject, total.rest_count, total.rest_bytes))
         if operation is CryptoOperation.OPEN:
             continue  # caused by a request, which is counted, or by the service itself
         if service and not refused:
@@ -119,7 +125,9 @@ def _sum_records(slices: Iterable[WalSlice], found: Mapping[str, TenantBatch]) -
     for wal_slice in slices:
         for line in wal_slice.lines:
             entry = line.entry
-            use = (entry.tenant_id, entry.service, entry.operation, entry.refused, line.at // 1000)
+            # Rejections are counted together, so that a client that is rejected at full rate does not fill the stream.
+            resource = entry.subject if entry.names_subject and not entry.refused else ""
+            use = (entry.tenant_id, entry.service, entry.operation, entry.refused, line.at // 1000, resource)
             total = sums.get(use)
             if total is None:
                 total = sums[use] = _Sum()
@@ -141,6 +149,11 @@ def _sum_records(slices: Iterable[WalSlice], found: Mapping[str, TenantBatch]) -
                 total.rest_count += entry.count
                 total.rest_bytes += entry.bytes
     return sums
+
+
+def _digest(resource: str) -> tuple[str, ...]:
+    """Return the part of an event id for a resource, whose name can be longer than an id."""
+    return (hashlib.sha256(resource.encode("utf-8", "replace")).hexdigest()[:32],) if resource else ()
 
 
 def separate_event(line: WalRecord, event_id: str) -> AuditEvent:

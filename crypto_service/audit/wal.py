@@ -385,6 +385,8 @@ def encode(entry: AuditEntry, at: int) -> bytes:
         entry.microseconds,
         entry.recorded,
     ]
+    if entry.names_subject:
+        values.append(True)
     try:
         fields = orjson.dumps(values)
     except orjson.JSONEncodeError:  # a lone surrogate, which the servers should have rejected

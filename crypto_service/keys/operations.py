@@ -217,4 +217,5 @@ def _entry(  # noqa: PLR0913 - the fields of one entry, created for each request
         refused,
         bytes=size,
         microseconds=(took + 999) // 1000,
+        names_subject=caller.resources_recorded,
     )

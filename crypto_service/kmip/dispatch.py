@@ -239,6 +239,7 @@ async def _process(batch: Batch, item: Item, correlation: str, address: str, tim
         batch.bytes,
         (timer() - began + 999) // 1000,
         batch.recorded and not code,
+        batch.caller.resources_recorded,
     )
     return _Outcome(answer, failed, entry)
 

@@ -152,6 +152,8 @@ def differences(before: TenantPolicy, after: TenantPolicy) -> tuple[str, ...]:
             lines.append(f"{WORDS[action].title}: {approval}")
     if before.revoked_keys_readable != after.revoked_keys_readable:
         lines.append(f"Revoked KMIP keys: {'readable' if after.revoked_keys_readable else 'not readable'}")
+    if before.resources_recorded != after.resources_recorded:
+        lines.append(f"Resources in audit records: {'recorded' if after.resources_recorded else 'not recorded'}")
     return tuple(lines)
 
 

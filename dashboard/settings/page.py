@@ -57,13 +57,20 @@ def _draw_policy(context: PageContext, tenant: TenantRow, policy: TenantPolicy) 
         disabled=locked,
     )
     st.caption(settings.REVOKED_KEYS)
+    st.header("Audit records", anchor="audit-records")
+    resources = st.checkbox(
+        settings.RESOURCES_LABEL, value=policy.resources_recorded, key="settings.resources_recorded", disabled=locked
+    )
+    st.caption(settings.RESOURCES)
     if locked:
         reason = "Key administrators of your organization can change it."
         if tenant.state in _CLOSED:
             reason = f"It cannot be changed while the tenant is {tenant.state}."
         st.caption(f"Read-only. {reason}")
         return
-    wanted = policy.model_copy(update={**days, "four_eyes": two, "revoked_keys_readable": readable})
+    wanted = policy.model_copy(
+        update={**days, "four_eyes": two, "revoked_keys_readable": readable, "resources_recorded": resources}
+    )
     _draw_save(context, policy, wanted)
 
 

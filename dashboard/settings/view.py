@@ -56,6 +56,14 @@ REVOKED_KEYS = (
     "revoking a KMIP key does not stop its service from getting it; destroying it does."
 )
 
+RESOURCES_LABEL = "Record the resource or object of each key operation"
+RESOURCES = (
+    "While this is off, a record counts the key operations of a service in a second. While it is on, each resource and "
+    "second has a record, so that the Audit page can show who read what. This increases the audit volume up to one "
+    "record for each operation, and a resource name may be personal data that stays in the audit stream. Records "
+    "before the change stay as they are."
+)
+
 
 def value_of(policy: TenantPolicy, age: Age) -> int:
     """Return the configured maximum age of this kind of key."""

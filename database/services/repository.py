@@ -45,7 +45,8 @@ _SETTLED = "coalesce(deactivated_at, activated_at, created_at) < clock_timestamp
 # serial of another tenant is not found.
 _CALLER = (
     "select c.service, s.state, t.state, r.region, r.l2_key, r.issuer_fingerprint, r.former_issuer_fingerprint,"
-    " a.certificate_pem, a.state, c.not_after, c.revoked_at, coalesce(p.revoked_keys_readable, false)"
+    " a.certificate_pem, a.state, c.not_after, c.revoked_at, coalesce(p.revoked_keys_readable, false),"
+    " coalesce(p.resources_recorded, false)"
     " from okcm.service_certificate c join okcm.service s using (tenant_id, service)"
     " join okcm.tenant t using (tenant_id) join okcm.route r using (tenant_id)"
     " join okcm.certificate_authority a on a.tenant_id = c.tenant_id and a.serial = c.authority"
@@ -112,6 +113,7 @@ class ClientIdentityRow:
     not_after: datetime
     revoked_at: datetime | None
     revoked_keys_readable: bool
+    resources_recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,19 @@ async def test_policy_for_revoked_keys_reaches_an_open_connection(
         assert caller.revoked_keys_readable is readable
 
 
+async def test_policy_for_recorded_resources_reaches_only_the_connections_of_its_tenant(
+    callers: ClientCertificateAuthenticator, home: Home, world: World, changes: Changes
+):
+    caller, other = [await callers.identify(one.connect("orders"), ADDRESS) for one in (home, world.tenant())]
+    for recorded in (False, True, False):
+        with world.worker.tenant_tx(home.tenant_id) as tx:
+            tx.policy.set(TenantPolicy(resources_recorded=recorded))
+        changes.tell(tenant_hash(home.tenant_id))
+        changes.tell(tenant_hash(other.tenant_id))
+        caller, other = await callers.refresh(caller), await callers.refresh(other)
+        assert (caller.resources_recorded, other.resources_recorded) == (recorded, False)
+
+
 async def test_repeated_identification_and_refresh_need_no_database(
     callers: ClientCertificateAuthenticator, home: Home, world: World, journal: Journal
 ):

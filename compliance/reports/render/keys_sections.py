@@ -89,6 +89,7 @@ def keys(report: Report) -> Section:
                     ("Tenant key", Cell(f"rotated every {say.count(stated.tenant_key_days, 'day')} by policy")),
                     ("Service keys", Cell(f"rotated every {say.count(stated.service_key_days, 'day')} by policy")),
                     ("Revoked KMIP keys", _revoked(readable=stated.revoked_keys_readable)),
+                    ("Audit records", _resources(recorded=stated.resources_recorded)),
                     ("Overdue", _overdue(stated.keys)),
                 )
             ),
@@ -99,6 +100,10 @@ def keys(report: Report) -> Section:
 
 def _revoked(*, readable: bool) -> Cell:
     return Cell("services may get them until they are destroyed, by policy" if readable else "services cannot get them")
+
+
+def _resources(*, recorded: bool) -> Cell:
+    return Cell("name the resource or object of each key operation" if recorded else "count key operations by service")
 
 
 def _overdue(found: Sequence[InventoryKey]) -> Cell:

@@ -242,8 +242,10 @@ def test_policy_change_needs_no_approval_until_the_policy_requires_two_people(sc
     assert scene.policy == wants
     [changed] = scene.records("policy.")
     assert changed["details"] == {
-        "before": "tenant key 365 d, service keys 90 d, two people for nothing, revoked KMIP keys not readable",
-        "after": "tenant key 365 d, service keys 30 d, two people for offboard, revoked KMIP keys not readable",
+        "before": "tenant key 365 d, service keys 90 d, two people for nothing, revoked KMIP keys not readable, "
+        "resources not recorded",
+        "after": "tenant key 365 d, service keys 30 d, two people for offboard, revoked KMIP keys not readable, "
+        "resources not recorded",
     }
 
 

@@ -12,6 +12,7 @@ DEFAULTS = {
     "service_key_days": 90,
     "four_eyes": [],
     "revoked_keys_readable": False,
+    "resources_recorded": False,
 }
 
 
@@ -38,6 +39,16 @@ def test_revoked_keys_are_readable_only_by_an_option(operator_cli, option, reada
     assert operator_cli.run("tenant", "policy", ACME, "--service-key-days", "90") == changed
     shown = operator_cli.invoke("tenant", "policy", ACME).stdout.splitlines()
     [line] = [one for one in shown if "revoked" in one]
+    assert line.split()[-1] == says
+
+
+@pytest.mark.parametrize(("option", "recorded", "says"), [("", True, "yes"), ("no-", False, "no")])
+def test_resources_are_recorded_only_by_an_option(operator_cli, option, recorded, says) -> None:
+    changed = operator_cli.run("tenant", "policy", ACME, f"--{option}resources-recorded")
+    assert changed == DEFAULTS | {"resources_recorded": recorded}
+    assert operator_cli.run("tenant", "policy", ACME, "--service-key-days", "90") == changed
+    shown = operator_cli.invoke("tenant", "policy", ACME).stdout.splitlines()
+    [line] = [one for one in shown if "resource" in one]
     assert line.split()[-1] == says
 
 

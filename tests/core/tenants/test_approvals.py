@@ -218,5 +218,8 @@ TestFourEyes.settings = settings(max_examples=40, stateful_step_count=30)
 def test_policy_returns_ages_and_text_and_canary_has_no_isolation_checks() -> None:
     policy = parse_policy(400, 30, ["lock"], revoked_keys_readable=True)
     assert (policy.tenant_key_age, policy.service_key_age) == (timedelta(days=400), timedelta(days=30))
-    assert policy.in_words() == "tenant key 400 d, service keys 30 d, two people for lock, revoked KMIP keys readable"
+    assert policy.in_words() == (
+        "tenant key 400 d, service keys 30 d, two people for lock, revoked KMIP keys readable, resources not recorded"
+    )
+    assert parse_policy(400, 30, [], resources_recorded=True).in_words().endswith(", resources recorded")
     assert set(steps_of("acme")) - set(steps_of(CANARY_TENANT_ID)) == {Step.CHECK_BOUNDARIES}

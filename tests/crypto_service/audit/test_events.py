@@ -1,5 +1,7 @@
 """The events and usage rows of log records, for arbitrary records in arbitrary slices."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +23,8 @@ ENTRIES = st.builds(
     st.integers(1, 5),
     st.integers(0, 1000),
     st.sampled_from([0, 0, 1, 40, 20_000_000]),
+    st.just(value=False),
+    st.booleans(),
 )
 LINES = st.lists(
     st.builds(WalRecord, st.just(0), st.integers(1_795_000_000_000, 1_795_000_200_000), ENTRIES), max_size=40
@@ -105,3 +109,36 @@ def test_first_rejections_of_a_second_are_separate_events_and_the_rest_is_counte
         assert event.details["count"] == str(2 * (1_000 - SEPARATE_REJECTIONS))
         assert event.details["bytes"] == str(3 * (1_000 - SEPARATE_REJECTIONS))
         assert (event.details["code"], event.correlation_id) == ("ciphertext_refused", f"corr-{SEPARATE_REJECTIONS}")
+
+
+def test_uses_of_a_tenant_that_records_resources_are_counted_for_each_resource():
+    at = 1_795_000_000_000
+    uses = [
+        AuditEntry("acme", "orders", CryptoOperation.DECRYPT, f"customer/{n % 2}", f"c-{n}", "192.0.2.1", bytes=10)
+        for n in range(5)
+    ]
+    named = [replace(one, names_subject=True) for one in uses]
+    other = replace(named[0], tenant_id="beta", names_subject=False)
+    long = replace(named[0], subject="\0" + "x" * 511)
+    lines = [WalRecord(0, at, entry) for entry in [*named, other, long]]
+    found = records("batch", [WalSlice("one.journal", numbered(lines))])
+    counted = {event.subject: event.details.get("count", "1") for event in found["acme"].events}
+    assert counted == {"customer/0": "3", "customer/1": "2", "\N{REPLACEMENT CHARACTER}" + "x" * 511: "1"}
+    assert {(event.actor, event.details["operation"]) for event in found["acme"].events} == {("orders", "decrypt")}
+    assert [event.subject for event in found["beta"].events] == ["orders"]
+    ids = [event.event_id for event in found["acme"].events]
+    assert len(set(ids)) == 3
+    assert max(map(len, ids)) <= 300
+    [usage] = found["acme"].usage
+    assert (usage.count, usage.bytes) == (6, 60)
+
+
+def test_rejections_are_counted_together_also_where_resources_are_recorded():
+    refused = [
+        AuditEntry("acme", "orders", CryptoOperation.DECRYPT, f"row-{n}", "c", "", "ciphertext_refused")
+        for n in range(SEPARATE_REJECTIONS + 500)
+    ]
+    lines = [WalRecord(0, 1_795_000_000_000, replace(entry, names_subject=True)) for entry in refused]
+    events = records("batch", [WalSlice("one.journal", numbered(lines))])["acme"].events
+    assert len(events) == SEPARATE_REJECTIONS + 1
+    assert events[-1].details["count"] == "500"

@@ -90,6 +90,14 @@ def test_record_without_duration_decodes_to_duration_zero():
     assert line.entry.microseconds == 0
 
 
+@pytest.mark.parametrize("recorded", [False, True])
+def test_record_that_names_its_subject_decodes_and_others_are_as_in_the_former_release(*, recorded: bool):
+    entry = replace(ENTRY, names_subject=True, recorded=recorded)
+    assert list(decode(encode(entry, 1234), 77)) == [WalRecord(77, 1234, entry)]
+    former = encode(replace(ENTRY, recorded=recorded), 1234)
+    assert former.endswith(b",0,%b]\n" % (b"true" if recorded else b"false"))
+
+
 def test_entry_with_lone_surrogate_is_written():
     entry = AuditEntry("acme-corp-12345", "orders", CryptoOperation.GET, "key-\ud800", "corr")
     (line,) = decode(encode(entry, 1), 0)

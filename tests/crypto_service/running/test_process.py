@@ -11,12 +11,17 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from core.tenants.policy import TenantPolicy
+from crypto_service.kmip.codec.enums import BlockCipherMode, Operation
+from crypto_service.kmip.codec.fields import choice, octets, structure, text
+from crypto_service.kmip.codec.tags import Tag
 from database.schema.version import NEWEST
 from tests.concurrency import wait_until
 from tests.contracts.authorities import p256
 from tests.crypto_service.authority import key_pem, pem
 from tests.crypto_service.core.world import Home, World
-from tests.crypto_service.running.process import Client, Service, connect_service
+from tests.crypto_service.kmip.scene import creation
+from tests.crypto_service.running.process import Client, KmipClient, Service, connect_service
 from tests.database.schemas import outdate
 
 
@@ -41,6 +46,48 @@ def test_service_serves_reports_and_stops_after_shipping_its_audit(service: Serv
     assert released == ["orders/1", "orders/1", "orders/2"]
     assert list(service.journals.glob("*.journal")) == []
     client.close()
+
+
+def test_operations_of_both_servers_name_their_object_only_while_the_tenant_records_resources(
+    service: Service, world: World, tmp_path: Path
+):
+    home, other = world.tenant(), world.tenant()
+    tls, others = (connect_service(one, "orders", tmp_path) for one in (home, other))
+    service.start()
+    service.wait_ready()
+    https, theirs, kmip = Client(service.https, tls), Client(service.https, others), KmipClient(service.kmip, tls)
+    created = kmip.ask(*creation(mask=12))
+    assert kmip.ask(Operation.ACTIVATE, text(Tag.UNIQUE_IDENTIFIER, created.object_id)).reason is None
+
+    def use(resource: str) -> None:
+        for client in (https, theirs):
+            sealed = client.post("/v1/encrypt", {"resource": resource, "plaintext": "aGVsbG8="})[1]["ciphertext"]
+            assert client.post("/v1/decrypt", {"resource": resource, "ciphertext": sealed})[0] == 200
+        padded = structure(Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.BLOCK_CIPHER_MODE, BlockCipherMode.GCM))
+        key = text(Tag.UNIQUE_IDENTIFIER, created.object_id)
+        assert kmip.ask(Operation.ENCRYPT, key, padded, octets(Tag.DATA, resource.encode())).reason is None
+
+    def used(tenant_id: str) -> set[tuple[str, str]]:
+        with world.worker.tenant_tx(tenant_id) as tx:
+            records = [json.loads(one.record) for one in tx.audit.records()]
+        return {(one["details"]["operation"], one["subject"]) for one in records if one["name"] == "crypto.used"}
+
+    counted = {("encrypt", "orders"), ("decrypt", "orders")}
+    use("customer/4710")
+    wait_until(lambda: used(home.tenant_id) == counted)
+    with world.worker.tenant_tx(home.tenant_id) as tx:
+        tx.policy.set(TenantPolicy(resources_recorded=True))
+    named = {("encrypt", "customer/4711"), ("decrypt", "customer/4711"), ("encrypt", created.object_id)}
+
+    def is_named() -> bool:
+        use("customer/4711")
+        return named <= used(home.tenant_id)
+
+    wait_until(is_named)
+    assert "customer/4710" not in {subject for _, subject in used(home.tenant_id)}
+    wait_until(lambda: used(other.tenant_id) == counted)
+    for client in (https, theirs, kmip):
+        client.close()
 
 
 def test_service_waits_for_its_schema_and_is_not_ready_with_another(service: Service, world: World, tmp_path: Path):

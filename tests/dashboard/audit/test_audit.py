@@ -35,7 +35,7 @@ def test_a_record_is_shown_with_its_label_and_code():
     assert view.row(found(), NOW) == view.Row(
         seq=1,
         time="2026-11-25 11:57:00",
-        ago="2 minutes ago",
+        ago="3 minutes ago",
         what="Use of a key rejected",
         code="crypto.refused",
         outcome="Refused",
@@ -85,7 +85,7 @@ def test_the_details_of_a_record_are_complete():
     details = view.details(found(), NOW)
     assert (details.title, details.raw, details.linked) == ("Record 1", json.dumps(FIELDS), True)
     assert details.fields == (
-        ("Time", "2026-11-25 11:57:00.000001 UTC (2 minutes ago)"),
+        ("Time", "2026-11-25 11:57:00.000001 UTC (3 minutes ago)"),
         ("Event", "Use of a key rejected"),
         ("Code", "crypto.refused"),
         ("Upstream event type", "unauthorizedRequest"),

@@ -62,6 +62,23 @@ def test_revoked_kmip_keys_are_readable_only_by_choice(scene: Scene) -> None:
     assert policy_of(scene) == TenantPolicy()
 
 
+def test_resources_are_recorded_only_by_choice_and_the_page_says_what_it_costs(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    at = settings(scene)
+    assert "increases the audit volume up to one record for each operation" in text(at)
+    assert "a resource name may be personal data" in text(at)
+    assert not at.checkbox(key="settings.resources_recorded").value
+    at.checkbox(key="settings.resources_recorded").check().run()
+    assert "Resources in audit records: recorded" in text(at)
+    assert "Policy changed" in press(at, "settings.save")
+    assert policy_of(scene) == TenantPolicy(resources_recorded=True)
+    at = settings(scene)
+    at.checkbox(key="settings.resources_recorded").uncheck().run()
+    assert "Resources in audit records: not recorded" in text(at)
+    press(at, "settings.save")
+    assert policy_of(scene) == TenantPolicy()
+
+
 def test_one_person_requires_approval_and_two_people_remove_it(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     at = settings(scene)

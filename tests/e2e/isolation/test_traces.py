@@ -45,7 +45,7 @@ PLAIN_FIELDS = {
     *("service", "request_id"),
     *("grace_seconds", "reason", "now", "approval_id", "report_id"),
     *("services", "tenant_key", "compromised", "version", "repeat", "daily"),
-    *("tenant_key_days", "service_key_days", "four_eyes", "revoked_keys_readable"),
+    *("tenant_key_days", "service_key_days", "four_eyes", "revoked_keys_readable", "resources_recorded"),
 }
 """The plaintext fields of the marketplace and the commands, which have no payload key: ids and settings only."""
 

@@ -137,6 +137,7 @@ class Snapshot(_Part):
     service_key_days: int
     four_eyes: tuple[str, ...]
     revoked_keys_readable: bool = False
+    resources_recorded: bool = False
     coverage: tuple[CoveredService, ...]
     keys: tuple[InventoryKey, ...]
     checks: tuple[LatestCheck, ...]
