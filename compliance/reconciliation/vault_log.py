@@ -149,7 +149,8 @@ class _Reader:
             kind, request = entry["type"], entry["request"]
             request_id, path = str(request["id"]), str(request.get("path", ""))
         except (ValueError, KeyError, TypeError):
-            self._fault(DiscrepancyKind.UNREADABLE, None, "an invalid line", place)
+            # It has no time; that of the entries before it shows what damaged the log.
+            self._fault(DiscrepancyKind.UNREADABLE, self._log.end, "an invalid line", place)
             return
         self._time(place, at)
         if kind == "request":

@@ -276,6 +276,12 @@ def test_modified_log_is_reported(
     assert {fault.severity for fault in faults} == {Severity.DIFFERENCE}
 
 
+def test_invalid_line_has_the_time_of_the_entries_before_it(tmp_path: Path, lines: Lines) -> None:
+    (fault,) = reading(tmp_path, [*lines[:4], b"{\n", *lines[4:]]).faults
+    assert fault.at == reading(tmp_path, lines[:4]).end
+    assert [fault.at for fault in reading(tmp_path, [b"{\n", *lines]).faults] == [None]
+
+
 def test_incomplete_last_line_is_a_fault_only_in_a_rotated_file(tmp_path: Path, lines: Lines) -> None:
     torn = [*lines[:-1], lines[-1][:100]]
     assert reading(tmp_path, torn).faults == []

@@ -19,9 +19,11 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.production.topology import drills
+from tests.production.topology.discrepancies import Period, unexpected
 from tests.production.topology.installation import installation, servers
 from tests.production.topology.load import Load
 from tests.production.topology.servers import wait_for
@@ -50,15 +52,16 @@ def main() -> int:
         with hosts.network(), servers(folder) as started:
             _print("started", **started.guide())
             signal.pause()
-    passed, expected = True, set[str]()
+    passed, periods = True, list[Period]()
     with hosts.network(), installation(folder) as installed:
         _print("started", folder=str(folder))
         load = Load(installed, options.rate)
         with load.running():
             for drill in every:
                 if chosen is None or drill.name in chosen:
+                    began = datetime.now(UTC)
                     result = drills.perform(drill, installed, load)
-                    expected |= drill.discrepancies
+                    periods.append(Period(drill.discrepancies, began, datetime.now(UTC)))
                     passed &= result.passed
                     _print("drill", passed=result.passed, **asdict(result))
         try:
@@ -66,7 +69,7 @@ def main() -> int:
             wait_for("all tenants", lambda: not drills.inactive_tenants(installed, load), drills.RECOVERY_SECONDS)
         except TimeoutError:
             passed = False
-        differences = [one for one in installed.discrepancies() if one["kind"] not in expected]
+        differences = unexpected(installed.discrepancies(), periods)
         failed_checks = installed.failed_checks()
         passed &= not differences and not failed_checks
         lost, inactive = drills.lost_records(installed, load), drills.inactive_tenants(installed, load)

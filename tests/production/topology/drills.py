@@ -30,7 +30,7 @@ class Drill:
     run: Callable[[Installation], None]
     most_errors: int = MOST_ERRORS
     discrepancies: frozenset[str] = frozenset()
-    """Kinds of discrepancies of the key server's log that it causes."""
+    """Kinds of discrepancies of the key server's log that it causes while it runs."""
 
 
 @dataclass(frozen=True)
