@@ -25,6 +25,7 @@ from psycopg import errors, sql
 from core.errors.platform import DatabaseUnavailable, SchemaRefused
 from database.postgres.access import OWNER
 from database.schema.lint import findings
+from database.schema.setup_lock import LOCK_SECONDS, acquire_lock
 from database.schema.version import MIGRATIONS
 
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
@@ -84,34 +85,45 @@ def migrate(
     *,
     report: Callable[[str], None] = lambda _progress: None,
     pauses: Sequence[float] = PAUSES,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> tuple[str, ...]:
     """Apply the missing migrations as the owner and return their names; `connection` is the migrator's, in autocommit.
 
-    `report` receives a line for each attempt that must be repeated.
+    `report` receives a line for each attempt that must be repeated. Another migrator may take `lock_seconds`.
 
     Raises:
-        DatabaseUnavailable: another session held a lock during all attempts; the last migration was rolled back.
+        DatabaseUnavailable: another session held a lock during all attempts, and the last migration was rolled back;
+            or another migrator did not end, and nothing was changed.
         SchemaRefused: an applied file was edited, is missing or has a lower successor, a later release excludes this
             version, or the schema breaks a rule.
     """
-    connection.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
-    # JIT compilation of the one long lint query takes ten times as long as its execution.
-    connection.execute("set jit = off")
-    # Another migrator may need all its attempts.
-    connection.execute("select pg_advisory_lock(%s)", [_LOCK])
+    # Before SET ROLE: the role of the owner does not see since when the session of another migrator exists.
+    acquire_lock(connection, "pg_advisory_lock", _LOCK, report, lock_seconds)
     try:
-        applied = _applied(connection)
-        pending = _pending(migrations, applied)
-        if _is_later(connection, migrations, applied):
-            return ()  # its rules are those of the later release
-        for migration in pending:
-            _apply_in_attempts(connection, migration, report, pauses)
-        found = findings(connection)
-        if found:
-            raise SchemaRefused(f"the schema breaks its rules: {'; '.join(map(str, found))}")
+        return _migrate(connection, migrations, report, pauses)
     finally:
         if not connection.broken:
             connection.execute("select pg_advisory_unlock(%s)", [_LOCK])
+
+
+def _migrate(
+    connection: psycopg.Connection,
+    migrations: Sequence[Migration],
+    report: Callable[[str], None],
+    pauses: Sequence[float],
+) -> tuple[str, ...]:
+    connection.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
+    # JIT compilation of the one long lint query takes ten times as long as its execution.
+    connection.execute("set jit = off")
+    applied = _applied(connection)
+    pending = _pending(migrations, applied)
+    if _is_later(connection, migrations, applied):
+        return ()  # its rules are those of the later release
+    for migration in pending:
+        _apply_in_attempts(connection, migration, report, pauses)
+    found = findings(connection)
+    if found:
+        raise SchemaRefused(f"the schema breaks its rules: {'; '.join(map(str, found))}")
     return tuple(migration.name for migration in pending)
 
 

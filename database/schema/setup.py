@@ -13,6 +13,7 @@ from database.postgres.access import MIGRATOR, OWNER, PROCESSES, SESSION_SETTING
 from database.postgres.deadline import LIVENESS, DeadlineConnection
 from database.postgres.errors import translate_errors
 from database.schema.migrate import migrate, missing_migrations, read_migrations
+from database.schema.setup_lock import APPLICATION_NAME, LOCK_SECONDS, acquire_lock
 
 _LOGINS = {login(role): role for role in (MIGRATOR, *PROCESSES)}
 _LOCK = 0x6F6B6372  # "okcr": all databases of a server share its roles, and two processes may start at once
@@ -22,13 +23,14 @@ _ADMINISTRATOR_HINT = (
 )
 
 
-def prepare_database(
+def prepare_database(  # noqa: PLR0913 - address, two kinds of secrets and three choices
     admin_conninfo: str,
     *,
     passwords: Mapping[str, str],
     context_keys: Mapping[str, bytes],
     existing: ExistingSecrets = ExistingSecrets.KEEP,
     report: Callable[[str], None] = lambda _progress: None,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> tuple[str, ...]:
     """Create missing parts of database, roles, schema and keys; return the names of the migrations applied now.
 
@@ -39,7 +41,8 @@ def prepare_database(
         context_keys: context key of each process, 32 to 64 bytes.
         existing: what to do with other passwords and context keys that the server already has; before KEEP the caller
             requires `require_same_secrets`.
-        report: receives the progress of a migration that waits.
+        report: receives the progress of a setup or migration that waits.
+        lock_seconds: how long to wait for another setup of the database.
 
     Raises:
         DatabaseUnavailable, DatabaseLoginRefused, DatabaseRefused: the server does not respond, rejects the
@@ -47,10 +50,10 @@ def prepare_database(
         SchemaRefused: see `migrate`.
     """
     with translate_errors(for_operator=True):
-        _prepare_as_administrator(admin_conninfo, passwords, existing)
+        _prepare_as_administrator(admin_conninfo, passwords, existing, report, lock_seconds)
         migrator = conninfo.make_conninfo(admin_conninfo, user=login(MIGRATOR), password=passwords[MIGRATOR])
         with _connect(migrator, autocommit=True) as connection:
-            applied = migrate(connection, read_migrations(), report=report)
+            applied = migrate(connection, read_migrations(), report=report, lock_seconds=lock_seconds)
             with connection.transaction():
                 _store_keys(connection, context_keys, existing)
     return applied
@@ -153,7 +156,7 @@ def _administrator(admin_conninfo: str) -> Connection:
 
 def _connect(address: str, *, autocommit: bool = False) -> Connection:
     # No deadline for a call: a migration takes as long as its table requires.
-    return psycopg.connect(address, autocommit=autocommit, **LIVENESS)
+    return psycopg.connect(address, autocommit=autocommit, fallback_application_name=APPLICATION_NAME, **LIVENESS)
 
 
 def _create_database(admin_conninfo: str, name: str) -> bool:
@@ -168,7 +171,13 @@ def _create_database(admin_conninfo: str, name: str) -> bool:
         return True
 
 
-def _prepare_as_administrator(admin_conninfo: str, passwords: Mapping[str, str], existing: ExistingSecrets) -> None:
+def _prepare_as_administrator(
+    admin_conninfo: str,
+    passwords: Mapping[str, str],
+    existing: ExistingSecrets,
+    report: Callable[[str], None],
+    lock_seconds: float,
+) -> None:
     """Create the database if it does not exist; create roles and schema and revoke default rights in one transaction.
 
     Raises:
@@ -176,7 +185,7 @@ def _prepare_as_administrator(admin_conninfo: str, passwords: Mapping[str, str],
     """
     try:
         with _administrator(admin_conninfo) as administrator:
-            administrator.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+            acquire_lock(administrator, "pg_advisory_xact_lock", _LOCK, report, lock_seconds)
             # Without this check, PostgreSQL would only warn that the rights of PUBLIC cannot be revoked.
             owned = administrator.execute(
                 "select pg_has_role(current_user, datdba, 'usage') from pg_database where datname = current_database()"
