@@ -2,11 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from dashboard.components.tenant_status import Severity
-
-_NO_QUERY: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,4 +17,4 @@ class AttentionItem:
     severity: Severity
     service: str = ""
     """Empty for an item of the tenant itself."""
-    query: Mapping[str, str] = field(default=_NO_QUERY)
+    query: Mapping[str, str] = field(default_factory=dict)
