@@ -1,12 +1,9 @@
 """The actions on keys and tenants: what happens and whether it can be undone; one table for pages and dialogs."""
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
 
-from core.tenants.lifecycle import DECRYPTS, State, Transition, transitions_from
-from core.tenants.locks import LockReason, may_change_root_key
+from core.tenants.lifecycle import Transition
 from core.tenants.roles import Permission
 
 
@@ -40,7 +37,7 @@ class Action:
 ACTIONS = (
     Action(
         KeyAction.ROTATE_TENANT_KEY,
-        "Rotate tenant key (L2)",
+        "Rotate tenant key",
         "The tenant key gets a new version, and every service key is re-wrapped with it. Your data is not "
         "re-encrypted and no service is interrupted. The old wrap is kept until the new one is verified. Older "
         "versions are retired once they wrap no key.",
@@ -50,7 +47,7 @@ ACTIONS = (
     ),
     Action(
         KeyAction.ROTATE_SERVICE_KEY,
-        "Rotate service key (L3)",
+        "Rotate service key",
         "The service encrypts with a new version of its key. Older versions continue to decrypt existing data.",
         "No. Existing data stays readable.",
         Permission.MANAGE_KEYS,
@@ -76,7 +73,7 @@ ACTIONS = (
     ),
     Action(
         KeyAction.CHANGE_ROOT_KEY,
-        "Change root key (L1)",
+        "Change root key",
         "The new root key is tested first. Then every service key is re-wrapped with it and the wrap is verified, "
         "and all service keys are switched together. Until that moment the former root key is in effect and "
         "nothing has changed. Your data is not re-encrypted and no service is interrupted. Afterwards decryption "
@@ -148,71 +145,7 @@ ACTIONS = (
     ),
 )
 
-_AT_SERVICE = "above, at each service key"
-_EMERGENCY = "above, under Emergency controls"
-WHERE: Mapping[KeyAction, str] = MappingProxyType(
-    {
-        KeyAction.ROTATE_TENANT_KEY: "above, at the tenant key",
-        KeyAction.ROTATE_SERVICE_KEY: _AT_SERVICE,
-        KeyAction.COMPROMISE: "above, at the tenant key and at each service key",
-        KeyAction.RETIRE_VERSION: _AT_SERVICE,
-        KeyAction.CHANGE_ROOT_KEY: "above, at the root key",
-        KeyAction.SUSPEND: _EMERGENCY,
-        KeyAction.RESUME: _EMERGENCY,
-        KeyAction.LOCK: _EMERGENCY,
-        KeyAction.UNLOCK: _EMERGENCY,
-        KeyAction.DISCONNECT: "on the page Services",
-        KeyAction.OFFBOARD: "on the page Settings",
-        KeyAction.RESTORE: "at the top of every page",
-    }
-)
-"""Where to find an action."""
-_OF_KEYS = frozenset(
-    {KeyAction.ROTATE_TENANT_KEY, KeyAction.ROTATE_SERVICE_KEY, KeyAction.COMPROMISE, KeyAction.RETIRE_VERSION}
-)
-"""Actions that require usable keys, and are therefore available only while services can decrypt."""
-
 
 def action_of(name: KeyAction) -> Action:
     """Return an action with its texts."""
     return next(action for action in ACTIONS if action.name is name)
-
-
-@dataclass(frozen=True, slots=True)
-class ActionAvailability:
-    """Whether an action is available now, and why."""
-
-    action: Action
-    available: bool
-    words: str
-
-
-def offers(
-    state: State, permissions: frozenset[Permission], locks: Collection[LockReason] = ()
-) -> tuple[ActionAvailability, ...]:
-    """Return every action with its availability for these permissions, state and locks."""
-    return tuple(_offer(action, state, permissions, locks) for action in ACTIONS)
-
-
-def _offer(
-    action: Action, state: State, permissions: frozenset[Permission], locks: Collection[LockReason]
-) -> ActionAvailability:
-    if not _possible(action, state, locks):
-        return ActionAvailability(action, available=False, words=f"Not available while the tenant is {state}.")
-    if action.permission not in permissions:
-        return ActionAvailability(action, available=False, words="Not included in your role.")
-    return ActionAvailability(action, available=True, words=f"Available {WHERE[action.name]}.")
-
-
-def _possible(action: Action, state: State, locks: Collection[LockReason]) -> bool:
-    """Return whether state and locks allow the action.
-
-    The lock of an administrator and the lock of the root key are independent.
-    """
-    if action.name in _OF_KEYS:
-        return state in DECRYPTS
-    if action.name is KeyAction.CHANGE_ROOT_KEY:
-        return may_change_root_key(state, locks)
-    if state is State.LOCKED and action.move in {Transition.LOCK, Transition.UNLOCK}:
-        return (action.move is Transition.UNLOCK) == (LockReason.MANUAL in locks)
-    return action.move is None or action.move in transitions_from(state)

@@ -19,6 +19,7 @@ from core.services import ServiceState
 from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
 from core.tenants.locks import HEALTHY
 from dashboard.components.formatting import count, listed
+from dashboard.components.selection import newly_selected
 from database.keys import KeyRow, KeyVersionRow
 from database.services.repository import ServiceRow
 from database.tenants import TenantRow
@@ -33,10 +34,10 @@ MODES: Mapping[str, str] = MappingProxyType(
 )
 """Providers of the root key, as shown to the customer."""
 
-DRAWN = 24
-"""Service keys in the chart; more would not be readable. The text names all."""
+DRAWN = 12
+"""Service keys in the chart, which then fits beside a table; the text names all."""
 _LONGEST_NAME = 18
-_ROW_PIXELS, _LEAST_PIXELS = 26, 170
+_ROW_PIXELS, _LEAST_PIXELS = 23, 170
 
 
 class KeyStatus(StrEnum):
@@ -160,11 +161,11 @@ def in_words(one: KeyMap) -> tuple[str, ...]:
 
 
 def options(one: KeyMap, selected: str | None = None) -> dict[str, Any]:
-    """Return the ECharts options; the first nodes are the drawn services, in the order of `one.services`.
+    """Return the ECharts options; the first nodes are the drawn services.
 
     Root key and tenant key are at the sides, so that both visibly point to each service key.
     """
-    drawn = one.services[:DRAWN]
+    drawn = drawn_services(one, selected)
     nodes = [_service_node(key, row, selected) for row, key in enumerate(drawn)]
     if more := len(one.services) - len(drawn):
         nodes.append(_node("more", f"and {more:,} more", 1, len(nodes), _COLORS[KeyStatus.UNUSED]))
@@ -188,8 +189,6 @@ def options(one: KeyMap, selected: str | None = None) -> dict[str, Any]:
                 "coordinateSystem": "cartesian2d",
                 "layout": "none",
                 "selectedMode": "single",
-                "edgeSymbol": ["none", "arrow"],
-                "edgeSymbolSize": 6,
                 "lineStyle": {"opacity": 0.6},
                 "label": {"show": True, "fontSize": 11, "color": "#ffffff"},
                 "data": nodes,
@@ -199,14 +198,22 @@ def options(one: KeyMap, selected: str | None = None) -> dict[str, Any]:
     }
 
 
+def drawn_services(one: KeyMap, selected: str | None = None) -> tuple[MappedKey, ...]:
+    """Return the services in the chart, in order: the first ones, and always the selected one."""
+    first, others = one.services[:DRAWN], one.services[DRAWN:]
+    chosen = next((key for key in others if key.service == selected), None)
+    return first if chosen is None else (*first[:-1], chosen)
+
+
 def height(one: KeyMap) -> int:
     """Return the height of the chart in pixels."""
     return max(_LEAST_PIXELS, 40 + _ROW_PIXELS * min(len(one.services), DRAWN + 1))
 
 
-def service_at(one: KeyMap, position: int) -> str | None:
+def service_at(one: KeyMap, position: int, selected: str | None = None) -> str | None:
     """Return the service of a clicked node; None for any other node."""
-    return one.services[position].service if position < min(len(one.services), DRAWN) else None
+    drawn = drawn_services(one, selected)
+    return drawn[position].service if position < len(drawn) else None
 
 
 def draw(one: KeyMap, *, key: str, selected: str | None = None) -> str | None:
@@ -222,12 +229,8 @@ def draw(one: KeyMap, *, key: str, selected: str | None = None) -> str | None:
         if group.get("data_type") == "node"
         for index in group["data_indices"]
     ]
-    clicked = service_at(one, positions[0]) if positions else None
-    handled = f"{key}.handled"
-    if clicked == st.session_state.get(handled):
-        return None
-    st.session_state[handled] = clicked
-    return clicked
+    clicked = service_at(one, positions[0], selected) if positions else None
+    return newly_selected(key, clicked)
 
 
 def _service_node(key: MappedKey, row: int, selected: str | None) -> dict[str, Any]:

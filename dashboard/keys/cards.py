@@ -8,6 +8,8 @@ from core.errors.tenants import TenantUnknown
 from core.tenants.roles import Permission
 from dashboard.components.formatting import code
 from dashboard.components.fragments import ICONS, draw_notices, polling_fragment
+from dashboard.components.key_map import mode
+from dashboard.components.tenant_status import Severity, TenantStatusView
 from dashboard.keys import view as keys
 from dashboard.page_context import PageContext
 from dashboard.root_keys import dialog as root_key_dialog
@@ -36,20 +38,20 @@ def draw_root_key(context: PageContext, drawn: TenantRow) -> None:
     rows = _read(context)
     if rows.tenant.root_key_mode != drawn.root_key_mode:
         st.rerun()
-    root = keys.root(rows.tenant, rows.key, rows.service_keys)
-    with st.container(border=True, height="stretch"):
-        st.header("Root key (L1)", anchor="root-key")
-        st.markdown(f":material/key: **{root.mode}**")
-        st.markdown(code(root.name))
-        st.caption(root.state)
-        if version := root_key.versions(rows.versions):
-            st.caption(version)
+    name, place = root_key.where(rows.tenant, rows.key)
+    with st.container(border=True, height="stretch", gap="xsmall"):
+        st.header("Root key", anchor="root-key")
+        st.markdown(f":material/key: **{mode(rows.tenant.root_key_mode)}**")
+        st.markdown(code(name))
+        st.caption(f"{place} {root_key.versions(rows.versions)}")
         if how := root_key.health(rows.tenant, rows.key, context.grace_seconds, context.now()):
             _draw_health(how)
         newest = rows.changes[0] if rows.changes else None
         if running := root_key.progress(newest):
             st.progress(running.share, text=running.words)
             st.caption("The former root key is in effect until all service keys are switched together.")
+        wraps = keys.wrapped_keys(rows.tenant, rows.service_keys)
+        st.caption(f"{wraps} {root_key.WITHDRAWAL[rows.tenant.root_key_mode]}")
         st.caption(root_key.last_change(rows.changes, context.now()))
         _draw_offer(context, rows.tenant, root_key.why_no_change(rows.tenant, newest))
 
@@ -84,7 +86,7 @@ def _draw_offer(context: PageContext, tenant: TenantRow, why_not: str) -> None:
         return
     if note := root_key.only_credentials(tenant):
         st.caption(note)
-    if st.button("Change root key", icon=":material/swap_horiz:", key="keys.root-key"):
+    if st.button("Change root key…", icon=":material/swap_horiz:", key="keys.root-key"):
         root_key_dialog.open_change()
         st.rerun()
 
@@ -102,25 +104,34 @@ def draw_tenant_key(context: PageContext, tenant: TenantRow, drawn: RotationRow 
     newest = rotations[0] if rotations else None
     if mark(newest) != mark(drawn):
         st.rerun()
-    with st.container(border=True, height="stretch"):
-        st.header("Tenant key (L2)", anchor="tenant-key")
+    with st.container(border=True, height="stretch", gap="xsmall"):
+        st.header("Tenant key", anchor="tenant-key")
         if key is None:
             st.caption("Created during provisioning.")
             return
-        st.markdown(f":material/key: `{key.name}`")
-        st.caption("Dedicated to your tenant. It never leaves the key server.")
-        st.markdown("  \n".join(rotation.tenant_key(key, policy, now)))
+        texts = rotation.tenant_key(key, policy, now)
+        st.markdown(f":material/key: **{code(key.name)}**")
+        st.caption(f"{texts.version} {texts.older} It never leaves the key server.")
+        st.progress(texts.share, text=texts.due)
         if running := rotation.progress(newest):
             st.progress(running.share, text=running.words)
             st.caption("Continues automatically, also when you close this page. All keys work.")
         elif how := rotation.ended(rotations, now):
-            draw_notices([how])
+            _draw_ended(how)
         else:
             st.caption("Never rotated.")
         if context.may(Permission.MANAGE_KEYS):
             _draw_buttons(rotation.why_not(tenant, newest))
         else:
             st.caption("Read-only for your role. A key administrator of your organization can rotate keys.")
+
+
+def _draw_ended(how: TenantStatusView) -> None:
+    """Draw the result of the last rotation; only a failed one takes the space of a notice."""
+    if how.tone is Severity.GOOD:
+        st.caption(f"{ICONS[how.tone]} {how.title}: {how.meaning}")
+    else:
+        draw_notices([how])
 
 
 def mark(newest: RotationRow | None) -> tuple[int, str] | None:
@@ -131,16 +142,10 @@ def mark(newest: RotationRow | None) -> tuple[int, str] | None:
 def _draw_buttons(why_not: str) -> None:
     with st.container(horizontal=True):
         for key, label, icon, wanted in (
-            ("everything", "Rotate all keys", "autorenew", rotation.EVERYTHING),
-            ("tenant-key", "Rotate tenant key", "key", rotation.TENANT_KEY),
+            ("tenant-key", "Rotate tenant key…", "key", rotation.TENANT_KEY),
+            ("everything", "Rotate all keys…", "autorenew", rotation.EVERYTHING),
+            ("compromised", "Replace compromised keys…", "gpp_maybe", rotation.compromised(rotation.EVERYTHING)),
         ):
             rotation_dialog.draw_button(f"rotation.{key}", label, icon, wanted, why_not)
-        rotation_dialog.draw_button(
-            "rotation.compromised",
-            "Replace compromised keys…",
-            "gpp_maybe",
-            rotation.compromised(rotation.EVERYTHING),
-            why_not,
-        )
     if why_not:
         st.caption(why_not)

@@ -1,76 +1,79 @@
-"""Texts of the page Keys about root key, tenant key and service keys, from stored data."""
+"""The page Keys from stored data: the two cards on top, and one row for each service key."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
 from types import MappingProxyType
 
-from core.names import root_key
+from core.keys.rotation import KeyState
+from core.services import ServiceState
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
-from dashboard.components.formatting import count, listed, moment
-from dashboard.components.key_map import mode
+from dashboard.components.formatting import count, listed
+from dashboard.components.key_map import KeyStatus, key_status
 from dashboard.components.tenant_status import UNDER_WAY
-from dashboard.rotation import view as rotation
-from database.keys import KeyVersionRow, VersionUseRow
-from database.root_keys import CustomerRootKeyRow
+from database.keys import KeyVersionRow
 from database.services.managed_objects import ObjectCountRow
 from database.services.repository import ServiceRow
 from database.tenants import TenantRow
-from database.usage import UsageTotalRow
+from database.usage import DayCount, UsageTotalRow
+from openkcm.contract.services import ServiceKind
 
-OBJECT_STATES: Mapping[int, str] = MappingProxyType(
+DAYS = 30
+"""Days of the line of requests, today included."""
+OLD_COMPROMISED = "Old version compromised"
+_DESTROYED_OBJECTS = frozenset({5, 6})
+"""KMIP states of objects whose key material is destroyed."""
+
+
+_KINDS: Mapping[ServiceKind, str] = MappingProxyType(
     {
-        0: "without a state",
-        1: "pre-active",
-        2: "active",
-        3: "deactivated",
-        4: "compromised",
-        5: "destroyed",
-        6: "destroyed and compromised",
+        ServiceKind.MONGODB: "MongoDB",
+        ServiceKind.POSTGRESQL: "PostgreSQL",
+        ServiceKind.MICROSERVICE: "Microservice",
     }
 )
-"""KMIP states of managed objects, in the terms of the specification."""
-
-MANY = 12
-"""Minimum number of services to offer a search."""
-_SHOWN = 24
+"""Shorter than elsewhere: the table has nine columns."""
 
 
 @dataclass(frozen=True, slots=True)
-class RootKey:
-    mode: str
-    name: str
-    state: str
+class Facts:
+    """Stored data of the table. `fields` counts the protected fields of each service."""
 
-
-@dataclass(frozen=True, slots=True)
-class Versions:
-    """The versions of all service keys, the objects that each protects, and the rotation policy."""
-
-    keys: Sequence[KeyVersionRow]
-    uses: Sequence[VersionUseRow]
+    tenant: TenantRow
     policy: TenantPolicy
+    services: Sequence[ServiceRow]
+    keys: Sequence[KeyVersionRow]
+    objects: Sequence[ObjectCountRow] = ()
+    fields: Mapping[str, int] = field(default_factory=dict)
+    days: Sequence[DayCount] = ()
+    """Requests of the last `DAYS` days by service."""
+    recent: Sequence[UsageTotalRow] = ()
+    """Requests of the last 24 hours by service and operation."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceKey:
-    """One service's key as text, newest version first."""
+    """One row of the table. `age` of `cryptoperiod` is in days; None, as `due`, where no rotation is due by policy."""
 
     service: str
     kind: str
-    versions: tuple[str, ...]
-    objects: str
-    used: str
+    version: str
+    status: KeyStatus
+    states: tuple[str, ...]
+    last_used: datetime | None
+    requests: tuple[int, ...]
+    due: datetime | None
+    age: int | None
+    cryptoperiod: int
+    protects: str
+    old: tuple[int, ...]
+    """Versions that no longer encrypt and are not destroyed, the oldest first."""
 
 
-def root(tenant: TenantRow, held: CustomerRootKeyRow | None, service_keys: Sequence[KeyVersionRow]) -> RootKey:
-    """Return the root key from stored data; `held` is the customer's own current key, None for the platform's."""
-    name = root_key(tenant.region) if held is None else held.name
-    return RootKey(mode(tenant.root_key_mode), name, _root_state(tenant, len({key.service for key in service_keys})))
-
-
-def _root_state(tenant: TenantRow, wrapped: int) -> str:
+def wrapped_keys(tenant: TenantRow, service_keys: Sequence[KeyVersionRow]) -> str:
+    """Return what the root key wraps, as service keys and as versions of them."""
     match tenant.state:
         case State.LOCKED:
             return "Locked: all decryption is rejected."
@@ -80,57 +83,95 @@ def _root_state(tenant: TenantRow, wrapped: int) -> str:
             return "No longer in use for this tenant."
         case state if state in UNDER_WAY or state is State.FAILED:
             return "Not in use before activation."
-    return f"Active: wraps {count(wrapped, 'service key')}." if wrapped else "Ready: wraps no service key yet."
+    kept = [key for key in service_keys if key.state is not KeyState.DESTROYED]
+    if not kept:
+        return "Wraps no service key yet."
+    services = count(len({key.service for key in kept}), "service key")
+    return f"Wraps {services} in {count(len(kept), 'version')}."
 
 
-def service_keys(
-    services: Sequence[ServiceRow],
-    held: Versions,
-    objects: Sequence[ObjectCountRow],
-    usage: Sequence[UsageTotalRow],
-    now: datetime,
-) -> tuple[ServiceKey, ...]:
+def service_keys(facts: Facts, now: datetime) -> tuple[ServiceKey, ...]:
     """Return the key of each service that has one, by name."""
-    kinds = {service.service: service for service in services}
     versions: dict[str, list[KeyVersionRow]] = {}
-    for key in held.keys:
+    for key in facts.keys:
         versions.setdefault(key.service, []).append(key)
+    known = {service.service: service for service in facts.services}
+    used = _last_used(facts)
+    lines = _lines(facts.days, now.date())
     return tuple(
-        ServiceKey(
-            service=name,
-            kind=kinds[name].kind.value if name in kinds else "",
-            versions=rotation.versions(
-                kinds.get(name),
-                versions[name],
-                [use for use in held.uses if use.service == name],
-                held.policy,
-                now,
-            ),
-            objects=_objects(row for row in objects if row.service == name),
-            used=_used(kinds.get(name), [row for row in usage if row.service == name], now),
-        )
+        _row(name, versions[name], known.get(name), facts, used.get(name), lines.get(name, (0,) * DAYS), now)
         for name in sorted(versions)
     )
 
 
-def found(keys: Sequence[ServiceKey], wanted: str) -> tuple[tuple[ServiceKey, ...], int]:
-    """Return the keys whose service name contains the input, and how many more there are."""
-    matching = [key for key in keys if wanted.strip().lower() in key.service]
-    return tuple(matching[:_SHOWN]), max(len(matching) - _SHOWN, 0)
+def _row(  # noqa: PLR0913, PLR0917 - the facts of one service
+    name: str,
+    versions: Sequence[KeyVersionRow],
+    service: ServiceRow | None,
+    facts: Facts,
+    last_used: datetime | None,
+    requests: tuple[int, ...],
+    now: datetime,
+) -> ServiceKey:
+    active = next((key for key in versions if key.state is KeyState.ACTIVE), None)
+    old = sorted(key.version for key in versions if key.state in {KeyState.DEACTIVATED, KeyState.COMPROMISED})
+    status = key_status(facts.tenant.state, service, versions)
+    compromised = any(key.state is KeyState.COMPROMISED for key in versions)
+    extra = (OLD_COMPROMISED,) if compromised and status is not KeyStatus.COMPROMISED else ()
+    newest = max(key.version for key in versions) if active is None else active.version
+    since = None if active is None else active.activated_at or active.created_at
+    rotated = since is not None and not (service is not None and service.state is ServiceState.DISCONNECTED)
+    return ServiceKey(
+        service=name,
+        kind="" if service is None else _KINDS[service.kind],
+        version=f"{newest} ({len(old)} old)" if old else str(newest),
+        status=status,
+        states=(status.value, *extra),
+        last_used=last_used,
+        requests=requests,
+        due=since + facts.policy.service_key_age if since is not None and rotated else None,
+        age=(now - since).days if since is not None and rotated else None,
+        cryptoperiod=facts.policy.service_key_days,
+        protects=_protects(name, facts),
+        old=tuple(old),
+    )
 
 
-def _objects(rows: Iterable[ObjectCountRow]) -> str:
-    counted = {row.state: row.count for row in rows}
-    if not counted:
-        return "Protects no KMIP objects."
-    parts = [f"{number:,} {OBJECT_STATES.get(state, 'of another state')}" for state, number in sorted(counted.items())]
-    return f"Protects {count(sum(counted.values()), 'KMIP object')}: {listed(parts)}."
+def _protects(service: str, facts: Facts) -> str:
+    objects = sum(row.count for row in facts.objects if row.service == service and row.state not in _DESTROYED_OBJECTS)
+    parts = [count(objects, "KMIP object")] if objects else []
+    if fields := facts.fields.get(service, 0):
+        parts.append(count(fields, "field"))
+    return listed(parts) or "Nothing stored here"
 
 
-def _used(service: ServiceRow | None, usage: Sequence[UsageTotalRow], now: datetime) -> str:
-    times = [row.last_minute for row in usage if row.count > row.refused]
-    times += [service.last_seen_at] if service is not None and service.last_seen_at is not None else []
-    operations = sum(row.count - row.refused for row in usage)
-    if not times:
-        return "Never used."
-    return f"Last used {moment(max(times), now)}. {count(operations, 'operation')} in the last 24 hours."
+def _last_used(facts: Facts) -> Mapping[str, datetime]:
+    """Return the last known use of each service: an answered request, or a contact of the service."""
+    used = {row.service: row.last_seen_at for row in facts.services if row.last_seen_at is not None}
+    for row in facts.recent:
+        if row.count > row.refused:
+            used[row.service] = max(row.last_minute, used.get(row.service, row.last_minute))
+    return used
+
+
+def first_day(today: date) -> date:
+    """Return the first day of the line of requests."""
+    return today - timedelta(days=DAYS - 1)
+
+
+def _lines(days: Sequence[DayCount], today: date) -> Mapping[str, tuple[int, ...]]:
+    counts: dict[str, Counter[date]] = {}
+    for row in days:
+        counts.setdefault(row.part, Counter())[row.day] += row.count
+    first = first_day(today)
+    return {
+        service: tuple(of_day[first + timedelta(days=number)] for number in range(DAYS))
+        for service, of_day in counts.items()
+    }
+
+
+def summary(keys: Sequence[ServiceKey]) -> str:
+    """Return the accessible name of the table."""
+    states = Counter(key.status for key in keys)
+    parts = [f"{states[status]:,} {status.value.lower()}" for status in KeyStatus if states[status]]
+    return f"{count(len(keys), 'service key')}: {listed(parts)}. Select a row for its actions."

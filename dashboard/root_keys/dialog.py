@@ -21,7 +21,7 @@ from dashboard.page_context import PageContext
 from dashboard.root_keys import actions as root_key_actions
 from dashboard.root_keys import view as root_key
 from dashboard.root_keys.actions import RootKeyChangeRequest
-from dashboard.root_keys.guides import ENTRIES, NAMES, Entry, blocks, in_labels
+from dashboard.root_keys.guides import ENTRIES, NAMES, Entry, blocks, facts, in_labels
 from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
 from workflows.client.workflow_client import OperationTimeout, UpdateRejected
@@ -152,6 +152,9 @@ def _draw_guide(provider: RootKeyMode, context: PageContext) -> None:
             st.markdown(f"{number}. {block.words}")
             if block.code:
                 st.code(block.code, language=block.language or None, wrap_lines=True)
+    with st.expander("What this provider means", icon=":material/help:", key="root-key.facts"):
+        for question, answer in facts(provider):
+            st.markdown(f"**{question}**  \n{answer}")
 
 
 def _draw_entry(provider: RootKeyMode, entry: Entry) -> None:

@@ -210,16 +210,6 @@ _QUESTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One provider option; `facts` are questions and answers in the same order for all."""
-
-    name: str
-    short: str
-    facts: tuple[tuple[str, str], ...]
-    in_force: bool
-
-
 _PLATFORM = (
     "The platform, in its key server in your region.",
     (
@@ -262,21 +252,16 @@ _HYOK = (
     "Your HSM or key server, and its operation around the clock.",
     "An HSM with PKCS#11, or an OpenBao or Vault, that the platform can reach, with staff to operate it.",
 )
-_CHOICES = (
-    ("Platform-managed", "default", frozenset({"platform"}), _PLATFORM),
-    ("BYOK", "bring your own key, AWS KMS", frozenset({"aws-kms"}), _BYOK),
-    ("HYOK", "hold your own key, on-premises", frozenset({"pkcs11", "openbao"}), _HYOK),
+_ANSWERS: Mapping[RootKeyMode, tuple[str, ...]] = MappingProxyType(
+    {
+        RootKeyMode.PLATFORM: _PLATFORM,
+        RootKeyMode.AWS_KMS: _BYOK,
+        RootKeyMode.PKCS11: _HYOK,
+        RootKeyMode.OPENBAO: _HYOK,
+    }
 )
 
 
-def choices(root_key_mode: str) -> tuple[Choice, ...]:
-    """Return the three options; the current one is marked."""
-    return tuple(
-        Choice(
-            name=name,
-            short=short,
-            facts=tuple(zip(_QUESTIONS, answers, strict=True)),
-            in_force=root_key_mode in modes,
-        )
-        for name, short, modes, answers in _CHOICES
-    )
+def facts(provider: RootKeyMode) -> tuple[tuple[str, str], ...]:
+    """Return what a provider means, as questions and answers; the questions are the same for all."""
+    return tuple(zip(_QUESTIONS, _ANSWERS[provider], strict=True))

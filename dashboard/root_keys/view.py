@@ -1,4 +1,4 @@
-"""Texts about a root key (L1): health, since when, the effect on services, and its changes."""
+"""Texts about a root key: place, health, since when, the effect on services, and its changes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from datetime import datetime
 from types import MappingProxyType
 
 from core.errors.keys import CustomerKeyError
+from core.keys.root_keys import AwsKmsKeyRef, OpenBaoKeyRef, Pkcs11KeyRef, RootKeyMode
+from core.names import root_key as root_key_name
 from core.tenants.lifecycle import DECRYPTS, State
 from core.tenants.locks import HEALTHY, OUT_OF_REACH, LockReason, may_change_root_key
 from dashboard.components import formatting as refusals
@@ -26,6 +28,25 @@ PROBLEMS: Mapping[str, type[CustomerKeyError]] = MappingProxyType(
 """Every failure of a root key, by its code."""
 
 
+WITHDRAWAL: Mapping[str, str] = MappingProxyType(
+    {
+        RootKeyMode.PLATFORM: (
+            "The platform holds this key, so you have no kill switch that is independent of the platform."
+        ),
+        RootKeyMode.AWS_KMS: (
+            "Disabling the key in your AWS account locks the tenant within seconds: nothing is decrypted without it."
+        ),
+        RootKeyMode.PKCS11: (
+            "Disabling the key in your HSM locks the tenant within seconds: nothing is decrypted without it."
+        ),
+        RootKeyMode.OPENBAO: (
+            "Disabling the key in your key server locks the tenant within seconds: nothing is decrypted without it."
+        ),
+    }
+)
+"""What a withdrawal of the root key does, by provider."""
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """The health of a root key. `title` and `advice` are sentences; `meanwhile` is the effect on services."""
@@ -43,6 +64,24 @@ class Progress:
 
     share: float
     words: str
+
+
+def where(tenant: TenantRow, key: CustomerRootKeyRow | None) -> tuple[str, str]:
+    """Return the name of the root key, and where root key and tenant key are held."""
+    rest = (
+        f"Tenant key: key server of the platform in {tenant.region}. Service keys: stored there only wrapped by both."
+    )
+    if key is None:
+        return root_key_name(tenant.region), f"Root key: key server of the platform in {tenant.region}. {rest}"
+    match key.place:
+        case AwsKmsKeyRef(key_arn=arn):
+            _, _, _, region, account, *_ = arn.split(":")
+            return arn, f"Root key: AWS KMS in {region}, your account {account}. {rest}"
+        case Pkcs11KeyRef():
+            return key.name, f"Root key: your HSM. {rest}"
+        case OpenBaoKeyRef(address=address, mount=mount, key=name):
+            return f"{address} {mount}/{name}", f"Root key: your key server. {rest}"
+    return key.name, rest
 
 
 def in_words(code: str) -> tuple[str, str]:
@@ -97,7 +136,7 @@ def progress(change: RootKeyChangeRow | None) -> Progress | None:
         return Progress(1.0, "All service keys are re-wrapped; switching.")
     return Progress(
         change.wrapped / change.total,
-        f"{change.wrapped:,} of {count(change.total, 'service key is', 'service keys are')} wrapped",
+        f"{change.wrapped:,} of {count(change.total, 'key version is', 'key versions are')} wrapped",
     )
 
 
@@ -110,7 +149,7 @@ def last_change(changes: Sequence[RootKeyChangeRow], now: datetime) -> str:
     if ended.state == "done":
         return (
             f"Last changed {when}: from {mode(ended.from_mode)} to {mode(ended.to_mode)}, "
-            f"{count(ended.total, 'service key')} re-wrapped."
+            f"{count(ended.total, 'version')} of service keys re-wrapped."
         )
     problem = ended.problem or "an unknown reason"
     why = in_words(problem)[0]

@@ -47,12 +47,12 @@ def draw_button(key: str, label: str, icon: str, wanted: RotationRequest, why_no
         _open(wanted)
 
 
-def draw_retire_button(service: str, why_not: str) -> None:
-    """Draw the button that opens the dialog to destroy an old version."""
+def draw_retire_button(service: str, version: int, why_not: str) -> None:
+    """Draw the button that opens the dialog to destroy old versions; `version` is the oldest, which it proposes."""
     if st.button(
-        "Retire version",
+        f"Retire version {version}…",
         icon=":material/delete_forever:",
-        key=f"rotation.retire.{service}",
+        key="rotation.retire",
         disabled=bool(why_not),
         help=why_not or None,
     ):
@@ -145,7 +145,7 @@ def _draw_retire_question(context: PageContext, service: str) -> _End | Approval
         "Version", list(named), format_func=lambda number: named[number].words, key="rotation.version"
     )
     _draw_consequences(KeyAction.RETIRE_VERSION, ())
-    why_not = "This key has no version to retire." if version is None else named[version].why_not
+    why_not = "This key has no old version." if version is None else named[version].why_not
     if why_not:
         st.warning(why_not, title="Version cannot be destroyed", icon=":material/lock:")
     button = "Request approval" if two else "Destroy version"

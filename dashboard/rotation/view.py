@@ -7,7 +7,6 @@ from types import MappingProxyType
 
 from core import names as ids
 from core.keys.rotation import LONGEST, MEANING, KeyState, RotationPhase, RotationScope
-from core.services import ServiceState
 from core.tenants.lifecycle import DECRYPTS
 from core.tenants.policy import TenantPolicy
 from dashboard.components import formatting as refusals
@@ -16,13 +15,12 @@ from dashboard.components.tenant_status import Severity, TenantStatusView, sente
 from dashboard.root_keys.view import Progress
 from database.keys import KeyRow, KeyVersionRow, VersionUseRow
 from database.rotation import RotationRequest, RotationRow
-from database.services.repository import ServiceRow
 from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
 
 _RUNNING = "running"
 _NEVER = "never"
-_STATES: Mapping[KeyState, str] = MappingProxyType(
+STATE_NAMES: Mapping[KeyState, str] = MappingProxyType(
     {
         KeyState.PREPARED: "Not in use yet",
         KeyState.ACTIVE: "Encrypt + decrypt",
@@ -33,6 +31,7 @@ _STATES: Mapping[KeyState, str] = MappingProxyType(
 )
 
 
+_OLD = frozenset({KeyState.DEACTIVATED, KeyState.COMPROMISED})
 EVERYTHING = RotationRequest(tenant_key=True, services=RotationScope.ALL)
 TENANT_KEY = RotationRequest(tenant_key=True, services=RotationScope.NONE)
 
@@ -57,8 +56,18 @@ class Old:
     why_not: str
 
 
-def tenant_key(key: KeyRow, policy: TenantPolicy, now: datetime) -> tuple[str, ...]:
-    """Return the texts about L2: its version, the older versions, and the next rotation."""
+@dataclass(frozen=True, slots=True)
+class TenantKey:
+    """The tenant key as texts; `share` of its cryptoperiod has passed."""
+
+    version: str
+    older: str
+    due: str
+    share: float
+
+
+def tenant_key(key: KeyRow, policy: TenantPolicy, now: datetime) -> TenantKey:
+    """Return the texts about the tenant key: its version, the older versions, and the next rotation."""
     older = (
         f"Versions before {key.oldest} are retired."
         if key.oldest == key.version and key.version > 1
@@ -66,58 +75,12 @@ def tenant_key(key: KeyRow, policy: TenantPolicy, now: datetime) -> tuple[str, .
         if key.version > 1
         else ""
     )
-    lines = (
+    return TenantKey(
         f"Version {key.version} since {moment(key.rotated_at, now)}.",
         older,
         _due(policy.tenant_key_days, key.rotated_at + policy.tenant_key_age, now),
+        min(max((now - key.rotated_at) / policy.tenant_key_age, 0.0), 1.0),
     )
-    return tuple(words for words in lines if words)
-
-
-def versions(
-    service: ServiceRow | None,
-    keys: Sequence[KeyVersionRow],
-    uses: Iterable[VersionUseRow],
-    policy: TenantPolicy,
-    now: datetime,
-) -> tuple[str, ...]:
-    """Return a line for each version of one service's key, the newest first; destroyed versions share one."""
-    left = {use.version: use.objects for use in uses}
-    lines = [
-        _version(service, key, left.get(key.version, 0), policy, now)
-        for key in sorted(keys, key=lambda key: -key.version)
-        if key.state is not KeyState.DESTROYED
-    ]
-    gone = [key for key in keys if key.state is KeyState.DESTROYED]
-    if gone:
-        last = max((key.destroyed_at for key in gone if key.destroyed_at is not None), default=None)
-        lines.append(
-            f"{count(len(gone), 'older version')} destroyed, the last {moment(last, now, 'at an unknown time')}"
-        )
-    return tuple(lines)
-
-
-def _version(service: ServiceRow | None, key: KeyVersionRow, left: int, policy: TenantPolicy, now: datetime) -> str:
-    since = key.created_at
-    if key.state is KeyState.ACTIVE:
-        since = key.activated_at or key.created_at
-    elif key.state is not KeyState.PREPARED:
-        since = key.deactivated_at or key.created_at
-    words = [
-        f"**Version {key.version}**: {_STATES[key.state]}, since {moment(since, now)}.",
-        f"Last unwrapped {moment(key.last_opened_at, now, _NEVER)}.",
-    ]
-    if left:
-        words.append(f"Protects {count(left, 'KMIP object')}.")
-    if key.state is KeyState.ACTIVE:
-        connected = service is not None and service.state is not ServiceState.DISCONNECTED
-        words.append(
-            _due(policy.service_key_days, since + policy.service_key_age, now)
-            if connected
-            else "No rotation is due while its service is disconnected."
-        )
-        words.append(f"Wrapped by `{key.l2_key}` version {key.l2_version} and {code(key.root_key)}.")
-    return " ".join(words)
 
 
 def _due(days: int, due: datetime, now: datetime) -> str:
@@ -127,31 +90,31 @@ def _due(days: int, due: datetime, now: datetime) -> str:
 
 
 def old(keys: Iterable[KeyVersionRow], uses: Iterable[VersionUseRow], service: str, now: datetime) -> tuple[Old, ...]:
-    """Return the versions of a service's key that are not destroyed, the oldest first, and why each must be kept."""
+    """Return the versions of a service's key that no longer encrypt, the oldest first, and why each must be kept.
+
+    Active and prepared versions are omitted: they are in use. So are destroyed ones.
+    """
     left = {use.version: use.objects for use in uses if use.service == service}
-    there = (key for key in keys if key.service == service and key.state is not KeyState.DESTROYED)
+    there = (key for key in keys if key.service == service and key.state in _OLD)
     return tuple(
         Old(
             service,
             key.version,
-            f"Version {key.version}: {_STATES[key.state]}; last unwrapped {moment(key.last_opened_at, now, _NEVER)}",
-            _why_kept(key, left.get(key.version, 0)),
+            f"Version {key.version}: {STATE_NAMES[key.state]}; "
+            f"last unwrapped {moment(key.last_opened_at, now, _NEVER)}",
+            _why_kept(left.get(key.version, 0)),
         )
         for key in sorted(there, key=lambda key: key.version)
     )
 
 
-def _why_kept(key: KeyVersionRow, left: int) -> str:
-    if key.state is KeyState.ACTIVE:
-        return "It is active: your service encrypts with it. Rotate the service key first."
-    if key.state is KeyState.PREPARED:
-        return "A running rotation is preparing it."
-    if left:
-        return (
-            f"It protects {count(left, 'KMIP object')}, which are re-encrypted with the active version "
-            "automatically. Try again afterwards."
-        )
-    return ""
+def _why_kept(left: int) -> str:
+    if not left:
+        return ""
+    return (
+        f"It protects {count(left, 'KMIP object')}, which are re-encrypted with the active version "
+        "automatically. Try again afterwards."
+    )
 
 
 def running(newest: RotationRow | None) -> bool:

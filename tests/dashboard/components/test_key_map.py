@@ -94,10 +94,10 @@ def test_no_key_of_a_locked_tenant_is_drawn_as_usable() -> None:
 
 def test_many_service_keys_are_drawn_up_to_a_limit_and_all_are_named_in_the_text() -> None:
     labels = [node["label"]["formatter"] for node in key_map.options(many(50))["series"][0]["data"]]
-    assert labels[DRAWN - 1 : DRAWN + 1] == ["service-023", "and 26 more"]
-    assert "service-024" not in labels
+    assert labels[DRAWN - 1 : DRAWN + 1] == ["service-011", "and 38 more"]
+    assert "service-012" not in labels
     assert len(key_map.in_words(many(50))) == 53
-    assert key_map.height(many(50)) == key_map.height(many(500)) < 750
+    assert key_map.height(many(50)) == key_map.height(many(500)) < 360
     assert "50 service keys" in key_map.summary(many(50))
 
 
@@ -107,6 +107,13 @@ def test_a_click_names_its_service_and_other_nodes_name_none() -> None:
     assert key_map.service_at(one, DRAWN) is None
     assert key_map.service_at(one, DRAWN + 1) is None
     assert key_map.service_at(a_map(), 0) is None
+
+
+def test_a_selected_service_beyond_the_limit_is_drawn_and_can_be_clicked() -> None:
+    one = many(50)
+    labels = [node["label"]["formatter"] for node in key_map.options(one, "service-042")["series"][0]["data"]]
+    assert labels[DRAWN - 2 : DRAWN + 1] == ["service-010", "service-042", "and 38 more"]
+    assert key_map.service_at(one, DRAWN - 1, "service-042") == "service-042"
 
 
 def test_the_selected_service_and_a_failing_root_key_are_marked() -> None:

@@ -55,7 +55,7 @@ def test_a_key_is_checked_and_then_changed_to_with_the_credentials_given_once(sc
     said = press(at, "root-key.close")
     assert "Your own key in your key server (HYOK)" in said
     assert "**Health:** Healthy." in said
-    assert "1 service key re-wrapped" in said
+    assert "1 version of service keys re-wrapped" in said
 
 
 def test_credentials_are_never_shown_and_leave_the_session_when_encrypted(scene: Scene) -> None:
@@ -128,7 +128,7 @@ def test_a_long_change_is_reported_and_shown_on_the_page(scene: Scene) -> None:
     fill(at)
     assert "continues automatically" in press(at, "root-key.change")
     said = press(at, "root-key.cancel")
-    assert "1 of 3 service keys are wrapped" in said
+    assert "1 of 3 key versions are wrapped" in said
     assert "A change is running. Try again after it has ended." in said
     assert "keys.root-key" not in [button.key for button in at.button]
 

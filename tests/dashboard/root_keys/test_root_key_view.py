@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from core.errors.keys import CustomerKeyError
+from core.keys.root_keys import RootKeyMode, parse_place
 from core.tenants.lifecycle import State
 from core.tenants.locks import OUT_OF_REACH, LockReason, requires_lock
 from dashboard.components.tenant_status import Severity, sentence
@@ -14,7 +15,7 @@ from dashboard.root_keys import view as root_key
 from dashboard.status_banner.view import notices
 from database.root_keys import RootKeyVersionsRow
 from database.tenants import TenantRow
-from tests.dashboard.held import NOW, a_change, a_held_key
+from tests.dashboard.held import KEY_ARN, NOW, a_change, a_held_key
 from tests.dashboard.held import TENANT as PLATFORM
 
 GRACE = 60.0
@@ -74,7 +75,7 @@ def test_a_healthy_key_and_the_platforms_key_need_no_notice() -> None:
     assert how(TENANT, "ok").tone is Severity.GOOD
     assert notices(TENANT, a_held_key(), GRACE, NOW) == ()
     assert root_key.health(TENANT, None, GRACE, NOW) is None
-    assert notices(replace(TENANT, root_key_mode="platform"), None, GRACE, NOW) == ()
+    assert notices(replace(PLATFORM, root_key_mode="platform"), None, GRACE, NOW) == ()
 
 
 @pytest.mark.parametrize(
@@ -96,8 +97,8 @@ def test_a_lock_shows_its_reason_and_what_unlocks_it(tenant: TenantRow, unlocks:
     ("total", "wrapped", "share", "words"),
     [
         (0, 0, 0.0, "Checking the new root key"),
-        (1000, 340, 0.34, "340 of 1,000 service keys are wrapped"),
-        (1, 0, 0.0, "0 of 1 service key is wrapped"),
+        (1000, 340, 0.34, "340 of 1,000 key versions are wrapped"),
+        (1, 0, 0.0, "0 of 1 key version is wrapped"),
         (1000, 1000, 1.0, "re-wrapped; switching"),
     ],
 )
@@ -112,7 +113,7 @@ def test_a_running_change_shows_its_progress(total: int, wrapped: int, share: fl
 def test_the_last_change_is_the_newest_completed_one() -> None:
     assert root_key.last_change([a_change()], NOW) == "Never changed."
     done = root_key.last_change([a_change(), a_change("done")], NOW)
-    assert "from Platform-Managed (default) to Your own key in AWS KMS (BYOK), 1,000 service keys" in done
+    assert "from Platform-Managed (default) to Your own key in AWS KMS (BYOK), 1,000 versions of service keys" in done
     failed = root_key.last_change([a_change("failed", problem="root_key_denied")], NOW)
     assert "without effect" in failed
     assert "Access to the root key is denied." in failed
@@ -151,3 +152,29 @@ def test_a_versioned_key_shows_its_version_and_older_wraps() -> None:
     more = root_key.versions(RootKeyVersionsRow(newest=2, older=1200, wraps=5000))
     assert "1,200 wraps use an older version." in more
     assert "Do not disable an older version before that." in more
+
+
+PLACES = [
+    (
+        {"provider": "aws-kms", "key_arn": KEY_ARN},
+        "Root key: AWS KMS in eu-west-1, your account 111122223333.",
+    ),
+    ({"provider": "pkcs11", "token": "acme", "key": "root"}, "Root key: your HSM."),
+    ({"provider": "openbao", "address": "https://bao.acme.example", "key": "root"}, "Root key: your key server."),
+]
+
+
+@pytest.mark.parametrize(("place", "said"), PLACES)
+def test_each_provider_says_where_the_root_key_and_where_the_other_keys_are(place: dict[str, str], said: str) -> None:
+    parsed = parse_place(place)
+    tenant = replace(PLATFORM, root_key_mode=place["provider"])
+    name, words = root_key.where(tenant, a_held_key(mode=RootKeyMode(place["provider"]), name="n", place=parsed))
+    assert words.startswith(said)
+    assert "Tenant key: key server of the platform in eu-west-1." in words
+    assert "Root key: key server of the platform" not in words
+    assert name
+
+
+def test_the_platforms_root_key_is_in_the_region() -> None:
+    assert root_key.where(PLATFORM, None)[1].startswith("Root key: key server of the platform in eu-west-1.")
+    assert set(root_key.WITHDRAWAL) == set(RootKeyMode)

@@ -6,7 +6,6 @@ from datetime import timedelta
 import pytest
 
 from core.keys.rotation import MEANING, KeyState, RotationPhase, RotationScope
-from core.services import ServiceState
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from dashboard.components.tenant_status import Severity
@@ -32,59 +31,41 @@ def a_rotation(state: str = "running", stage: RotationPhase = RotationPhase.REWR
 
 
 def test_the_tenant_key_shows_its_version_and_next_rotation() -> None:
-    assert rotation.tenant_key(L2, POLICY, NOW) == (
-        "Version 1 since 15 Nov 2026, 12:00 UTC (10 days ago).",
-        "Rotation due 15 Nov 2027, 12:00 UTC (in 355 days) by your policy (365 days).",
-    )
-    older = rotation.tenant_key(replace(L2, version=3, oldest=3), POLICY, NOW)[1]
-    assert older == "Versions before 3 are retired."
-    left = rotation.tenant_key(replace(L2, version=3, oldest=2), POLICY, NOW)[1]
-    assert left == "Versions from 2 on can still unwrap."
+    texts = rotation.tenant_key(L2, POLICY, NOW)
+    assert (texts.version, texts.older) == ("Version 1 since 15 Nov 2026, 12:00 UTC (10 days ago).", "")
+    assert texts.due == "Rotation due 15 Nov 2027, 12:00 UTC (in 355 days) by your policy (365 days)."
+    assert round(texts.share * 365) == 10
+    retired = rotation.tenant_key(replace(L2, version=3, oldest=3), POLICY, NOW)
+    assert retired.older == "Versions before 3 are retired."
+    left = rotation.tenant_key(replace(L2, version=3, oldest=2), POLICY, NOW)
+    assert left.older == "Versions from 2 on can still unwrap."
 
 
 def test_an_overdue_key_is_rotated_automatically() -> None:
-    late = rotation.tenant_key(replace(L2, rotated_at=NOW - 366 * DAY), POLICY, NOW)[-1]
-    assert late == "Rotation due now by your policy (365 days); it runs automatically within the hour."
-
-
-def test_each_version_shows_its_state_last_use_and_protected_objects() -> None:
-    keys = [
-        a_version(1, KeyState.DESTROYED, destroyed_at=NOW - DAY),
-        a_version(2, KeyState.COMPROMISED, deactivated_at=NOW - 2 * DAY, last_opened_at=NOW - DAY),
-        a_version(3, KeyState.ACTIVE, activated_at=NOW - 2 * DAY),
-    ]
-    active, compromised, gone = rotation.versions(SERVICE, keys, [VersionUseRow("orders", 2, 7)], POLICY, NOW)
-    assert active.startswith("**Version 3**: Encrypt + decrypt, since 23 Nov 2026, 12:00 UTC (2 days ago).")
-    assert "Last unwrapped never." in active
-    assert "Rotation due 21 Feb 2027, 12:00 UTC (in 88 days) by your policy (90 days)." in active
-    assert "Compromised, since 23 Nov 2026" in compromised
-    assert "Last unwrapped 24 Nov 2026, 12:00 UTC (1 day ago). Protects 7 KMIP objects." in compromised
-    assert "Rotation due" not in compromised
-    assert gone == "1 older version destroyed, the last 24 Nov 2026, 12:00 UTC (1 day ago)"
-
-
-def test_the_key_of_a_disconnected_service_is_not_due() -> None:
-    away = replace(SERVICE, state=ServiceState.DISCONNECTED)
-    [said] = rotation.versions(away, [a_version(1, KeyState.ACTIVE)], [], POLICY, NOW)
-    assert "No rotation is due while its service is disconnected" in said
+    late = rotation.tenant_key(replace(L2, rotated_at=NOW - 366 * DAY), POLICY, NOW)
+    assert late.due == "Rotation due now by your policy (365 days); it runs automatically within the hour."
+    assert late.share == 1.0
 
 
 @pytest.mark.parametrize(
     ("state", "left", "why"),
     [
-        (KeyState.ACTIVE, 0, "It is active"),
-        (KeyState.PREPARED, 0, "A running rotation is preparing it"),
         (KeyState.DEACTIVATED, 3, "It protects 3 KMIP objects"),
         (KeyState.COMPROMISED, 1, "It protects 1 KMIP object"),
         (KeyState.DEACTIVATED, 0, ""),
         (KeyState.COMPROMISED, 0, ""),
     ],
 )
-def test_only_an_old_and_unused_version_can_be_destroyed(state: KeyState, left: int, why: str) -> None:
+def test_only_an_unused_version_can_be_destroyed(state: KeyState, left: int, why: str) -> None:
     uses = [VersionUseRow("orders", 1, left), VersionUseRow("other", 1, 9)]
     [one] = rotation.old([a_version(1, state), a_version(9, KeyState.DESTROYED)], uses, "orders", NOW)
     assert bool(one.why_not) == bool(why)
     assert one.why_not.startswith(why)
+
+
+@pytest.mark.parametrize("state", [KeyState.ACTIVE, KeyState.PREPARED, KeyState.DESTROYED])
+def test_a_version_in_use_or_destroyed_is_not_offered_for_destruction(state: KeyState) -> None:
+    assert rotation.old([a_version(1, state)], [], "orders", NOW) == ()
 
 
 def test_a_running_rotation_shows_its_stage_with_increasing_progress() -> None:

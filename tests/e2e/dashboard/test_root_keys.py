@@ -110,7 +110,7 @@ def test_the_root_key_is_changed_and_locks_the_tenant_when_disabled_and_typed_se
     holder.take_away()
     assert program.works()
     change(page, PLATFORM)
-    expect(card(page).get_by_text("Platform-managed").first).to_be_visible()
+    expect(card(page).get_by_text("Platform-Managed (default)").first).to_be_visible()
     assert program.works()
     assert page.evaluate("window.neverReloaded")
 

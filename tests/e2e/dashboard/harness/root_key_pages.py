@@ -1,5 +1,6 @@
 """Actions of users in dialogs and on the page Keys, by the names that the pages show."""
 
+import re
 from contextlib import suppress
 
 from playwright.sync_api import Locator, Page, expect
@@ -30,7 +31,9 @@ _STATE = """
 
 def card(page: Page) -> Locator:
     """Return the root key's card."""
-    return page.get_by_test_id("stVerticalBlock").filter(has=page.get_by_role("heading", name="Root key (L1)")).last
+    return (
+        page.get_by_test_id("stVerticalBlock").filter(has=page.get_by_role("heading", name="Root key", exact=True)).last
+    )
 
 
 def notice(page: Page, title: str) -> Locator:
@@ -114,6 +117,17 @@ def open_dialog(page: Page, key: str) -> Locator:
     """Press the button with the given key and return the dialog."""
     button(page, key).click()
     return page.get_by_role("dialog")
+
+
+def select_service(page: Page, service: str) -> None:
+    """Select a service on the page Keys in its list, by the keyboard alone; its actions appear."""
+    chosen = page.get_by_role("combobox", name="Selected service")
+    chosen.focus()
+    page.keyboard.press("Control+A")  # a selected service is replaced
+    page.keyboard.type(service)
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(rf"[?&]service={service}(&|$)"))
+    expect(page.get_by_role("button", name="Versions and history")).to_be_visible()
 
 
 def ask_for(page: Page, move: str) -> Locator:
