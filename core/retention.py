@@ -135,6 +135,12 @@ DELETED: Mapping[str, Retention] = MappingProxyType(
         "usage_day": Retention(
             "days, services, operations and error codes", LONGEST_PERIOD, 400, "reports show it over their period"
         ),
+        "usage_hour": Retention(
+            "hours, services, operations and error codes",
+            90,
+            30,
+            "for courses on pages; `usage_day` has the sums",
+        ),
         "usage_minute": Retention(
             "minutes with requests of services",
             90,
@@ -186,6 +192,7 @@ LIMITED: Mapping[str, Limit] = MappingProxyType(
         ),
         "key_probe": Limit("one for each tenant", "the ciphertext of the isolation assessment"),
         "managed_object": Limit("objects of the customer", "the customer's data: only the customer deletes it"),
+        "process_report": Limit("one for each process", "a report without a successor is deleted after ten minutes"),
         "protected_field": Limit("500 for each service", "the list of encrypted fields"),
         "protection": Limit("one for each service", "the version of the list"),
         "root_key": Limit(

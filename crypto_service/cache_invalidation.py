@@ -7,12 +7,14 @@ started again; each start invalidates everything, because notifications may have
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 
 from database.postgres.change_feed import ChangeFeed
 
 Forget = Callable[[str | None], None]
+Value = TypeVar("Value")
 
 _PAUSE_SECONDS = 0.5
 
@@ -28,6 +30,8 @@ class NotifyInvalidations:
         self._stop = threading.Event()
         self._listening = asyncio.Event()
         self._thread: threading.Thread | None = None
+        self.applied: int | None = None
+        """The caches have dropped what transactions before this number changed; None before the first notification."""
 
     def subscribe(self, forget: Forget) -> None:
         """Call `forget` with the hash of each changed tenant, None for all tenants; in the order of subscription."""
@@ -53,18 +57,25 @@ class NotifyInvalidations:
         while not self._stop.is_set():
             try:
                 self._feed.listen(
-                    lambda tenant: self._notify_threadsafe(loop, tenant),
-                    lambda: self._notify_threadsafe(loop, None),
+                    lambda tenant: self._call_threadsafe(loop, self._notify, tenant),
+                    lambda: self._call_threadsafe(loop, self._notify, None),
                     self._stop,
+                    lambda until: self._call_threadsafe(loop, self._advance, until),
                 )
             except Exception:  # without this thread no cache would be invalidated
                 log.exception("change feed failed")
-                self._notify_threadsafe(loop, None)
+                self._call_threadsafe(loop, self._notify, None)
                 self._stop.wait(_PAUSE_SECONDS)
 
-    def _notify_threadsafe(self, loop: asyncio.AbstractEventLoop, tenant: str | None) -> None:
+    def _call_threadsafe(
+        self, loop: asyncio.AbstractEventLoop, function: Callable[[Value], None], value: Value
+    ) -> None:
         if not self._stop.is_set():  # the loop waits for this thread before it closes
-            loop.call_soon_threadsafe(self._notify, tenant)
+            loop.call_soon_threadsafe(function, value)
+
+    def _advance(self, until: int) -> None:
+        # On the loop and after the notifications before it, so that it never states more than what is in effect.
+        self.applied = until
 
     def _notify(self, tenant: str | None) -> None:
         for forget in self._subscribers:

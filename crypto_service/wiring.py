@@ -1,11 +1,13 @@
 """Construction of all adapters of the crypto service; only this module chooses implementations."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import Settings
 from config.tracing import open_tracer
+from core.tenants.status import ProcessKind
 from core.tracing.spans import Tracer
 from crypto_service.audit.copies import CopiedJournal
 from crypto_service.audit.wal import WriteAheadLog, journal_folder
@@ -30,6 +32,7 @@ from crypto_service.server.limits import TenantLimits
 from crypto_service.server.realtime_scheduling import keep_normal_priority
 from crypto_service.server.tls import ServerTls, SharedTlsIdentity
 from database.connection.database import Database
+from database.platform.processes import ProcessReporter, instance_name
 from database.platform.scheduled import PlatformQueries
 from database.postgres.change_feed import ChangeFeed
 from kms.egress_policy import EgressPolicy
@@ -39,6 +42,7 @@ from kms.providers import RootKeyProviders
 from openkcm.contract.client_files import Offer
 from vault.auth.client import VaultSession
 from vault.auth.tenant_tokens import InlineTenants
+from vault.health import KeyServerProbe
 from vault.pki.server_certificates import PkiServerCertificates
 from vault.tenant_locks import TenantLocks
 from vault.transit.root_keys import TransitRootKeys
@@ -81,6 +85,8 @@ class Service:
     authorities: ClientAuthorities
     tls: ServerTls
     readiness: Readiness
+    key_server: KeyServerProbe
+    reporter: ProcessReporter
     https: HttpsServer
     kmip: KmipServer
     tracer: Tracer | None
@@ -106,6 +112,11 @@ def open_database(settings: Settings, credentials: Credentials, connections: int
         credentials.context_key,
         max_size=connections,
     )
+
+
+def process_reporter(database: Database, process: ProcessKind) -> ProcessReporter:
+    """Return the reporter of this process."""
+    return ProcessReporter(database, process, instance_name(), datetime.now(UTC))
 
 
 def build(settings: Settings, credentials: Credentials, shared_identity: SharedTlsIdentity) -> Service:
@@ -176,6 +187,8 @@ def build(settings: Settings, credentials: Credentials, shared_identity: SharedT
         authorities,
         ServerTls(PkiServerCertificates(vault), settings.crypto_names, shared_identity, authorities.folder),
         Readiness(journal, database, vault, tenants.session),
+        KeyServerProbe(vault.for_token("")),
+        process_reporter(database, ProcessKind.CRYPTO),
         HttpsServer(parts, connections, body_limit, certificates, heartbeats, protections, offer, tracer),
         KmipServer(parts, connections, objects, body_limit, tracer),
         tracer,

@@ -49,6 +49,14 @@ class AssessmentRow:
 
 
 @dataclass(frozen=True, slots=True)
+class NewestChecks:
+    """The newest isolation checks; `passed` only if some were completed and none found a breach."""
+
+    checked_at: datetime
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DailyAssessmentRow:
     """The newest daily assessment; `runs` counts those since the newest complete one, all without a breach."""
 
@@ -137,6 +145,21 @@ class Boundaries:
             key=key,
         )
         return DailyAssessmentRow(line, runs)
+
+    def newest(self) -> NewestChecks | None:
+        """Return when the newest checks of any kind ran, and whether they passed; None before the first."""
+        row = self.connection.execute(
+            "select r.recorded_at, count(*) filter (where r.outcome = 'held'),"
+            " count(*) filter (where r.outcome = 'breached') from okcm.boundary_result r"
+            " where r.recorded_at = (select max(recorded_at) from okcm.boundary_result) group by r.recorded_at"
+        ).fetchone()
+        daily = self.daily()
+        if row is None:
+            return None if daily is None else NewestChecks(daily.line.examined_at, passed=daily.line.held > 0)
+        at, held, breached = row
+        if breached or daily is None or daily.line.examined_at < at:
+            return NewestChecks(at, passed=held > 0 and not breached)
+        return NewestChecks(daily.line.examined_at, passed=daily.line.held > 0)
 
     def latest(self) -> Sequence[CheckResult]:
         """Return the results of the newest run in the order in which they were recorded."""

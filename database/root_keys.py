@@ -110,6 +110,13 @@ class RootKeys:
         """Return the customer's current root key; None means the platform's key."""
         return self._held("state = 'current'", [])
 
+    def shard(self, shards: int) -> int:
+        """Return the number of the part of the root key monitoring that checks this tenant (`monitored_root_keys`)."""
+        row = self.connection.execute(
+            "select mod(hashtextextended(%s, 0) & 2147483647, %s)", [self.tenant_id, shards]
+        ).fetchone()
+        return 0 if row is None else int(row[0])
+
     def held(self, root_key_id: str) -> CustomerRootKeyRow | None:
         return self._held("root_key_id = %s", [root_key_id])
 

@@ -77,6 +77,16 @@ class Tenants:
         found = self.connection.execute(_GET, [self.tenant_id]).fetchone()
         return None if found is None else tenant_row(found)
 
+    def last_change(self) -> int | None:
+        """Return the transaction that last changed state, locks or region; None before the first change.
+
+        A crypto process has applied the change if its report says a later number (`ProcessReport.applied`).
+        """
+        row = self.connection.execute(
+            "select monitoring_xid::text from okcm.tenant where tenant_id = %s", [self.tenant_id]
+        ).fetchone()
+        return None if row is None or row[0] is None else int(row[0])
+
     def lock(self, pause_seconds: int = PAUSE_SECONDS) -> TenantRow:
         """Return the row, locked against other `lock` calls until the transaction ends; raise TenantUnknown.
 

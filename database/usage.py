@@ -1,4 +1,4 @@
-"""Usage per minute and per day; a batch is counted once, regardless of how often it is delivered."""
+"""Usage per minute, hour and day; a batch is counted once, regardless of how often it is delivered."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +25,8 @@ with fresh as (
     insert into okcm.usage_batch (tenant_id, batch_id) values (%(tenant)s, %(batch)s)
     on conflict do nothing returning 1
 ), used as (
-    select minute, (minute at time zone 'UTC')::date as day, service, operation, refusal, count, bytes, microseconds,
-           latency::bigint[] as latency
+    select minute, date_trunc('hour', minute, 'UTC') as hour, (minute at time zone 'UTC')::date as day, service,
+           operation, refusal, count, bytes, microseconds, latency::bigint[] as latency
     from unnest(%(minutes)s::timestamptz[], %(services)s::text[], %(operations)s::text[], %(refusals)s::text[],
                 %(counts)s::bigint[], %(bytes)s::bigint[], %(microseconds)s::bigint[], %(latencies)s::text[])
         as used (minute, service, operation, refusal, count, bytes, microseconds, latency)
@@ -38,6 +38,16 @@ with fresh as (
     from used group by minute, service, operation order by minute, service, operation
     on conflict (tenant_id, minute, service, operation) do update set count = kept.count + excluded.count,
         refused = kept.refused + excluded.refused, bytes = kept.bytes + excluded.bytes
+), added_to_hour as (
+    insert into okcm.usage_hour as kept
+        (tenant_id, hour, service, operation, refusal, count, bytes, microseconds, latency, last_minute)
+    select %(tenant)s, hour, service, operation, refusal, sum(count), sum(bytes), sum(microseconds),
+           {_buckets("sum(latency[{0}])")}, max(minute)
+    from used group by hour, service, operation, refusal order by hour, service, operation, refusal
+    on conflict (tenant_id, hour, service, operation, refusal) do update set count = kept.count + excluded.count,
+        bytes = kept.bytes + excluded.bytes, microseconds = kept.microseconds + excluded.microseconds,
+        latency = {_buckets("kept.latency[{0}] + excluded.latency[{0}]")},
+        last_minute = greatest(kept.last_minute, excluded.last_minute)
 ), added_to_day as (
     insert into okcm.usage_day as kept
         (tenant_id, day, service, operation, refusal, count, bytes, microseconds, latency)
@@ -54,6 +64,10 @@ select count(*) from fresh
 _DAYS = (
     "select day, service, operation, refusal, count, bytes, microseconds, latency from okcm.usage_day"
     " where day between %s and %s order by day, service, operation, refusal"
+)
+_HOURS = (
+    "select hour, service, operation, refusal, count, bytes, microseconds, latency, last_minute from okcm.usage_hour"
+    " where hour >= %s and hour < %s order by hour, service, operation, refusal"
 )
 # Each bucket separately, and only for successful requests: unnesting the arrays, or adding those of rejected requests,
 # takes three times as long.
@@ -158,8 +172,26 @@ class AnsweredDay:
 
 
 @dataclass(frozen=True, slots=True)
+class RecentUse:
+    """Answered and rejected uses since a minute, and the error codes, those most frequent in their hours first."""
+
+    answered: int
+    refused: int
+    causes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageHour:
+    """The sum of one UTC hour; `last_minute` is the newest minute with a use."""
+
+    hour: datetime
+    used: UsageSum
+    last_minute: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
-    """Counters per minute and per UTC day, both written by one statement.
+    """Counters per minute, UTC hour and UTC day, all written by one statement.
 
     Periods in days include `first` and `last`.
     """
@@ -206,6 +238,28 @@ class Usage:
             [since, until],
         )
         return [UsageTotalRow(service, CryptoOperation(operation), *rest) for service, operation, *rest in rows]
+
+    def recent(self, since: datetime) -> RecentUse:
+        """Return the uses of the minutes from `since` on."""
+        row = self.connection.execute(
+            "select coalesce(sum(count), 0)::bigint, coalesce(sum(refused), 0)::bigint from okcm.usage_minute"
+            " where minute >= %s",
+            [since],
+        ).fetchone()
+        count, refused = row or (0, 0)
+        if not refused:
+            return RecentUse(count, 0, ())
+        causes = self.connection.execute(
+            "select refusal from okcm.usage_hour where hour >= date_trunc('hour', %(since)s::timestamptz, 'UTC')"
+            " and refusal <> '' and last_minute >= %(since)s group by refusal order by sum(count) desc, refusal",
+            {"since": since},
+        )
+        return RecentUse(count - refused, refused, tuple(code for (code,) in causes))
+
+    def hours(self, since: datetime, until: datetime) -> Sequence[UsageHour]:
+        """Return all rows of the hours that begin in [since, until), oldest first."""
+        rows = self.connection.execute(_HOURS, [since, until])
+        return [UsageHour(hour, _sum(rest[:-1]), rest[-1]) for hour, *rest in rows]
 
     def days(self, first: date, last: date) -> Sequence[UsageDay]:
         """Return all rows of a period, oldest first: for files, not for pages."""

@@ -25,6 +25,7 @@ from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
 from worker import bootstrap, wiring
 from worker.payload_codec import PayloadKeyCache
+from worker.reports import report_health
 from worker.task_queues import run_workers
 from worker.versioning import keep_current
 from workflows.client.connection import LogForm, connection, core_logging, unavailable
@@ -64,6 +65,7 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
         return
     client = starting.result()
     async with run_workers(wiring.workers(client, parts)):
+        watching = asyncio.create_task(report_health(client, parts.database, parts.vault, parts.watches))
         restoring = asyncio.create_task(_keep_platform_workflows(client, settings.regions, settings.root_key_shards))
         gateway = await WorkflowClient.connect(
             settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format
@@ -86,12 +88,15 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
         await asyncio.wait({stopping, reporting}, return_when=asyncio.FIRST_COMPLETED)
         _stop(stop, settings.shutdown_grace_seconds)
         restoring.cancel()
+        watching.cancel()
         renewing.cancel()
         reporting.cancel()
         for task in (mirror, versioning):
             if task is not None:
                 task.cancel()
         log.info("worker draining")
+    # It withdraws its report before the database is closed.
+    await asyncio.wait({watching})
     parts.database.close()
     if parts.tracer is not None:
         await asyncio.to_thread(parts.tracer.close)

@@ -63,6 +63,7 @@ from config.settings import Settings
 from config.tracing import open_tracer
 from core import names as ids
 from core import retention
+from core.messages.keys import WatchRootKeysInput
 from core.names import ActivityKind
 from core.notifications import Channel
 from core.tracing.spans import Tracer
@@ -153,6 +154,7 @@ class WorkerDependencies:
     lifecycle: tuple[Callable[..., Any], ...]
     platform: tuple[Callable[..., Any], ...]
     interceptors: tuple[Interceptor, ...]
+    watches: Callable[[], tuple[WatchRootKeysInput, ...]]
     tracer: Tracer | None
 
     @property
@@ -399,6 +401,7 @@ def build(
             archive.archive_streams,
         ),
         interceptors=(CorrelationInterceptor(), FailureInterceptor(database), *tracing),
+        watches=watch.watches,
         tracer=tracer,
     )
 

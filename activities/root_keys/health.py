@@ -57,6 +57,8 @@ _DELAY_SECONDS = 1.0
 _THREADS, _WAITING_THREADS = 64, 16
 _SERVER_THREADS, _SLOW_SERVER_THREADS = 48, 8
 """Fewer than all: when one server becomes silent, the others are asked without a pause."""
+_PROMPT_SECONDS = 10.0
+"""A part of the monitoring counts as carried out while its reads and its due checks are at most this late."""
 _UNREACHABLE = ""
 """The lane of all root keys that are recorded as out of reach."""
 _DATABASE_CALLS = 8
@@ -167,6 +169,9 @@ class _Shard:
     """When to record the delay of the checks again."""
     run: int = 0
     round: threading.Lock = field(default_factory=threading.Lock)
+    complete_at: float = float("-inf")
+    """When all due checks had begun and the database had been read."""
+    applied_at: float = float("-inf")
 
 
 class RootKeyHealthActivities:
@@ -207,6 +212,7 @@ class RootKeyHealthActivities:
                         # No heartbeat without a new read: without the database no result can be recorded, and a worker
                         # that reaches it must continue the monitoring.
                         activity.heartbeat(len(shard.turns))
+                        shard.applied_at = self._monotonic()
                     self._begin(shard, mine)
                     self._record_delay(watch, shard)
                     concerned = self._concerned(shard)
@@ -219,7 +225,7 @@ class RootKeyHealthActivities:
         finally:
             if mine == shard.run:
                 shard.run += 1  # another worker may continue: this one starts no more checks
-                shard.delay_at = float("-inf")
+                shard.delay_at = shard.complete_at = float("-inf")
                 self._metrics.record_root_key_delay(watch, 0.0)
 
     @activity.defn(name="purge-unused-credentials")
@@ -360,6 +366,13 @@ class RootKeyHealthActivities:
         with shard.lock:
             delay = shard.checks.delay(now)
         self._metrics.record_root_key_delay(watch, delay)
+        if shard.is_listed and delay < _PROMPT_SECONDS and now - shard.applied_at < _PROMPT_SECONDS:
+            shard.complete_at = now
+
+    def watches(self) -> tuple[WatchRootKeysInput, ...]:
+        """Return the parts of the monitoring that this worker carries out without delay."""
+        now = self._monotonic()
+        return tuple(watch for watch, shard in list(self._shards.items()) if now - shard.complete_at < _PROMPT_SECONDS)
 
     def _run_checks(self, shard: _Shard, run: int, first: _Turn) -> None:
         turn: _Turn | None = first

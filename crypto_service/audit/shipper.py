@@ -16,7 +16,7 @@ import secrets
 import time
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,8 +171,9 @@ class ShipperCheckpoint:
 class AuditShipper:
     """Ships the log of one folder; MUST be the only one there, for which `run` waits."""
 
-    def __init__(self, folder: Path, database: Database) -> None:
-        self._folder, self._database = folder, database
+    def __init__(self, folder: Path, database: Database, shipped: Callable[[], None] = lambda: None) -> None:
+        """`shipped` is called whenever everything that waited at one time is in the database."""
+        self._folder, self._database, self._shipped = folder, database, shipped
         self._checkpoint: ShipperCheckpoint | None = None
         self.totals = ShipperStats()
 
@@ -218,6 +219,8 @@ class AuditShipper:
             return False
         self.totals.failing_since = 0.0
         self.totals.waiting_bytes = waiting_bytes(self._folder)
+        if batch is None or not batch.full:
+            self._shipped()
         return batch is not None and batch.full
 
     @contextmanager

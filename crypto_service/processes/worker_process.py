@@ -24,7 +24,8 @@ from crypto_service.server.metrics import Report
 from crypto_service.server.realtime_scheduling import realtime_priority
 from crypto_service.server.tls import SharedTlsIdentity
 from crypto_service.wiring import Credentials, Service
-from openkcm.errors import os_reason
+from database.platform.processes import REPORT_SECONDS
+from openkcm.errors import OpenKcmError, os_reason
 
 _REPORT_SECONDS = 0.5
 _SWITCH_SECONDS = 0.001
@@ -94,6 +95,7 @@ async def _serve_until_stopped(
     stopping.cancel()
     running.cancel()
     await asyncio.wait({running})
+    service.key_server.stop()
     service.connections.stop()
     await service.changes.stop()
     service.threads.close()
@@ -112,6 +114,7 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
     """Listen once all dependencies are ready, serve until cancelled, then drain."""
     service.changes.start()
     tls = service.tls
+    service.key_server.start()
     background = [asyncio.create_task(service.authorities.run()), asyncio.create_task(service.readiness.watch())]
     waiting = asyncio.create_task(_report_faults(service, reports))
     identity, _, _ = await asyncio.gather(tls.obtain(), service.changes.listening(), service.authorities.loaded())
@@ -120,7 +123,7 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
         _listen(settings, service, service.https.protocol, settings.crypto_https_port, ["http/1.1"]),
         _listen(settings, service, service.kmip.protocol, settings.crypto_kmip_port),
     ]
-    loops = (tls.keep(identity), service.resealing.run(), service.heartbeats.run())
+    loops = (tls.keep(identity), service.resealing.run(), service.heartbeats.run(), _report_process(service))
     background += [asyncio.create_task(one) for one in loops]
     garbage = GarbageCollector()
     log.info("serving", https=settings.crypto_https_port, kmip=settings.crypto_kmip_port)
@@ -139,6 +142,8 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
         _send_report(reports, _report(service, listeners, ready=False))
         await service.connections.drain(settings.shutdown_grace_seconds)
         await service.heartbeats.write()
+        with suppress(OpenKcmError):
+            await asyncio.to_thread(service.reporter.withdraw)
         _send_report(reports, _report(service, listeners, ready=False))
 
 
@@ -149,6 +154,17 @@ async def _next_report(service: Service) -> None:
         return
     with suppress(TimeoutError):
         await asyncio.wait_for(service.journal.failure.wait(), _REPORT_SECONDS)
+
+
+async def _report_process(service: Service) -> None:
+    """Store what this process measures while it serves, for the status of tenants and of the platform."""
+    while True:
+        applied = service.changes.applied
+        with suppress(OpenKcmError):  # without a report the process counts as silent
+            await asyncio.to_thread(
+                service.reporter.write, service.key_server.state, faults=service.readiness.faults, applied=applied
+            )
+        await asyncio.sleep(REPORT_SECONDS)
 
 
 async def _report_faults(service: Service, reports: socket.socket) -> None:

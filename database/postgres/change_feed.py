@@ -48,12 +48,19 @@ class ChangeFeed:
         self._role = role
         self._password = password
 
-    def listen(self, changed: Callable[[str], None], lost: Callable[[], None], stop: threading.Event) -> None:
+    def listen(
+        self,
+        changed: Callable[[str], None],
+        lost: Callable[[], None],
+        stop: threading.Event,
+        reached: Callable[[int], None] = lambda _until: None,
+    ) -> None:
         """Read in the calling thread until `stop` is set; reconnect automatically.
 
         `changed` receives `tenant_hash(tenant_id)`, `object_hash(tenant_id)` if only managed objects changed, and
         AUTHORITIES. `lost` is called whenever changes may have been missed: before the first `changed` and after each
-        reconnection.
+        reconnection. `reached` receives, after these calls, the number of the first transaction whose changes may not
+        have been reported yet, when it has grown.
         """
         pause = _FIRST_PAUSE_SECONDS
         while not stop.is_set():
@@ -63,10 +70,15 @@ class ChangeFeed:
                     # Call `lost` only after the first read: its caller reads everything again, and a change during that
                     # read must produce a notification.
                     lost()
+                    reached(until := changes.until)
                     pause = _FIRST_PAUSE_SECONDS
-                    while changes.is_complete and not stop.wait(_READ_SECONDS):
+                    while not stop.wait(_READ_SECONDS):
                         for change in changes.read():
                             changed(change)
+                        if not changes.is_complete:
+                            break
+                        if changes.until > until:
+                            reached(until := changes.until)
             except psycopg.Error as failed:
                 _log.warning(
                     "change feed lost", error=type(failed).__name__, message=unavailable_for_operator(failed).message
@@ -100,6 +112,12 @@ class _Changes:
         self._returned: set[tuple[int, str]] = set()
         self._read_at = self._trimmed_at = time.monotonic()
         self.read()
+
+    @property
+    def until(self) -> int:
+        """The number of the first transaction whose changes may be missing."""
+        assert self._until is not None  # noqa: S101 - set by the read of the constructor
+        return self._until
 
     def read(self) -> list[str]:
         """Return the hashes of new changes, in the order in which their transactions began."""

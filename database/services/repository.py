@@ -8,7 +8,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from core.certificates import AuthorityState
+from core.certificates import LATE_AT_SIXTHS, AuthorityState
 from core.errors.keys import KeyVersionRetired
 from core.errors.platform import DatabaseRefused, Superseded
 from core.errors.services import ServiceConflict, ServiceUnknown
@@ -67,6 +67,15 @@ class ServiceRow:
     last_seen_at: datetime | None
     certificate_not_after: datetime | None
     certificate_not_before: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiringRow:
+    """A connected service whose newest certificate is late or has expired, with its end."""
+
+    service: str
+    kind: ServiceKind
+    not_after: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +209,24 @@ class Services:
     def get(self, service: str) -> ServiceRow | None:
         found = self.connection.execute(f"{_SERVICE} where service = %s", [service]).fetchone()
         return None if found is None else _service(found)
+
+    def connected_count(self) -> int:
+        """Return the number of connected services."""
+        row = self.connection.execute("select count(*) from okcm.service where state = 'connected'").fetchone()
+        return 0 if row is None else int(row[0])
+
+    def expiring(self, now: datetime, limit: int) -> Sequence[ExpiringRow]:
+        """Return connected services whose certificate is late (`core.certificates`) or has expired, earliest first."""
+        rows = self.connection.execute(
+            "select s.service, s.kind, newest.not_after from okcm.service s cross join lateral ("
+            "select not_after, not_before from okcm.service_certificate c where c.service = s.service"
+            " and c.revoked_at is null order by c.generation desc limit 1) as newest"
+            " where s.state = 'connected'"
+            " and (newest.not_after - %(now)s) * %(sixths)s < newest.not_after - newest.not_before"
+            " order by newest.not_after, s.service limit %(limit)s",
+            {"now": now, "sixths": LATE_AT_SIXTHS, "limit": limit},
+        )
+        return [ExpiringRow(service, ServiceKind(kind), not_after) for service, kind, not_after in rows]
 
     def all(self) -> Sequence[ServiceRow]:
         """Return the services by name."""

@@ -11,6 +11,7 @@ from core.errors.platform import DatabaseUnavailable
 from core.tenants.lifecycle import Transition
 from crypto_service.cache_invalidation import NotifyInvalidations
 from database.postgres.change_feed import ChangeFeed, tenant_hash
+from tests.concurrency import wait_until_async
 from tests.crypto_service.core.world import CountingExecutor, World, a_keyring, at_once
 
 pytestmark = pytest.mark.integration
@@ -51,6 +52,25 @@ async def test_commit_notifies_every_subscriber_in_order(feed_changes: NotifyInv
     assert order[-2:] == ["first", "second"]
 
 
+async def test_applied_transactions_include_a_lock_only_after_its_notification(
+    feed_changes: NotifyInvalidations, world: World
+):
+    home, applied = world.tenant(), list[int | None]()
+    subscriber = RecordingSubscriber()
+    feed_changes.subscribe(lambda tenant: applied.append(feed_changes.applied) if tenant else None)
+    feed_changes.subscribe(subscriber.forget)
+    assert feed_changes.applied is None
+    feed_changes.start()
+    await feed_changes.listening()
+    home.move(Transition.LOCK)
+    await subscriber.until(tenant_hash(home.tenant_id))
+    with world.field.open("worker").tenant_tx(home.tenant_id) as tx:
+        change = tx.tenants.last_change()
+    assert change is not None
+    assert applied[-1] is None or applied[-1] <= change
+    await wait_until_async(lambda: feed_changes.applied is not None and feed_changes.applied > change)
+
+
 async def test_key_is_dropped_when_its_tenant_is_locked(feed_changes: NotifyInvalidations, world: World):
     home = world.tenant()
     home.connect("orders")
@@ -84,7 +104,9 @@ class Broken:
     def __init__(self) -> None:
         self.starts = 0
 
-    def listen(self, changed: Callable[[str], None], _lost: Callable[[], None], stop: threading.Event) -> None:
+    def listen(
+        self, changed: Callable[[str], None], _lost: Callable[[], None], stop: threading.Event, _reached: object
+    ) -> None:
         self.starts += 1
         if self.starts == 1:
             raise RuntimeError

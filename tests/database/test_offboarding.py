@@ -29,7 +29,17 @@ GRACE = timedelta(days=30)
 ERASED = {
     *("managed_object", "service_key", "service_certificate", "service_request", "service"),
     *("root_key_change", "root_key_request", "root_key", "tenant_policy", "rotation"),
-    *("usage_minute", "usage_day", "usage_batch", "dashboard_session", "outbox", "operation_step", "route", "key"),
+    *(
+        "usage_minute",
+        "usage_hour",
+        "usage_day",
+        "usage_batch",
+        "dashboard_session",
+        "outbox",
+        "operation_step",
+        "route",
+        "key",
+    ),
     *("approval", "certificate_revocation_list", "agent", "protection_use", "backfill", "report"),
     *("join_token", "enrolment", "discovery"),
     *("protection", "protected_field", "key_probe"),

@@ -8,7 +8,7 @@ from core.errors.platform import DatabaseRefused
 from core.services import CryptoOperation
 from core.usage import Latency
 from database.connection.database import Database
-from database.usage import AnsweredDay, DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow
+from database.usage import AnsweredDay, DayCount, RecentUse, UsageDay, UsageHour, UsageRow, UsageSum, UsageTotalRow
 from tests.concurrency import at_once
 from tests.database.builders import NOW, some_uses, took
 from tests.database.fixtures import Field
@@ -40,6 +40,24 @@ def test_counts_of_a_minute_are_summed_within_and_across_batches(crypto: Databas
             UsageRow(NOW, "orders", GET, 1, 0, 32),
             replace(SOME, minute=NOW + timedelta(minutes=1)),
         ]
+
+
+def test_hours_contain_every_result_and_its_newest_minute(crypto: Database) -> None:
+    refused = some_uses(refusal="object_not_found", count=2, bytes=0)
+    later = NOW + timedelta(minutes=3)
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.usage.add([some_uses(), refused], "a")
+        assert tx.usage.add([some_uses(minute=later), some_uses(minute=NOW + HOUR)], "b")
+        assert not tx.usage.add([some_uses(minute=later)], "b")
+        begins = NOW.replace(minute=0)
+        assert tx.usage.hours(begins, begins + 2 * HOUR) == [
+            UsageHour(begins, UsageSum("orders", ENCRYPT, "", 20, 2000), later),
+            UsageHour(begins, UsageSum("orders", ENCRYPT, "object_not_found", 2, 0), NOW),
+            UsageHour(begins + HOUR, UsageSum("orders", ENCRYPT, "", 10, 1000), NOW + HOUR),
+        ]
+        assert len(tx.usage.hours(begins, begins + HOUR)) == 2
+        assert tx.usage.recent(later) == RecentUse(20, 0, ())
+        assert tx.usage.recent(NOW) == RecentUse(30, 2, ("object_not_found",))
 
 
 def test_repeated_batch_is_counted_once_per_tenant(crypto: Database) -> None:

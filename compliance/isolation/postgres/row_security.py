@@ -31,7 +31,7 @@ _TABLES = (
     *("boundary_clause", "certificate_revocation_list", "outbox", "audit_event", "audit_head", "audit_signed_head"),
     "audit_archive",
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
-    *("usage_minute", "usage_day", "usage_batch", "dashboard_session", "isolation_assessment"),
+    *("usage_minute", "usage_hour", "usage_day", "usage_batch", "dashboard_session", "isolation_assessment"),
     *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation", "destruction"),
     *("approval", "approval_vote", "shred_certificate", "agent", "protection_use", "backfill", "report"),
     *("join_token", "enrolment", "discovery", "protection", "protected_field", "key_probe"),

@@ -321,6 +321,23 @@ def test_delay_of_the_oldest_check_rises_while_a_shard_cannot_keep_up(scene: Sce
     assert max(delays[-6:]) < 0.5
 
 
+def test_only_a_running_shard_without_delay_counts_as_watched(scene: Scene, monkeypatch) -> None:
+    monkeypatch.setattr(watching, "_DELAY_SECONDS", 0.1)
+    seen: list[tuple[WatchRootKeysInput, ...]] = []
+
+    def record() -> bool:
+        seen.append(scene.watch.watches())
+        return seen[-1] == (WATCH,)
+
+    assert scene.watch.watches() == ()
+    scene.run(record)
+    assert seen[-1] == (WATCH,)
+    assert scene.watch.watches() == (), "a shard that ended here is not watched by this worker"
+    monkeypatch.setattr(watching, "_PROMPT_SECONDS", 0.0)
+    assert scene.run_for_tries(4) == ()
+    assert scene.watch.watches() == ()
+
+
 def test_checks_are_spread_over_the_interval_after_the_start(scene: Scene) -> None:
     key = MonitoredRootKey("acme", "80000000" + 24 * "0", "", HEALTHY, datetime.now(UTC), held=False, used_seconds=0)
     turn = watching._Turn(key=key)

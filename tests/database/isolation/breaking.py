@@ -227,7 +227,7 @@ def _by_careless_function(
             # The owner deletes old rows; younger ones are hidden from it.
             idle = f"begin return (select count(*) from okcm.{table} where {at} > now() - interval '14 days'); end"
             if not table.startswith("boundary_"):
-                made_young = f"update okcm.{table} set {at} = date_trunc('minute', now())"
+                made_young = f"update okcm.{table} set {at} = date_trunc('hour', now())"
         yield from _by_functions(field, administrator, table, None if reads else idle, careless, prepared=made_young)
     if about not in "managed_object":
         return

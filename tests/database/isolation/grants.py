@@ -13,7 +13,7 @@ _PEOPLE = {
         root_key_change root_key_request(tenant_id, request_id, place, problems, requested_at) rotation route service
         service_certificate service_key(tenant_id, service, version, l2_key, root_key_mode, root_key, created_at, state,
         l2_version, activated_at, deactivated_at, destroyed_at, last_opened_at, emptied_at, root_key_version)
-        service_request shred_certificate tenant tenant_policy usage_minute
+        service_request shred_certificate tenant tenant_policy usage_hour usage_minute
     """,
     "insert": """
         join_token(tenant_id, token_hash, service, kind, made_by, expires_at) protected_field(tenant_id, service, store,
@@ -23,7 +23,7 @@ _PEOPLE = {
     """,
     "update": "protected_field(mode, plaintext_allowed, changed_by) protection(changed_by)",
     "delete": "protected_field",
-    "execute": "audit_keys ctx_ok schema_version undelivered_notifications",
+    "execute": "audit_keys ctx_ok process_reports schema_version undelivered_notifications",
 }
 """The common rights of the operator and the dashboard."""
 
@@ -39,7 +39,7 @@ GRANTS = {
             place, operations, bytes, microseconds, requests, request_microseconds) report root_key root_key_change
             root_key_request rotation route service service_certificate service_key service_request shred_certificate
             tenant tenant_policy usage_batch(tenant_id) usage_day(tenant_id, day, service, operation, refusal, count)
-            usage_minute(tenant_id)
+            usage_hour(tenant_id) usage_minute(tenant_id)
         """,
         "insert": """
             isolation_assessment(tenant_id, due_at, changed_at, complete_at, breached, breached_at)
@@ -87,9 +87,9 @@ GRANTS = {
             delete_archived_events delete_expired_rows denied_locks denied_tenants due_authorities due_examinations
             due_notifications due_rotations erase_tenant expiring key_probes monitored_root_keys numbered_root_keys
             newest_breach objects_sealed outlived_authorities record_audit_archive record_audit_key record_fingerprint
-            schedule_assessment schema_version stale_revocation_lists store_states stuck_rotations
+            report_process schedule_assessment schema_version stale_revocation_lists store_states stuck_rotations
             tenants_with_expired_rows troubled_examinations unknown_serials unsigned_streams untaken_credentials
-            workflow_services workflow_tenants
+            withdraw_report workflow_services workflow_tenants
         """,
     },
     "marketplace": {
@@ -122,7 +122,7 @@ GRANTS = {
             service, store, place, field, mode, plaintext_allowed) protection(tenant_id, service, version)
             protection_use root_key(tenant_id, root_key_id, place, credentials, state) route service service_certificate
             service_key tenant tenant_policy(tenant_id, revoked_keys_readable, resources_recorded) usage_batch usage_day
-            usage_minute
+            usage_hour usage_minute
         """,
         "insert": """
             agent(tenant_id, service, instance, agent_version, certificate_not_after, problem, first_contact_at,
@@ -131,21 +131,22 @@ GRANTS = {
             material, revision, search_version, active_at, inactive_at, usage_mask, archived, fresh, terms)
             protection_use(tenant_id, day, service, place, operations, bytes, microseconds,
             requests, request_microseconds) usage_batch(tenant_id, batch_id) usage_day(tenant_id, day, service,
-            operation, refusal, count, bytes, microseconds, latency) usage_minute(tenant_id, minute, service, operation,
-            count, refused, bytes)
+            operation, refusal, count, bytes, microseconds, latency) usage_hour(tenant_id, hour, service, operation,
+            refusal, count, bytes, microseconds, latency, last_minute) usage_minute(tenant_id, minute, service,
+            operation, count, refused, bytes)
         """,
         "update": """
             agent(agent_version, certificate_not_after, problem, last_contact_at) backfill(done, remaining, state,
             reported_at) managed_object(state, names, attributes, key_version, material, revision,
             search_version, active_at, inactive_at, usage_mask, archived, fresh, terms)
             protection_use(operations, bytes, microseconds, requests, request_microseconds) service(last_seen_at)
-            service_key(last_opened_at, emptied_at) usage_day(count, bytes, microseconds, latency) usage_minute(count,
-            refused, bytes)
+            service_key(last_opened_at, emptied_at) usage_day(count, bytes, microseconds, latency) usage_hour(count,
+            bytes, microseconds, latency, last_minute) usage_minute(count, refused, bytes)
         """,
         "delete": "agent backfill managed_object",
         "execute": """
-            audit_append audit_append_all audit_keys cache_changes client_authorities ctx_ok schema_version
-            stale_services trim_cache_changes
+            audit_append audit_append_all audit_keys cache_changes client_authorities ctx_ok report_process
+            schema_version stale_services trim_cache_changes withdraw_report
         """,
     },
     "dashboard": {

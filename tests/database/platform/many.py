@@ -111,6 +111,11 @@ insert into okcm.audit_hour (tenant_id, hour, name, service, operation, outcome,
 insert into okcm.usage_day (tenant_id, day, service, operation, refusal, count, bytes, microseconds, latency)
     select tenant_id, current_date - d, 'orders', 'encrypt', '', 1, 1, 1, array_fill(0::bigint, array[40])
     from okcm.tenant, generate_series(0, 9) d;
+insert into okcm.usage_hour (tenant_id, hour, service, operation, refusal, count, bytes, microseconds, latency,
+        last_minute)
+    select tenant_id, date_trunc('hour', now()) - h * interval '1 hour', 'orders', 'encrypt', '', 1, 1, 1,
+        array_fill(0::bigint, array[40]), now()
+    from okcm.tenant, generate_series(0, 9) h;
 insert into okcm.usage_minute (tenant_id, minute, service, operation, count, refused, bytes)
     select tenant_id, date_trunc('hour', now()) - m * interval '1 hour', 'orders', 'encrypt', 1, 0, 1
     from okcm.tenant, generate_series(0, 9) m;

@@ -66,7 +66,7 @@ def aged(administrator: psycopg.Connection, table: str, days: int, where: str = 
     """Move the rows into the past; the results of an assessment move with its lines."""
     age, _ = rules(administrator)[table]
     started = ", not_before = now() - interval '9999 days'" if table == "service_certificate" else ""
-    value = f"date_trunc('minute', now()) - interval '{days} days'"
+    value = f"date_trunc('hour', now()) - interval '{days} days'"
     administrator.execute(f"update okcm.{table} set {age} = {value}{started} where {where}")
 
 
