@@ -55,7 +55,7 @@ class ApprovalActivities:
             if approval.state is ApprovalState.ASKED:
                 code = _not_admitted(tx, approval)
                 if code:
-                    tx.approvals.settle(step.approval_id, ApprovalState.REFUSED, reason=code)
+                    tx.approvals.settle(step.approval_id, ApprovalState.REFUSED, failure=code)
                 else:
                     tx.approvals.admit(step.approval_id, self._lasts)
                     stored = self._outbox.store(tx, step, row, NotificationKind.APPROVAL_WAITING)
@@ -88,7 +88,7 @@ class ApprovalActivities:
             tx.tenants.lock()
             if _require_known(tx, step).state is ApprovalState.APPROVED:
                 state = ApprovalState.FAILED if step.code else ApprovalState.DONE
-                tx.approvals.settle(step.approval_id, state, reason=step.code)
+                tx.approvals.settle(step.approval_id, state, failure=step.code)
                 _record(tx, step, AuditName.APPROVAL_EXECUTED, "failure" if step.code else "success", code=step.code)
             return WaitingResult(waiting=pending_approvals(tx))
 
@@ -132,7 +132,9 @@ def _record(tx: TenantTransaction, step: ApprovalStep, name: AuditName, outcome:
         "action": approval.action,
         "argument": "; ".join(f"{key}: {value}" for key, value in sorted(approval.argument.items())),
         "requested_by": approval.requested_by,
+        "request_reason": approval.request_reason or "",
         "decided_by": approval.decided_by or "",
+        "decision_reason": approval.decision_reason or "",
         "expires_at": approval.expires_at.isoformat() if approval.expires_at else "",
         **extra,
     }
@@ -157,7 +159,7 @@ def _result(tx: TenantTransaction, step: ApprovalStep, notification: Notificatio
         action=approval.action,
         argument=dict(approval.argument),
         state=approval.state,
-        code=approval.reason or "",
+        code=approval.failure or "",
         notification=notification,
     )
 

@@ -102,7 +102,7 @@ _TEXTS: Mapping[NotificationKind, tuple[str, str]] = MappingProxyType(
             (
                 "A user of your organization requested an action that requires a second person's approval. The action "
                 "runs only after another user with a role that manages keys approves it. For the action and the time "
-                "limit, see {url}/settings\n"
+                "limit, see {url}/approvals\n"
             ),
         ),
         NotificationKind.EXPIRY_LATE: (

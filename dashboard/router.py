@@ -13,6 +13,7 @@ import streamlit as st
 from core.errors.platform import DatabaseUnavailable
 from core.errors.tenants import AccessDenied, SessionEnded
 from dashboard import sign_in_page, wiring
+from dashboard.approvals import page as approvals
 from dashboard.audit import page as audit
 from dashboard.auth.authorization import SessionAuthorizer
 from dashboard.auth.claims import Session
@@ -43,12 +44,15 @@ class NavPage:
     icon: str
     path: str
     draw: Callable[[PageContext], None]
+    number: Callable[[PageContext], int] | None = None
+    """Returns the number that follows the title when it is not 0: what waits for the user on the page."""
 
 
 TENANT = (
     NavPage("Overview", ":material/dashboard:", "", overview.draw),
     NavPage("Keys", ":material/key:", "keys", keys.draw),
     NavPage("Services", ":material/hub:", "services", services.draw),
+    NavPage("Approvals", ":material/group:", approvals.PATH, approvals.draw, approvals.number_waiting),
     NavPage("Usage", ":material/bar_chart:", "usage", usage.draw),
     NavPage("Compliance", ":material/verified_user:", "compliance", compliance.draw),
     NavPage("Audit", ":material/fact_check:", "audit", audit.draw),
@@ -102,7 +106,7 @@ def _draw_signed_in(parts: Dependencies, route: Route) -> None:
     for entry in entries:
         pages[entry.path] = st.Page(
             partial(_draw_page, entry, context),
-            title=entry.title,
+            title=_title(entry, context),
             icon=entry.icon,
             url_path=entry.path,
             default=not entry.path,
@@ -112,6 +116,11 @@ def _draw_signed_in(parts: Dependencies, route: Route) -> None:
         _draw_person(parts, sign_on, source)
     _watch(parts.guard, sign_on)
     chosen.run()
+
+
+def _title(entry: NavPage, context: PageContext) -> str:
+    number = 0 if entry.number is None else entry.number(context)
+    return f"{entry.title} ({number})" if number else entry.title
 
 
 def _draw_page(entry: NavPage, context: PageContext) -> None:
@@ -141,5 +150,8 @@ def _watch(guard: SessionAuthorizer, sign_on: Session) -> None:
         st.rerun()
 
 
-LEFT = (NavPage("Tenant closed", ":material/waving_hand:", "", offboarding.draw), TENANT[5])
+LEFT = (
+    NavPage("Tenant closed", ":material/domain_disabled:", "", offboarding.draw),
+    next(entry for entry in TENANT if entry.path == "audit"),
+)
 """Pages of an offboarded tenant: the data of all other pages is erased."""

@@ -14,7 +14,9 @@ from core.tenants.roles import Person, PersonRole
 
 _READ = (
     "select approval_id, action, argument, requested_by, requested_name, requested_at, state, expires_at, decided_by,"
-    " decided_name, decided_at, used_by, reason from okcm.approval"
+    " decided_name, decided_at, used_by, reason, request_reason, (select v.reason from okcm.approval_vote v"
+    " where v.tenant_id = a.tenant_id and v.approval_id = a.approval_id and v.subject = a.decided_by)"
+    " from okcm.approval a"
 )
 _NAME = 300
 
@@ -34,11 +36,11 @@ class Approvals:
         (now,) = self.connection.execute("select clock_timestamp()").fetchall()[0]
         return now
 
-    def ask(self, approval_id: str, action: Action, argument: Argument, person: Person) -> None:
+    def ask(self, approval_id: str, action: Action, argument: Argument, person: Person, reason: str) -> None:
         """Store a request of the signed-in user (dashboard); a repeated id changes nothing."""
         self.connection.execute(
-            "insert into okcm.approval (tenant_id, approval_id, action, argument, requested_by, requested_name)"
-            " values (%s, %s, %s, %s, %s, %s) on conflict do nothing",
+            "insert into okcm.approval (tenant_id, approval_id, action, argument, requested_by, requested_name,"
+            " request_reason) values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
             [
                 self.tenant_id,
                 approval_id,
@@ -46,14 +48,15 @@ class Approvals:
                 json.dumps(dict(argument)),
                 person.subject,
                 person.name[:_NAME],
+                reason,
             ],
         )
 
-    def vote(self, approval_id: str, person: Person, choice: str) -> bool:
+    def vote(self, approval_id: str, person: Person, choice: str, reason: str | None = None) -> bool:
         """Store a vote of the signed-in user (dashboard); return False if the user has voted before."""
         stored = self.connection.execute(
-            "insert into okcm.approval_vote (tenant_id, approval_id, subject, name, roles, choice)"
-            " values (%s, %s, %s, %s, %s, %s) on conflict do nothing",
+            "insert into okcm.approval_vote (tenant_id, approval_id, subject, name, roles, choice, reason)"
+            " values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
             [
                 self.tenant_id,
                 approval_id,
@@ -61,6 +64,7 @@ class Approvals:
                 person.name[:_NAME],
                 sorted(person.roles),
                 choice,
+                reason,
             ],
         )
         return stored.rowcount == 1
@@ -72,11 +76,14 @@ class Approvals:
     def votes(self, approval_id: str) -> Sequence[Vote]:
         """Return the votes on a request in the order in which they were cast."""
         rows = self.connection.execute(
-            "select subject, name, roles, choice, voted_at from okcm.approval_vote where approval_id = %s"
+            "select subject, name, roles, choice, voted_at, reason from okcm.approval_vote where approval_id = %s"
             " order by voted_at, subject",
             [approval_id],
         ).fetchall()
-        return [Vote(row[0], row[1], frozenset(map(PersonRole, row[2])), VoteChoice(row[3]), row[4]) for row in rows]
+        return [
+            Vote(subject, name, frozenset(map(PersonRole, roles)), VoteChoice(choice), at, reason)
+            for subject, name, roles, choice, at, reason in rows
+        ]
 
     def pending(self) -> Sequence[Approval]:
         """Return pending requests, the first to expire first."""
@@ -105,14 +112,14 @@ class Approvals:
             [lasts, approval_id],
         )
 
-    def settle(self, approval_id: str, state: ApprovalState, vote: Vote | None = None, reason: str = "") -> None:
+    def settle(self, approval_id: str, state: ApprovalState, vote: Vote | None = None, failure: str = "") -> None:
         """Store the outcome of a request and the deciding vote (worker)."""
         by, name = (None, None) if vote is None else (vote.subject, vote.name)
         self.connection.execute(
             "update okcm.approval set state = %s, decided_by = coalesce(%s, decided_by),"
             " decided_name = coalesce(%s, decided_name), decided_at = coalesce(decided_at, clock_timestamp()),"
             " reason = nullif(%s, '') where approval_id = %s",
-            [state, by, name, reason, approval_id],
+            [state, by, name, failure, approval_id],
         )
 
     def use(self, approval_id: str, operation_id: str) -> None:

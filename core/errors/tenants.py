@@ -33,7 +33,15 @@ class ApprovalNotNeeded(CallerError):
 class ApprovalPending(CallerError):
     code = "approval_pending"
     message = "an approval of exactly this action is already pending"
-    hint = "approve it on the page settings, or ask its requester to withdraw it"
+    hint = "approve it on the page Approvals, or ask its requester to withdraw it"
+
+
+class ReasonRequired(CallerError):
+    """The reason of a request for approval, or of a decision, is missing or too long."""
+
+    code = "reason_required"
+    message = "a reason is required"
+    hint = "enter a reason of at most 500 characters; the other person sees it, and it is recorded"
 
 
 class TooManyApprovals(CallerError):

@@ -12,11 +12,14 @@ from enum import StrEnum
 
 from pydantic import JsonValue
 
-from core.errors.tenants import ApprovalRequired
+from core.errors.tenants import ApprovalRequired, ReasonRequired
 from core.tenants.roles import PERMISSIONS, Permission, PersonRole
 
 MOST_PENDING = 16
 """Pending requests of one tenant: a person cannot review more, and the tenant workflow keeps each in memory."""
+
+LONGEST_REASON = 500
+"""Longest reason of a request or a decision, in characters; the table has the same bound."""
 
 Argument = Mapping[str, JsonValue]
 """The exact argument of the action, without secrets; empty if the action needs none."""
@@ -65,11 +68,16 @@ class Vote:
     roles: frozenset[PersonRole]
     choice: VoteChoice
     at: datetime
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """One request. `expires_at` is None until it is admitted; `used_by` is the operation that executed the action."""
+    """One request. `expires_at` is None until it is admitted; `used_by` is the operation that executed the action.
+
+    `failure` is the code of a rejection or of a failed action. The reasons are the words of the requester and of the
+    person who decided; None in requests of releases without them.
+    """
 
     approval_id: str
     action: Action
@@ -83,7 +91,9 @@ class Approval:
     decided_name: str | None = None
     decided_at: datetime | None = None
     used_by: str | None = None
-    reason: str | None = None
+    failure: str | None = None
+    request_reason: str | None = None
+    decision_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,14 @@ class Decision:
 
     state: ApprovalState
     vote: Vote | None = None
+
+
+def parse_reason(text: str) -> str:
+    """Return a reason as one line of printable characters; raises ReasonRequired if it is empty or too long."""
+    reason = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    if not 0 < len(reason) <= LONGEST_REASON:
+        raise ReasonRequired
+    return reason
 
 
 def obstacle(approval: Approval, subject: str, roles: Iterable[PersonRole]) -> VoteRejection | None:

@@ -1,7 +1,8 @@
-"""Texts of approvals: the action, the requester, the expiry, and what happens on approval."""
+"""Texts of approvals: the action, the requester and the reason, the expiry, and what happens on approval."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 
@@ -9,16 +10,18 @@ from core.keys.rotation import RotationScope
 from core.tenants.approvals import Action, Approval, ApprovalState, VoteChoice, VoteRejection, is_over, obstacle
 from core.tenants.policy import TenantPolicy
 from core.tenants.roles import Person
+from dashboard.approvals.dry_run import Effect, Facts, effects
 from dashboard.components.formatting import code, count, listed, moment, plain
 from dashboard.components.key_actions import KeyAction, action_of
-from dashboard.components.tenant_status import Severity, TenantStatusView
+from dashboard.components.tenant_status import Severity, TenantStatusView, sentence
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """`title` is the action, `happens` its effect, `why` the reason to require two people."""
+    """`title` is the action, `short` its name on buttons, `happens` its effect, `why` the reason for two people."""
 
     title: str
+    short: str
     happens: str
     why: str
 
@@ -31,6 +34,7 @@ WORDS: Mapping[Action, Words] = MappingProxyType(
     {
         Action.LOCK: Words(
             "Lock tenant (kill switch)",
+            "lock",
             _happens(KeyAction.LOCK),
             "One person alone can no longer stop all your services. A lock then takes two people, also in an "
             "emergency. Disabling your own root key at its provider still locks the tenant immediately and needs "
@@ -38,27 +42,32 @@ WORDS: Mapping[Action, Words] = MappingProxyType(
         ),
         Action.ROOT_KEY_TO_PLATFORM: Words(
             "Return root key to the platform",
+            "root key change",
             "Every service key is re-wrapped with the platform's root key. Your own key is then no longer "
             "required, and disabling it stops nothing.",
             "One person alone can no longer give up your control over the root key.",
         ),
         Action.CHANGE_POLICY: Words(
             "Change policy",
+            "policy change",
             "The new policy takes effect immediately.",
             "Always on while any other action requires approval.",
         ),
         Action.OFFBOARD: Words(
             "Offboard tenant and destroy keys",
+            "offboarding",
             _happens(KeyAction.OFFBOARD),
             "One person alone can no longer make your data permanently unreadable.",
         ),
         Action.COMPROMISE: Words(
             "Replace compromised keys",
+            "key replacement",
             _happens(KeyAction.COMPROMISE),
             "One person alone can no longer make data unreadable by reporting a key as compromised.",
         ),
         Action.RETIRE_KEY_VERSION: Words(
             "Destroy service key version",
+            "destruction",
             _happens(KeyAction.RETIRE_VERSION),
             "One person alone can no longer destroy a version that still decrypts data.",
         ),
@@ -75,6 +84,8 @@ _ENDS: Mapping[ApprovalState, str] = MappingProxyType(
         ApprovalState.FAILED: "approved, failed",
     }
 )
+_NO_REASON = "not given"
+"""Requests of releases without reasons."""
 _WHY_NOT: Mapping[VoteRejection, str] = MappingProxyType(
     {
         VoteRejection.OWN: "You requested this. Another person must approve it.",
@@ -85,34 +96,68 @@ _WHY_NOT: Mapping[VoteRejection, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A pending request. `why_not` is empty for users who may decide it."""
+    """A pending request. `name` is unique among them; `why_not` is empty for users who may decide it."""
 
     approval_id: str
     title: str
+    name: str
     exactly: tuple[str, ...]
+    reason: str
     asked: str
     until: str
+    effects: tuple[Effect, ...]
     happens: str
     why_not: str
     own: bool
 
 
-def waiting(approvals: Iterable[Approval], person: Person, policy: TenantPolicy, now: datetime) -> tuple[Waiting, ...]:
-    """Return the pending requests as this user sees them, without expired ones."""
-    return tuple(_waiting(one, person, policy, now) for one in approvals if not is_over(one, now))
+def waiting(
+    approvals: Iterable[Approval], person: Person, policy: TenantPolicy, facts: Facts, now: datetime
+) -> tuple[Waiting, ...]:
+    """Return the pending requests as this user sees them, with their dry run; without expired ones."""
+    names: Counter[str] = Counter()
+    shown = []
+    for approval in approvals:
+        if is_over(approval, now):
+            continue
+        one = _waiting(approval, person, policy, facts, now)
+        names[one.name] += 1
+        number = names[one.name]
+        shown.append(one if number == 1 else replace(one, name=f"{one.name} ({number})"))
+    return tuple(shown)
 
 
-def _waiting(approval: Approval, person: Person, policy: TenantPolicy, now: datetime) -> Waiting:
+def _waiting(approval: Approval, person: Person, policy: TenantPolicy, facts: Facts, now: datetime) -> Waiting:
     words, hindered = WORDS[approval.action], obstacle(approval, person.subject, person.roles)
     return Waiting(
         approval.approval_id,
         words.title,
+        _name(approval),
         exactly(approval, policy),
+        plain(approval.request_reason) if approval.request_reason else _NO_REASON,
         f"Requested by {who(approval.requested_by, approval.requested_name)} {moment(approval.requested_at, now)}.",
         moment(approval.expires_at, now),
+        effects(approval.action, approval.argument, facts, now),
         words.happens,
         "" if hindered is None else _WHY_NOT[hindered],
         own=person.subject == approval.requested_by,
+    )
+
+
+def _name(approval: Approval) -> str:
+    service, version = approval.argument.get("service"), approval.argument.get("version")
+    words = [WORDS[approval.action].short]
+    if service is not None:
+        words.append(f"of {service}")
+    if version is not None:
+        words.append(f"version {version}")
+    return " ".join(words)
+
+
+def for_person(approvals: Iterable[Approval], person: Person, now: datetime) -> tuple[Approval, ...]:
+    """Return the pending requests that this user can decide."""
+    return tuple(
+        one for one in approvals if not is_over(one, now) and obstacle(one, person.subject, person.roles) is None
     )
 
 
@@ -128,6 +173,8 @@ def exactly(approval: Approval, policy: TenantPolicy) -> tuple[str, ...]:
     if approval.action is Action.OFFBOARD:
         at_once = approval.argument.get("now") is True
         return ("Immediately, without a grace period: cannot be restored",) if at_once else ("After the grace period",)
+    if approval.action is Action.ROOT_KEY_TO_PLATFORM:
+        return ("New root key: held by the platform",)
     if approval.action is Action.COMPROMISE:
         service = approval.argument.get("service")
         own = f"The key of {code(str(service))}" if service is not None else "Every service key"
@@ -167,16 +214,22 @@ def _ended(approval: Approval, now: datetime) -> str:
     if approval.decided_by is not None and approval.decided_by != approval.requested_by:
         by = f" by {who(approval.decided_by, approval.decided_name)}"
     asked = who(approval.requested_by, approval.requested_name)
-    why = f" ({code(approval.reason)})" if approval.reason else ""
+    why = f" ({code(approval.failure)})" if approval.failure else ""
     return (
         f"**{WORDS[approval.action].title}**, requested by {asked}: {_ENDS[approval.state]}{why}{by}, "
-        f"{moment(approval.decided_at, now)}"
+        f"{moment(approval.decided_at, now)}. {_reasons(approval)}"
     )
+
+
+def _reasons(approval: Approval) -> str:
+    reason = plain(approval.request_reason) if approval.request_reason else _NO_REASON
+    decision = f" Decision: {plain(approval.decision_reason)}" if approval.decision_reason else ""
+    return f"Reason: {reason}{decision}"
 
 
 def notice(approvals: Iterable[Approval], person: Person, now: datetime) -> tuple[TenantStatusView, ...]:
     """Return the notice for a user who can decide a pending request, shown on every page."""
-    theirs = [one for one in approvals if not is_over(one, now) and obstacle(one, person.subject, person.roles) is None]
+    theirs = for_person(approvals, person, now)
     if not theirs:
         return ()
     titles = listed(sorted({f"“{WORDS[one.action].title}”" for one in theirs}))
@@ -187,7 +240,7 @@ def notice(approvals: Iterable[Approval], person: Person, now: datetime) -> tupl
             "Approval needed",
             Severity.WARNING,
             f"Requested by {asked}: {titles}.",
-            "Nothing happens until you or another key administrator approves it on the page Settings.",
+            "Nothing happens until you or another key administrator approves it on the page Approvals.",
         ),
     )
 
@@ -209,16 +262,22 @@ def asked(approval: Approval, now: datetime) -> str:
     """Return the notice after a request."""
     return (
         "Nothing has happened yet. Another key administrator of your organization must approve on the page "
-        f"Settings until {moment(approval.expires_at, now)}. You can withdraw the request there until then."
+        f"Approvals until {moment(approval.expires_at, now)}. You can withdraw the request there until then."
     )
 
 
-DONE: Mapping[ApprovalState, tuple[Severity, str, str]] = MappingProxyType(
+_OUTCOMES: Mapping[ApprovalState, tuple[Severity, str, str]] = MappingProxyType(
     {
+        ApprovalState.APPROVED: (Severity.WORKING, "Approved", "The action is in progress."),
         ApprovalState.DONE: (
             Severity.GOOD,
             "Approved and completed",
             "The action was executed. Your approval was recorded.",
+        ),
+        ApprovalState.FAILED: (
+            Severity.WARNING,
+            "Approved, action failed",
+            "The action was approved and failed. It can be requested again.",
         ),
         ApprovalState.REFUSED: (Severity.GOOD, "Declined", "Nothing was done."),
         ApprovalState.WITHDRAWN: (
@@ -229,11 +288,30 @@ DONE: Mapping[ApprovalState, tuple[Severity, str, str]] = MappingProxyType(
         ApprovalState.EXPIRED: (
             Severity.WARNING,
             "Expired",
-            "The request expired, so nothing was done. It can be requested again.",
+            "The request expired before your decision, so nothing was done. It can be requested again.",
         ),
     }
 )
-"""Severity, title and text after a decision, by the state of the request."""
+
+
+def as_expired(approval: Approval) -> Approval:
+    """Return a request whose time is over, before the workflow has recorded it."""
+    return replace(approval, state=ApprovalState.EXPIRED)
+
+
+def outcome(after: Approval, person: Person, now: datetime) -> tuple[Severity, str, str]:
+    """Return severity, title and text for a user whose decision was submitted, or whose dialog is too late.
+
+    Another person may have decided first: then this user's decision changed nothing.
+    """
+    tone, title, words = _OUTCOMES.get(after.state, (Severity.WORKING, "Pending", "Not decided yet."))
+    if after.decided_by is None or after.decided_by == person.subject:
+        return tone, title, words
+    decider = who(after.decided_by, after.decided_name)
+    ended = f"{sentence(_ENDS[after.state])[:-1]} by {decider}, {moment(after.decided_at, now)}."
+    return Severity.WARNING, "Already decided", f"{ended} Your decision changed nothing. {_reasons(after)}"
+
+
 CHOICES: Mapping[VoteChoice, tuple[str, str, str]] = MappingProxyType(
     {
         VoteChoice.APPROVE: ("Approve", "check", "Runs immediately; recorded as your approval."),

@@ -23,9 +23,9 @@ def leave(context: PageContext) -> TenantRow:
     return _tenant(context)
 
 
-def ask_to_leave(context: PageContext) -> Approval:
+def ask_to_leave(context: PageContext, reason: str) -> Approval:
     """Request the approval of offboarding; return the request. Raises OpenKcmError."""
-    return approval_actions.ask_for(context, Action.OFFBOARD, {"now": False})
+    return approval_actions.ask_for(context, Action.OFFBOARD, {"now": False}, reason)
 
 
 def restore(context: PageContext) -> TenantRow:

@@ -11,6 +11,7 @@ from core.tenants.approvals import Action, Approval
 from core.tenants.roles import Permission
 from dashboard.approvals import actions as approval_actions
 from dashboard.approvals import view as approvals
+from dashboard.approvals.reason import draw_request
 from dashboard.auth.routes import of_tenant
 from dashboard.components.fragments import admitted, draw_refusal, draw_unknown, guarded_fragment
 from dashboard.components.key_actions import KeyAction, action_of
@@ -103,8 +104,7 @@ def _draw_leave_question(context: PageContext, tenant: TenantRow) -> TenantRow |
     action = action_of(KeyAction.OFFBOARD)
     st.markdown(f"**What happens**  \n{action.happens}")
     st.markdown(f"**Can it be undone?**  \n{action.undone}")
-    if two:
-        st.info(approvals.needs_two(context.approval_ttl_hours), title="Approval required", icon=":material/group:")
+    reason = draw_request(context, "leaving.reason") if two else ""
     typed = st.text_input(f"Type {tenant.tenant_id} to confirm", key="leaving.confirm").strip()
     with st.container(horizontal=True):
         asked = st.button(button, type="primary", icon=":material/logout:", key="leaving.leave.do")
@@ -117,7 +117,7 @@ def _draw_leave_question(context: PageContext, tenant: TenantRow) -> TenantRow |
         return None
     try:
         with st.spinner("Requesting approval" if two else "Starting offboarding"):
-            return leaving_actions.ask_to_leave(context) if two else leaving_actions.leave(context)
+            return leaving_actions.ask_to_leave(context, reason) if two else leaving_actions.leave(context)
     except OpenKcmError as failed:
         draw_refusal(failed, "Offboarding not started", "Check the tenant's state before you retry.")
         return None

@@ -19,7 +19,7 @@ from core.keys.root_keys import (
     parse_place,
     refuse_incomplete,
 )
-from core.tenants.approvals import Action, Approval
+from core.tenants.approvals import Action, Approval, parse_reason
 from core.tenants.lifecycle import DECRYPTS, State
 from core.tenants.locks import may_change_root_key
 from core.tenants.roles import Permission
@@ -96,11 +96,11 @@ def change(context: PageContext, wish: RootKeyChangeRequest) -> None:
     )
 
 
-def ask_for_platform(context: PageContext, wish: RootKeyChangeRequest) -> Approval:
+def ask_for_platform(context: PageContext, wish: RootKeyChangeRequest, reason: str) -> Approval:
     """Request the approval to return the root key to the platform; return the request. Raises OpenKcmError."""
-    name = AuditName.ROOT_KEY_CHANGE_REQUESTED
+    name, reason = AuditName.ROOT_KEY_CHANGE_REQUESTED, parse_reason(reason)
     _store(context, name, wish, lambda tenant: may_change_root_key(tenant.state, tenant.locks))
-    return approval_actions.ask_for(context, Action.ROOT_KEY_TO_PLATFORM, {"request_id": wish.request_id})
+    return approval_actions.ask_for(context, Action.ROOT_KEY_TO_PLATFORM, {"request_id": wish.request_id}, reason)
 
 
 def found(context: PageContext, wish: RootKeyChangeRequest) -> Sequence[Problem]:

@@ -13,6 +13,7 @@ from core.keys.root_keys import Problem, RootKeyMode
 from core.tenants.approvals import Action
 from dashboard.approvals import actions as approval_actions
 from dashboard.approvals import view as approvals
+from dashboard.approvals.reason import draw_request
 from dashboard.components.formatting import code
 from dashboard.components.fragments import ICONS, guarded_fragment
 from dashboard.components.key_actions import ACTIONS, KeyAction
@@ -27,7 +28,7 @@ from openkcm.errors import OpenKcmError
 from workflows.client.workflow_client import OperationTimeout, UpdateRejected
 
 _OPEN, _ASKED, _SUPPLY, _RESULT = "root-key.open", "root-key.asked", "root-key.supply", "root-key.result"
-_PROVIDER = "root-key.provider"
+_PROVIDER, _REASON = "root-key.provider", "root-key.reason"
 _CHECK, _CHANGE = "check", "change"
 _DOING = {
     _CHECK: "Checking root key",
@@ -115,7 +116,7 @@ def _draw_form(context: PageContext, tenant: TenantRow) -> _Result | None:
     _draw_meaning()
     two = _takes_two(context, provider)
     if two:
-        st.info(approvals.needs_two(context.approval_ttl_hours), title="Approval required", icon=":material/group:")
+        draw_request(context, _REASON)
     with st.container(horizontal=True):
         st.button("Check", icon=":material/fact_check:", key="root-key.check", on_click=_ask, args=(context, _CHECK))
         st.button(
@@ -265,7 +266,7 @@ def _checked(context: PageContext, wish: RootKeyChangeRequest) -> _Result:
 
 def _changed(context: PageContext, wish: RootKeyChangeRequest) -> _Result:
     if _takes_two(context, wish.place.provider):
-        asked = root_key_actions.ask_for_platform(context, wish)
+        asked = root_key_actions.ask_for_platform(context, wish, st.session_state.get(_REASON) or "")
         return _Result(Severity.WORKING, "Approval requested", approvals.asked(asked, context.now()), changed=True)
     root_key_actions.change(context, wish)
     return _Result(

@@ -56,16 +56,17 @@ def retire(context: PageContext, service: str, version: int) -> None:
     )
 
 
-def ask_to_compromise(context: PageContext, wanted: RotationRequest) -> Approval:
+def ask_to_compromise(context: PageContext, wanted: RotationRequest, reason: str) -> Approval:
     """Request the approval to replace compromised keys; return the request. Raises OpenKcmError."""
     argument: Argument = {
         "services": wanted.services.value,
         "service": wanted.service,
         "tenant_key": wanted.tenant_key,
     }
-    return approval_actions.ask_for(context, Action.COMPROMISE, argument)
+    return approval_actions.ask_for(context, Action.COMPROMISE, argument, reason)
 
 
-def ask_to_retire(context: PageContext, service: str, version: int) -> Approval:
+def ask_to_retire(context: PageContext, service: str, version: int, reason: str) -> Approval:
     """Request the approval to destroy an old version; return the request. Raises OpenKcmError."""
-    return approval_actions.ask_for(context, Action.RETIRE_KEY_VERSION, {"service": service, "version": version})
+    argument: Argument = {"service": service, "version": version}
+    return approval_actions.ask_for(context, Action.RETIRE_KEY_VERSION, argument, reason)

@@ -13,6 +13,7 @@ import streamlit as st
 from core.tenants.approvals import Action, Approval
 from dashboard.approvals import actions as approval_actions
 from dashboard.approvals import view as approvals
+from dashboard.approvals.reason import draw_request
 from dashboard.components.fragments import draw_refusal, guarded_fragment
 from dashboard.components.key_actions import KeyAction, action_of
 from dashboard.page_context import PageContext
@@ -22,7 +23,7 @@ from database.rotation import RotationRequest
 from openkcm.errors import OpenKcmError
 from workflows.client.workflow_client import OperationTimeout
 
-_OPEN, _DONE = "rotation.open", "rotation.done"
+_OPEN, _DONE, _REASON = "rotation.open", "rotation.done", "rotation.reason"
 _POLL_SECONDS = 0.5
 
 
@@ -121,12 +122,13 @@ def _draw_rotation_question(context: PageContext, wanted: RotationRequest) -> _E
         KeyAction.COMPROMISE if wanted.compromised else name, rotation.happens(wanted, keys, l2, context.now())
     )
     button = "Request approval" if two else "Replace keys" if wanted.compromised else "Rotate"
-    if not _is_confirmed(context, button, typed=wanted.compromised, two=two):
+    reason = draw_request(context, _REASON) if two else ""
+    if not _is_confirmed(context, button, typed=wanted.compromised):
         return None
     done = _End("Rotation completed", f"{rotation.whose(wanted).capitalize()}: see the page Keys for the result.")
     return _act(
         context,
-        (lambda: rotation_actions.ask_to_compromise(context, wanted))
+        (lambda: rotation_actions.ask_to_compromise(context, wanted, reason))
         if two
         else lambda: rotation_actions.rotate(context, wanted),
         done,
@@ -149,11 +151,12 @@ def _draw_retire_question(context: PageContext, service: str) -> _End | Approval
     if why_not:
         st.warning(why_not, title="Version cannot be destroyed", icon=":material/lock:")
     button = "Request approval" if two else "Destroy version"
-    if not _is_confirmed(context, button, typed=True, two=two, disabled=bool(why_not)) or version is None:
+    reason = draw_request(context, _REASON) if two else ""
+    if not _is_confirmed(context, button, typed=True, disabled=bool(why_not)) or version is None:
         return None
     return _act(
         context,
-        (lambda: rotation_actions.ask_to_retire(context, service, version))
+        (lambda: rotation_actions.ask_to_retire(context, service, version, reason))
         if two
         else lambda: rotation_actions.retire(context, service, version),
         _End("Version destroyed", f"Version {version} of the key of {service} can no longer decrypt."),
@@ -171,10 +174,8 @@ def _draw_consequences(name: KeyAction, lines: tuple[str, ...]) -> None:
     st.markdown(f"**Can it be undone?**  \n{action.undone}")
 
 
-def _is_confirmed(context: PageContext, button: str, *, typed: bool, two: bool, disabled: bool = False) -> bool:
+def _is_confirmed(context: PageContext, button: str, *, typed: bool, disabled: bool = False) -> bool:
     """Draw the confirmation and return whether the user has confirmed, with the required input."""
-    if two:
-        st.info(approvals.needs_two(context.approval_ttl_hours), title="Approval required", icon=":material/group:")
     word = context.tenant_id
     if typed:
         word = st.text_input(f"Type {context.tenant_id} to confirm", key="rotation.confirm", disabled=disabled).strip()

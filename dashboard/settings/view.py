@@ -1,10 +1,12 @@
 """The page Settings as values: options, bounds and meanings."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from core.tenants.approvals import Action
 from core.tenants.policy import SERVICE_KEY_BOUNDS, TENANT_KEY_BOUNDS, TenantPolicy
 from dashboard.approvals.view import WORDS
+from dashboard.components.formatting import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,56 @@ RESOURCES = (
 )
 
 
-def value_of(policy: TenantPolicy, age: Age) -> int:
-    """Return the configured maximum age of this kind of key."""
+REVOKED_KEY = "settings.revoked_keys_readable"
+RESOURCES_KEY = "settings.resources_recorded"
+
+
+def age_key(age: Age) -> str:
+    """Return the key of the field of a maximum age."""
+    return f"settings.{age.field}"
+
+
+def choice_key(action: Action) -> str:
+    """Return the key of the checkbox of an action."""
+    return f"settings.two.{action}"
+
+
+def fields(policy: TenantPolicy) -> Mapping[str, int | bool]:
+    """Return the value of each field of the form for a policy, by the key of its widget."""
+    return {
+        **{age_key(age): _days(policy, age) for age in AGES},
+        **{choice_key(action): action in policy.four_eyes for action in Action},
+        REVOKED_KEY: policy.revoked_keys_readable,
+        RESOURCES_KEY: policy.resources_recorded,
+    }
+
+
+def _days(policy: TenantPolicy, age: Age) -> int:
     return policy.tenant_key_days if age.field == "tenant_key_days" else policy.service_key_days
+
+
+def wanted(policy: TenantPolicy, form: Mapping[str, int | bool]) -> TenantPolicy:
+    """Return the policy that the values of the form describe.
+
+    While another action requires approval, the change of the policy does too and its checkbox has no choice, so the
+    stored choice is kept.
+    """
+    four_eyes = frozenset(action for action in Action if form[choice_key(action)])
+    if is_implied(form) and Action.CHANGE_POLICY not in policy.four_eyes:
+        four_eyes -= {Action.CHANGE_POLICY}
+    days = {age.field: int(form[age_key(age)]) for age in AGES}
+    flags = {"revoked_keys_readable": bool(form[REVOKED_KEY]), "resources_recorded": bool(form[RESOURCES_KEY])}
+    return policy.model_copy(update={**days, **flags, "four_eyes": four_eyes})
+
+
+def is_implied(form: Mapping[str, int | bool]) -> bool:
+    """Return whether the form requires approval for a change of the policy because of another action."""
+    return any(form[choice_key(action)] for action in Action if action is not Action.CHANGE_POLICY)
+
+
+def unsaved(changes: Sequence[str]) -> str:
+    """Return the text about changes that are not saved: `2 unsaved changes: …`."""
+    return f"**{count(len(changes), 'unsaved change')}:** {'; '.join(changes)}"
 
 
 def rule(age: Age) -> str:

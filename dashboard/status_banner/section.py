@@ -29,5 +29,8 @@ def _draw_notices(context: PageContext, drawn: TenantRow) -> None:
         st.rerun()
     shown = notices(tenant, key, context.grace_seconds, context.now(), left)
     shown += rotation.notice(newest, tenant, context.now())
-    draw_notices((*shown, *approvals.notice(waiting, context.person, context.now())))
+    draw_notices(shown)
+    if asked := approvals.notice(waiting, context.person, context.now()):
+        draw_notices(asked)
+        context.navigation.draw_link("approvals", "Review requests", icon=":material/group:")
     offboarding_section.draw_restore_button(context, left)

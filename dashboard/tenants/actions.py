@@ -37,9 +37,9 @@ def lock(context: PageContext) -> TenantRow:
     return _change(context, StatusChange.LOCK)
 
 
-def ask_to_lock(context: PageContext) -> Approval:
+def ask_to_lock(context: PageContext, reason: str) -> Approval:
     """Request the approval of a lock; return the request. Raises OpenKcmError."""
-    return approval_actions.ask_for(context, Action.LOCK, {})
+    return approval_actions.ask_for(context, Action.LOCK, {}, reason)
 
 
 def unlock(context: PageContext) -> TenantRow:

@@ -13,6 +13,7 @@ from core.tenants.locks import LockReason
 from core.tenants.roles import Permission
 from dashboard.approvals import actions as approval_actions
 from dashboard.approvals import view as approvals
+from dashboard.approvals.reason import draw_request
 from dashboard.components.fragments import draw_refusal, guarded_fragment
 from dashboard.components.key_actions import ACTIONS
 from dashboard.components.tenant_status import standing
@@ -125,8 +126,7 @@ def _draw_question(context: PageContext, tenant: TenantRow, move: StatusChange) 
             title="Tenant stays locked",
             icon=":material/warning:",
         )
-    if two:
-        st.info(approvals.needs_two(context.approval_ttl_hours), title="Approval required", icon=":material/group:")
+    reason = draw_request(context, "standing.reason") if two else ""
     typed = context.tenant_id
     if move is StatusChange.LOCK:
         typed = st.text_input(f"Type {context.tenant_id} to confirm", key="standing.confirm").strip()
@@ -141,7 +141,7 @@ def _draw_question(context: PageContext, tenant: TenantRow, move: StatusChange) 
         return None
     try:
         with st.spinner(control.doing):
-            return standing_actions.ask_to_lock(context) if two else control.act(context)
+            return standing_actions.ask_to_lock(context, reason) if two else control.act(context)
     except OpenKcmError as failed:
         draw_refusal(failed, f"Tenant not {control.done}", "Check the tenant's state before you retry.")
         return None

@@ -93,7 +93,9 @@ ACTS = (
         MANAGE_KEYS,
         "policy",
     ),
-    Act(AuditName.APPROVAL_ASKED, standing_actions.ask_to_lock, MANAGE_KEYS, "propose"),
+    Act(
+        AuditName.APPROVAL_ASKED, lambda context: standing_actions.ask_to_lock(context, "drill"), MANAGE_KEYS, "propose"
+    ),
     Act(
         AuditName.APPROVAL_VOTED,
         lambda context: approval_actions.decide(context, APPROVAL, VoteChoice.APPROVE),
@@ -154,7 +156,7 @@ def prepare(scene: Scene, state: State = State.ACTIVE) -> Scene:
         scene.wants_two_for(Action.LOCK)
         other = scene.page_context(name="Bob").person
         with scene.dashboard.tenant_tx(ACME) as tx:
-            tx.approvals.ask(APPROVAL, Action.LOCK, {}, other)
+            tx.approvals.ask(APPROVAL, Action.LOCK, {}, other, "drill")
         scene.gateway.propose(ACME, APPROVAL)
         scene.wants_two_for()
     scene.gateway.asked.clear()
@@ -258,11 +260,11 @@ def test_four_eyes_refuse_one_person_and_the_request_for_a_second_changes_nothin
                 act.do(context)
     [wish, *_] = root_key_actions.wishes(context, {"provider": "platform"}, {})
     asked = [
-        rotation_actions.ask_to_compromise(context, rotation.compromised(ORDERS)),
-        rotation_actions.ask_to_retire(context, "orders", 1),
-        leaving_actions.ask_to_leave(context),
-        standing_actions.ask_to_lock(context),
-        root_key_actions.ask_for_platform(context, wish),
+        rotation_actions.ask_to_compromise(context, rotation.compromised(ORDERS), "leak"),
+        rotation_actions.ask_to_retire(context, "orders", 1, "unused"),
+        leaving_actions.ask_to_leave(context, "contract ended"),
+        standing_actions.ask_to_lock(context, "drill"),
+        root_key_actions.ask_for_platform(context, wish, "cost"),
     ]
     assert [(one.action, dict(one.argument)) for one in asked] == [
         (Action.COMPROMISE, {"services": "one", "service": "orders", "tenant_key": False}),

@@ -327,6 +327,6 @@ def a_connected_service(field: Field, tenant_id: str, service: str = "orders", s
         tx.protection.protect(service, a_protected_field(), "ada")
         tx.sessions.begin("5e" * 32, "ada", NOW + timedelta(days=400))
         approval_id = hashlib.md5(tenant_id.encode(), usedforsecurity=False).hexdigest()
-        tx.approvals.ask(approval_id, Action.LOCK, {}, a_person(tenant_id))
+        tx.approvals.ask(approval_id, Action.LOCK, {}, a_person(tenant_id), "maintenance")
         tx.approvals.vote(approval_id, a_person(tenant_id), VoteChoice.WITHDRAW)
         tx.reports.request(approval_id, NOW - timedelta(days=30), NOW, "ada")

@@ -16,6 +16,7 @@ from tests.database.templates import filled_template
 TENANT, OTHER = "acme", "beta"
 ID = "1" * 32
 DAY = timedelta(hours=24)
+REASON = "the auditor's finding 7"
 
 
 class Rows:
@@ -28,11 +29,12 @@ class Rows:
 
     def ask(self, subject: str = "ada", approval_id: str = ID, tenant_id: str = TENANT) -> None:
         with self.dashboard.tenant_tx(tenant_id) as tx:
-            tx.approvals.ask(approval_id, Action.CHANGE_POLICY, TenantPolicy().as_argument(), a_person(TENANT, subject))
+            person, argument = a_person(TENANT, subject), TenantPolicy().as_argument()
+            tx.approvals.ask(approval_id, Action.CHANGE_POLICY, argument, person, REASON)
 
     def vote(self, person: Person, choice: VoteChoice = VoteChoice.APPROVE, tenant_id: str = TENANT) -> bool:
         with self.dashboard.tenant_tx(tenant_id) as tx:
-            return tx.approvals.vote(ID, person, choice)
+            return tx.approvals.vote(ID, person, choice, "agreed")
 
     def settle(self, state: ApprovalState) -> None:
         with self.worker.tenant_tx(TENANT) as tx:
@@ -76,6 +78,7 @@ def test_request_is_stored_once_and_read_unchanged(rows: Rows) -> None:
     assert (found.action, found.argument) == (Action.CHANGE_POLICY, TenantPolicy().as_argument())
     assert (found.requested_by, found.requested_name) == ("ada", "Ada")
     assert (found.state, found.expires_at) == (ApprovalState.ASKED, None)
+    assert (found.request_reason, found.decision_reason) == (REASON, None)
     for role in ("operator", "dashboard"):
         assert rows.get(rows.field.open(role)) == found
 
@@ -100,7 +103,7 @@ def test_each_person_votes_once_and_votes_are_ordered(rows: Rows) -> None:
     with rows.worker.tenant_tx(TENANT) as tx:
         first, second = tx.approvals.votes(ID)
     assert (first.subject, first.roles, first.choice) == ("kai", KAI.roles, VoteChoice.APPROVE)
-    assert (second.subject, second.choice) == ("ada", VoteChoice.WITHDRAW)
+    assert (second.subject, second.choice, second.reason) == ("ada", VoteChoice.WITHDRAW, "agreed")
 
 
 def test_outcome_keeps_the_deciding_person_and_one_operation(rows: Rows) -> None:
@@ -114,6 +117,30 @@ def test_outcome_keeps_the_deciding_person_and_one_operation(rows: Rows) -> None
         tx.approvals.settle(ID, ApprovalState.DONE)
         [latest] = tx.approvals.latest()
     assert (latest.state, latest.decided_by, latest.used_by) == (ApprovalState.DONE, "kai", "policy-1")
+    assert (latest.request_reason, latest.decision_reason) == (REASON, "agreed")
+
+
+def test_process_of_the_former_release_requests_and_votes_without_a_reason(rows: Rows) -> None:
+    rows.sql(
+        "dashboard",
+        "insert into okcm.approval (tenant_id, approval_id, action, argument, requested_by, requested_name)"
+        f" values ('{TENANT}', '{ID}', 'lock', '{{}}', 'ada', 'Ada')",
+    )
+    rows.sql(
+        "dashboard",
+        "insert into okcm.approval_vote (tenant_id, approval_id, subject, name, roles, choice)"
+        f" values ('{TENANT}', '{ID}', 'kai', 'Kai', '{{key-administrator}}', 'approve')",
+    )
+    assert rows.get().request_reason is None
+    with rows.worker.tenant_tx(TENANT) as tx:
+        [vote] = tx.approvals.votes(ID)
+    assert vote.reason is None
+
+
+@pytest.mark.parametrize("reason", ["", "x" * 501])
+def test_database_rejects_a_reason_that_is_empty_or_too_long(rows: Rows, reason: str) -> None:
+    with pytest.raises(DatabaseRefused), rows.dashboard.tenant_tx(TENANT) as tx:
+        tx.approvals.ask(ID, Action.LOCK, {}, a_person(TENANT, "ada"), reason)
 
 
 @pytest.mark.parametrize("state", [ApprovalState.APPROVED, ApprovalState.DONE, ApprovalState.FAILED])

@@ -253,7 +253,7 @@ class Product:
         with self._dashboard.tenant_tx(tenant_id) as tx:
             for person in (ada, kai):
                 tx.sessions.begin(uuid.uuid4().hex * 2, person.subject, datetime.now(UTC) + timedelta(hours=1))
-            tx.approvals.ask(approval_id, Action.OFFBOARD, {"now": False}, ada)
+            tx.approvals.ask(approval_id, Action.OFFBOARD, {"now": False}, ada, "contract ended")
         await self.gateway.propose(tenant_id, approval_id)
         with self._dashboard.tenant_tx(tenant_id) as tx:
             assert tx.approvals.vote(approval_id, kai, VoteChoice.APPROVE)

@@ -64,12 +64,12 @@ class Scene(Recorded):
     def asks(self, person: Person, action: Action = Action.LOCK, argument: Argument | None = None) -> str:
         approval_id = uuid.uuid4().hex
         with self.dashboard.tenant_tx(TENANT) as tx:
-            tx.approvals.ask(approval_id, action, argument or {}, person)
+            tx.approvals.ask(approval_id, action, argument or {}, person, "maintenance")
         return approval_id
 
     def says(self, person: Person, approval_id: str, choice: VoteChoice = VoteChoice.APPROVE) -> None:
         with self.dashboard.tenant_tx(TENANT) as tx:
-            assert tx.approvals.vote(approval_id, person, choice)
+            assert tx.approvals.vote(approval_id, person, choice, "agreed")
 
     # ── the steps ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -67,6 +67,13 @@ def test_approved_action_is_executed_once_and_both_people_are_recorded(scene: Sc
     scene.close(approval_id)
     assert scene.state is State.LOCKED
     assert scene.approval(approval_id).state is ApprovalState.DONE
+    assert scene.approval(approval_id).decision_reason == "agreed"
+    details = {one["name"]: one["details"] for one in scene.records("approval.")}
+    assert (details["approval.opened"]["request_reason"], "decision_reason" in details["approval.opened"]) == (
+        "maintenance",
+        False,
+    )
+    assert details["approval.granted"]["decision_reason"] == "agreed"
     recorded = [
         (one["name"], one["outcome"], one["details"].get("decided_by", "")) for one in scene.records("approval.")
     ]
@@ -277,7 +284,7 @@ def test_failure_of_an_approved_action_is_recorded(scene: Scene) -> None:
     for _ in range(2):
         scene.close(approval_id, "invalid_transition")
     found = scene.approval(approval_id)
-    assert (found.state, found.reason) == (ApprovalState.FAILED, "invalid_transition")
+    assert (found.state, found.failure) == (ApprovalState.FAILED, "invalid_transition")
     assert_lock_rejected(scene, approval_id)
 
 

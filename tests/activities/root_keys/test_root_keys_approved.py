@@ -27,7 +27,7 @@ def approved(change: Change, field, request_id: str) -> str:
     with field.open("dashboard", max_size=1).tenant_tx(tenant_id) as tx:
         for number, person in enumerate((ada, kai)):
             tx.sessions.begin(f"{number:064x}", person.subject, datetime.now(UTC) + timedelta(hours=1))
-        tx.approvals.ask(approval_id, Action.ROOT_KEY_TO_PLATFORM, {"request_id": request_id}, ada)
+        tx.approvals.ask(approval_id, Action.ROOT_KEY_TO_PLATFORM, {"request_id": request_id}, ada, "cost")
     step = ApprovalStep(tenant_id=tenant_id, operation_id=f"approval-{approval_id}", approval_id=approval_id)
     change.tenant.run_with("open-approval", step)
     with field.open("dashboard", max_size=1).tenant_tx(tenant_id) as tx:

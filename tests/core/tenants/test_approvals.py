@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from core.errors.tenants import ApprovalRequired, PolicyRefused
+from core.errors.tenants import ApprovalRequired, PolicyRefused, ReasonRequired
 from core.names import CANARY_TENANT_ID
 from core.tenants.approvals import (
     Action,
@@ -20,6 +20,7 @@ from core.tenants.approvals import (
     VoteRejection,
     decide,
     obstacle,
+    parse_reason,
     refuse_unless_approved,
 )
 from core.tenants.policy import TenantPolicy, parse_policy
@@ -223,3 +224,17 @@ def test_policy_returns_ages_and_text_and_canary_has_no_isolation_checks() -> No
     )
     assert parse_policy(400, 30, [], resources_recorded=True).in_words().endswith(", resources recorded")
     assert set(steps_of("acme")) - set(steps_of(CANARY_TENANT_ID)) == {Step.CHECK_BOUNDARIES}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("  drill \n of  May ", "drill of May"), ("a\x00\u202eb", "a b"), ("x" * 500, "x" * 500)],
+)
+def test_reason_is_one_line_of_printable_characters(text: str, reason: str) -> None:
+    assert parse_reason(text) == reason
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "\u200b", "x" * 501])
+def test_empty_or_long_reason_is_rejected(text: str) -> None:
+    with pytest.raises(ReasonRequired):
+        parse_reason(text)

@@ -27,14 +27,14 @@ def kai(scene: Scene) -> Any:
 
 
 def test_the_requester_can_withdraw_and_neither_approve_nor_decline(two: Scene) -> None:
-    asked = standing_actions.ask_to_lock(two.page_context())
+    asked = standing_actions.ask_to_lock(two.page_context(), "drill")
     for context, choice in (
         (two.page_context(), VoteChoice.APPROVE),
         (two.page_context(), VoteChoice.DECLINE),
         (kai(two), VoteChoice.WITHDRAW),
     ):
         with pytest.raises(VoteRejected):
-            decide(context, asked.approval_id, choice)
+            decide(context, asked.approval_id, choice, "no drill")
     with two.worker.tenant_tx(ACME) as tx:
         assert tx.approvals.votes(asked.approval_id) == []
     assert decide(two.page_context(), asked.approval_id, VoteChoice.WITHDRAW).state is ApprovalState.WITHDRAWN
@@ -43,22 +43,22 @@ def test_the_requester_can_withdraw_and_neither_approve_nor_decline(two: Scene) 
 
 
 def test_a_vote_that_was_not_counted_can_be_repeated_and_not_changed(two: Scene) -> None:
-    asked = standing_actions.ask_to_lock(two.page_context())
+    asked = standing_actions.ask_to_lock(two.page_context(), "drill")
     two.gateway.fails = TemporalUnavailable()
     with pytest.raises(TemporalUnavailable):
         decide(kai(two), asked.approval_id, VoteChoice.APPROVE)
     two.gateway.fails = None
     with pytest.raises(VoteRejected, match="already voted approve"):
-        decide(kai(two), asked.approval_id, VoteChoice.DECLINE)
+        decide(kai(two), asked.approval_id, VoteChoice.DECLINE, "no drill")
     assert decide(kai(two), asked.approval_id, VoteChoice.APPROVE).state is ApprovalState.DONE
     outcomes = [outcome for _, outcome in two.recorded("approval.vote_submitted")]
     assert outcomes == ["intended", "failure", "intended", "success"]
 
 
 def test_a_second_request_for_the_same_action_and_an_unknown_request_are_refused(two: Scene) -> None:
-    standing_actions.ask_to_lock(two.page_context())
+    standing_actions.ask_to_lock(two.page_context(), "drill")
     with pytest.raises(UpdateRejected) as refused:
-        standing_actions.ask_to_lock(kai(two))
+        standing_actions.ask_to_lock(kai(two), "drill")
     assert refused.value.code == ApprovalPending.code
     with pytest.raises(ApprovalUnknown):
         decide(kai(two), "f" * 32, VoteChoice.APPROVE)

@@ -15,7 +15,7 @@ from database.rotation import RotationRequest
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, meaning, press, shown, text
 
-PAGES = ("overview", "keys", "services", "usage", "audit", "settings")
+PAGES = ("overview", "keys", "services", "approvals", "usage", "reports", "audit", "settings")
 APPROVAL = "Approval needed"
 
 
@@ -28,14 +28,16 @@ def test_every_page_shows_the_notices_of_the_tenant(scene: Scene, page: str) -> 
 
     scene.report("root_key_unreachable")
     scene.wants_two_for(Action.LOCK)
-    standing_actions.ask_to_lock(scene.page_context())
+    standing_actions.ask_to_lock(scene.page_context(), "drill")
     at = shown(page, scene.page_context())
     [warning] = at.warning
     assert "Root key unreachable" in text(at)
     assert "The root key's server does not answer." in warning.value
     assert "There is no fallback" in warning.value
     assert APPROVAL not in text(at)
-    assert APPROVAL in text(shown(page, scene.page_context(name="Kai")))
+    said = text(shown(page, scene.page_context(name="Kai")))
+    assert APPROVAL in said
+    assert "[Review requests](approvals)" in said
     assert APPROVAL not in text(shown(page, scene.page_context(ACME, PersonRole.AUDITOR, name="Uma")))
 
     with scene.worker.tenant_tx(ACME) as tx:

@@ -127,16 +127,33 @@ def test_the_dialogs_request_approval_if_the_policy_requires_it(acme: Scene) -> 
     for opens in ("rotation.compromised", "rotation.retire"):
         assert "Approval required" in press(at, opens)
         confirmed(at, "rotation")
+        assert "A reason is required." in press(at, "rotation.do")
+        at.text_input(key="rotation.reason").set_value("key found in a log").run()
         assert "Approval requested" in press(at, "rotation.do")
         press(at, "rotation.close")
     at = shown("settings", context)
     press(at, "leaving.leave")
     confirmed(at, "leaving")
+    assert "A reason is required." in press(at, "leaving.leave.do")
+    at.text_input(key="leaving.reason").set_value("contract ended").run()
     assert "Approval requested" in press(at, "leaving.leave.do")
     press(at, "leaving.close")
-    said = text(shown("settings", acme.page_context(ACME, KEYS, name="Bob")))
+    said = text(shown("approvals", acme.page_context(ACME, KEYS, name="Bob")))
     for exactly in ("Every service key", "The tenant key", "version: `1`", "After the grace period"):
         assert exactly in said
+    # The person who decides sees what the requester saw.
+    for effect in (
+        "becomes compromised: decryption requests are rejected",
+        "**Can no longer read older data**",
+        "**Stops immediately**",
+        "Key of **orders**, 2 versions",
+        "Version 1: Decrypt only",
+        "It protects no KMIP object.",
+    ):
+        assert effect in said
+    assert said.count("**Reason:** key found in a log") == 2
+    assert "**Reason:** contract ended" in said
+    assert {"Approve key replacement", "Approve destruction of orders version 1"} <= set(said.splitlines())
     assert acme.standing()[0] is State.ACTIVE
     assert states(acme) == {1: KeyState.DEACTIVATED, 2: KeyState.ACTIVE}
 

@@ -153,8 +153,9 @@ GRANTS = {
         "select": _PEOPLE["select"] + " audit_hour backfill dashboard_session protection_use report usage_day",
         "insert": _PEOPLE["insert"]
         + """
-            approval(tenant_id, approval_id, action, argument, requested_by, requested_name) approval_vote(tenant_id,
-            approval_id, subject, name, roles, choice) dashboard_session(tenant_id, session_id, subject, expires_at)
+            approval(tenant_id, approval_id, action, argument, requested_by, requested_name, request_reason)
+            approval_vote(tenant_id, approval_id, subject, name, roles, choice, reason)
+            dashboard_session(tenant_id, session_id, subject, expires_at)
             report(tenant_id, report_id, since, until, made_for)
         """,
         "update": _PEOPLE["update"] + " dashboard_session(last_seen_at, ended_at)",

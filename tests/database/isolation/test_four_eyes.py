@@ -116,7 +116,7 @@ class Installation:
 
     async def request_lock(self, name: str = "Ada") -> str:
         """Request a lock as a user; return the request's id."""
-        return (await asyncio.to_thread(standing_actions.ask_to_lock, self.user(name))).approval_id
+        return (await asyncio.to_thread(standing_actions.ask_to_lock, self.user(name), "drill")).approval_id
 
     async def vote(self, name: str, approval_id: str, choice: VoteChoice = VoteChoice.APPROVE) -> ApprovalState:
         return (await asyncio.to_thread(approval_actions.decide, self.user(name), approval_id, choice)).state
