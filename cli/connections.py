@@ -1,4 +1,4 @@
-"""Connections of commands: to the database with a role, and to workflows with the workflow client."""
+"""Connections of commands: to the database with a role, to the key server, and to workflows with their client."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from config.secrets import Role, context_key, read_database_password, read_secret
+from config.secrets import Role, context_key, read_database_password, read_secret, vault_secret
 from config.settings import Settings
 from core import names as ids
 from core.errors.platform import DatabaseUnavailable, SettingsInvalid
+from core.errors.tenants import TenantUnknown
 from database.connection.database import Database
+from database.tenants import TenantRow
 from openkcm.contract.names import parse_tenant_id
 
 if TYPE_CHECKING:
+    from vault.auth.client import VaultSession
     from workflows.client.workflow_client import WorkflowClient
 
 Tenant = Annotated[str, typer.Argument(help="The marketplace account id.")]
@@ -68,6 +71,19 @@ def _database(settings: Settings, role: Role) -> Iterator[Database]:
         database.close()
 
 
+def operator_vault(settings: Settings) -> "VaultSession":
+    """Return a session at the key server as the operator."""
+    from vault.auth.client import VaultSession  # noqa: PLC0415 - imports hvac, which most commands do not need
+
+    return VaultSession(
+        settings.vault_url,
+        Role.OPERATOR,
+        read_secret(settings.secrets, vault_secret(Role.OPERATOR)),
+        ca_file=settings.vault_ca_file,
+        namespace=settings.vault_namespace,
+    )
+
+
 def ask_gateway(settings: Settings, question: Question) -> None:
     """Connect to Temporal, run the call and wait for its result."""
     from workflows.client.workflow_client import WorkflowClient  # noqa: PLC0415 - Temporal's library dominates the start-up time of a command
@@ -76,6 +92,15 @@ def ask_gateway(settings: Settings, question: Question) -> None:
         await question(await WorkflowClient.connect(settings.temporal_address, settings.provisioning_slo_seconds))
 
     asyncio.run(ask())
+
+
+def require_tenant(database: Database, tenant_id: str) -> TenantRow:
+    """Return a tenant; raise TenantUnknown."""
+    with database.tenant_tx(tenant_id) as tx:
+        row = tx.tenants.get()
+    if row is None:
+        raise TenantUnknown
+    return row
 
 
 def parse_any_tenant_id(tenant: str) -> str:

@@ -17,8 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.audited import audited
-from cli.connections import Ask, ask_gateway, operator_database, parse_any_tenant_id
-from config.secrets import Role, read_secret, vault_secret
+from cli.connections import Ask, ask_gateway, operator_database, operator_vault, parse_any_tenant_id
 from config.settings import Settings, load_settings
 from core.tenants.store_comparison import Skew, SkewKind, compare
 from database.connection.database import Database
@@ -114,16 +113,8 @@ class Doctor:
 
     def _once(self, settings: Settings, database: Database, wanted: str | None) -> Sequence[Skew]:
         from compliance.stores import StoreReader  # noqa: PLC0415 - imports hvac, which most commands do not need
-        from vault.auth.client import VaultSession  # noqa: PLC0415 - the same
 
-        session = VaultSession(
-            settings.vault_url,
-            Role.OPERATOR,
-            read_secret(settings.secrets, vault_secret(Role.OPERATOR)),
-            ca_file=settings.vault_ca_file,
-            namespace=settings.vault_namespace,
-        )
-        states = StoreReader(database, session).all()
+        states = StoreReader(database, operator_vault(settings)).all()
 
         async def read_workflows(gateway: "WorkflowClient") -> None:
             nonlocal states

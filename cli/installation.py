@@ -20,8 +20,7 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
-from cli.connections import Ask, operator_database
-from config.secrets import Role, read_secret, vault_secret
+from cli.connections import Ask, operator_database, operator_vault
 from config.settings import Settings
 from core.errors.compliance import CanaryMissing
 from core.errors.tls import OPENSSL_FAULTS, TlsFault, find_tls_fault
@@ -89,16 +88,7 @@ def _database(settings: Settings) -> Iterator[Check]:
 
 
 def _key_server(settings: Settings) -> Iterator[Check]:
-    from vault.auth.client import VaultSession  # noqa: PLC0415 - imports hvac, which most commands do not need
-
-    session = VaultSession(
-        settings.vault_url,
-        Role.OPERATOR,
-        read_secret(settings.secrets, vault_secret(Role.OPERATOR)),
-        ca_file=settings.vault_ca_file,
-        namespace=settings.vault_namespace,
-    )
-    session.read("auth/token/lookup-self")
+    operator_vault(settings).read("auth/token/lookup-self")
     yield Check("key server", ok=True, detail="responds, and accepts the operator")
     place = urlsplit(settings.vault_url)
     if place.scheme == "https":

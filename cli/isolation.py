@@ -16,10 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.audited import audited
-from cli.connections import Ask, ask_gateway, operator_database
+from cli.connections import Ask, ask_gateway, operator_database, require_tenant
 from config.settings import load_settings
 from core.errors.compliance import AssessmentFailed, AssessmentTampered, IsolationBreached, NothingToExamine
-from core.errors.tenants import TenantUnknown
 from core.isolation import flaw
 from core.tenants.lifecycle import DECRYPTS, State
 from database.connection.database import Database
@@ -128,10 +127,7 @@ def describe_assessment(row: AssessmentRow | None) -> dict[str, Any] | None:
 
 
 def _assessable_tenant(database: Database, tenant_id: str) -> TenantRow:
-    with database.tenant_tx(tenant_id) as tx:
-        row = tx.tenants.get()
-    if row is None:
-        raise TenantUnknown
+    row = require_tenant(database, tenant_id)
     if row.state not in _ASSESSABLE_STATES:
         raise NothingToExamine(row.state)
     return row

@@ -29,7 +29,8 @@ from devstack.stack.components import port_conflicts, servers
 from devstack.stack.control import Status
 from devstack.stack.status import State
 from openkcm.errors import OpenKcmError, os_reason
-from vault.auth.client import ROLE_PREFIX, VaultSession
+from vault.auth.client import ROLE_PREFIX
+from worker.vault_login import open_vault
 from workflows.client.connection import client_runtime, connection
 
 _OLDEST_PYTHON = (3, 11)
@@ -186,15 +187,8 @@ def _vault(settings: Settings) -> str | None:
 
 def _policies(settings: Settings, role: Role) -> list[str]:
     """Return the policies of a process; none if it cannot log in, as before an upgrade that introduces it."""
-    session = VaultSession(
-        settings.vault_url,
-        role,
-        read_secret(settings.secrets, vault_secret(role)),
-        ca_file=settings.vault_ca_file,
-        namespace=settings.vault_namespace,
-    )
     try:
-        return list((session.read("auth/token/lookup-self") or {}).get("policies", []))
+        return list((open_vault(settings, role).read("auth/token/lookup-self") or {}).get("policies", []))
     except VaultRefused:
         return []
 

@@ -11,14 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cli.connections import operator_database, parse_any_tenant_id
+from cli.connections import operator_database, parse_any_tenant_id, require_tenant
 from cli.tenants.commands import every_tenant
 from compliance.reconciliation.ledger import ReconciliationResult, ServerLog, our_records, reconcile_all
 from compliance.reconciliation.model import LATE, AuditRecord, Discrepancy, Severity
 from compliance.reconciliation.vault_log import files_of, read_log
 from config.settings import load_settings
 from core.errors.compliance import AuditDiscrepancy, VaultAuditLogNotConfigured
-from core.errors.tenants import TenantUnknown
 from database.connection.database import Database
 from openkcm.cli import output
 from openkcm.contract.names import RESERVED_PREFIX
@@ -61,7 +60,7 @@ def reconcile(  # noqa: PLR0913 - one parameter for each option
         wanted = (
             [row.tenant_id for row in every_tenant(database)]
             if every
-            else [_require_tenant(database, parse_any_tenant_id(tenant))]
+            else [require_tenant(database, parse_any_tenant_id(tenant)).tenant_id]
         )
         log = _read(files, begin, as_json=as_json)
         streams = {one: our_records(database, one, begin) for one in _needed(database, wanted)}
@@ -78,13 +77,6 @@ def _needed(database: Database, wanted: Sequence[str]) -> Sequence[str]:
     if any(tenant_id.startswith(RESERVED_PREFIX) for tenant_id in wanted):
         return [row.tenant_id for row in every_tenant(database)]
     return wanted
-
-
-def _require_tenant(database: Database, tenant_id: str) -> str:
-    with database.tenant_tx(tenant_id) as tx:
-        if tx.tenants.get() is None:
-            raise TenantUnknown
-    return tenant_id
 
 
 def _configured_logs(logs: Sequence[Path]) -> Sequence[Path]:

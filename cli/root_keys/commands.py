@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cli import progress
 from cli.audited import audited
-from cli.connections import Ask, Tenant, ask_gateway, operator_database
+from cli.connections import Ask, Tenant, ask_gateway, operator_database, require_tenant
 from cli.root_keys import output as health
 from cli.root_keys import output as root_key_view
 from cli.root_keys.credentials import Source
@@ -69,7 +69,7 @@ class RootKey:
         """Print the problems that the preflight of a root key finds; with any problem the command fails."""
         settings = load_settings()
         with operator_database(settings) as database:
-            row = _require_tenant(database, tenant_id)
+            row = require_tenant(database, tenant_id)
             request_id = _request(settings, database, tenant_id, place, source)
             with audited(
                 database,
@@ -102,11 +102,11 @@ class RootKey:
         """Change the root key and print the result; the command fails when the former root key stays in force."""
         settings = load_settings()
         with operator_database(settings) as database:
-            _require_tenant(database, tenant_id)
+            require_tenant(database, tenant_id)
             request_id = _request(settings, database, tenant_id, place, source)
             with _progress(database, tenant_id, as_json=as_json):
                 refused = self._request_change(settings, database, tenant_id, place, request_id)
-            row, problems = _require_tenant(database, tenant_id), _problems(database, tenant_id, request_id)
+            row, problems = require_tenant(database, tenant_id), _problems(database, tenant_id, request_id)
         document = _document(row, problems)
         if refused is None:
             summary = f"every service key of {tenant_id} is wrapped by {place.name}"
@@ -178,14 +178,6 @@ def _request(settings: Settings, database: Database, tenant_id: str, place: Plac
     with database.tenant_tx(tenant_id) as tx:
         tx.root_keys.request(RootKeyRequestRow(request_id, place, encrypted))
     return request_id
-
-
-def _require_tenant(database: Database, tenant_id: str) -> TenantRow:
-    with database.tenant_tx(tenant_id) as tx:
-        row = tx.tenants.get()
-    if row is None:
-        raise TenantUnknown
-    return row
 
 
 def _problems(database: Database, tenant_id: str, request_id: str) -> Sequence[Problem]:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cli.audited import audited
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
-from cli.connections import Ask, Tenant, operator_database
+from cli.connections import Ask, Tenant, operator_database, require_tenant
 from cli.root_keys.output import remedy
 from config.settings import load_settings
 from core.errors.tenants import TenantUnknown
@@ -21,7 +21,6 @@ from core.messages.tenants import StatusChange
 from core.services import ServiceState
 from core.tenants.lifecycle import MEANING, State, Transition, transition
 from core.tenants.locks import LockReason
-from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.tenants import TenantRow
 from openkcm.cli import output
@@ -106,21 +105,13 @@ class StatusCommands:
         with operator_database(settings) as database:
             with audited(database, tenant_id, _REQUESTED[change]):
                 self._ask(settings, lambda gateway: gateway.change_standing(tenant_id, change))
-            row = _require_tenant(database, tenant_id)
+            row = require_tenant(database, tenant_id)
         return {"tenant_id": tenant_id, "state": row.state, "locks": list(row.locks)}
 
     @staticmethod
     def _answer(document: dict[str, Any], *, as_json: bool) -> None:
         summary = f"{document['tenant_id']} is {document['state']}: {MEANING[document['state']]}"
         output.answer(document, as_json=as_json, show=lambda console: console.print(Text(summary)))
-
-
-def _require_tenant(database: Database, tenant_id: str) -> TenantRow:
-    with database.tenant_tx(tenant_id) as tx:
-        row = tx.tenants.get()
-    if row is None:
-        raise TenantUnknown
-    return row
 
 
 def _last_assessment(tenant_id: str) -> str:
