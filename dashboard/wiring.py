@@ -32,6 +32,8 @@ from database.connection.readiness import DatabaseReadiness
 from database.platform.operators import Operations
 from workflows.client.workflow_client import WorkflowClient
 
+_ACCEPT_SECONDS = 8.0
+"""After this time without a worker a dialog says that the request is queued: users wait at most ten seconds."""
 _DATABASE_CONNECTIONS = 16
 _LOOPBACK_NAMES = frozenset({LOOPBACK, "localhost", "::1"})
 
@@ -151,7 +153,11 @@ def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
         readiness=DatabaseReadiness(database),
         workflows=WorkflowBridge(
             lambda: WorkflowClient.connect(
-                settings.temporal_address, settings.provisioning_slo_seconds, settings.log_format, tracer
+                settings.temporal_address,
+                settings.provisioning_slo_seconds,
+                settings.log_format,
+                tracer,
+                accept_seconds=_ACCEPT_SECONDS,
             )
         ),
         guard=SessionAuthorizer(database, names, timedelta(minutes=settings.dashboard_idle_minutes), utc_now),

@@ -9,11 +9,16 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+import structlog
+
 from core.errors.platform import TemporalUnavailable
 from core.messages.keys import RotateRequest
 from core.messages.tenants import OffboardRequest, StatusChange
 from core.tenants.policy import TenantPolicy
+from openkcm.errors import PlatformError
 from workflows.client.workflow_client import WorkflowClient
+
+log = structlog.get_logger()
 
 _CALL_TIMEOUT_SECONDS = 90.0
 """Longer than the timeout of the client, so that the client's own error arrives first."""
@@ -22,7 +27,8 @@ _CALL_TIMEOUT_SECONDS = 90.0
 class WorkflowBridge:
     """Requests to workflows. Every call waits for its result and is idempotent.
 
-    Each raises TemporalUnavailable, OperationTimeout, or UpdateRejected with the message of the workflow.
+    Each raises TemporalUnavailable, OperationQueued while no worker accepts it, OperationTimeout while it runs, or
+    UpdateRejected with the message of the workflow.
 
     Thread-safe.
     """
@@ -124,3 +130,7 @@ class WorkflowBridge:
         except TimeoutError:
             asked.cancel()
             raise TemporalUnavailable from None
+        except PlatformError as failed:
+            # A page says it in the customer's words; the operator needs the component.
+            log.warning("request not completed", code=failed.code, problem=failed.message, hint=failed.hint)
+            raise

@@ -12,6 +12,7 @@ import streamlit as st
 
 from core.errors.platform import DatabaseUnavailable
 from core.tenants.roles import Permission
+from dashboard.components.outage_words import customer_words
 from dashboard.components.tenant_status import Severity, TenantStatusView, sentence
 from dashboard.page_context import PageContext
 from openkcm.errors import OpenKcmError
@@ -86,7 +87,8 @@ def draw_notices(notices: Iterable[TenantStatusView]) -> None:
 
 def draw_refusal(refused: OpenKcmError, title: str, still: str = "") -> None:
     """Draw a refusal: what was not done, why, what to do next, and what is unchanged."""
-    words = " ".join(sentence(part) for part in (refused.message, refused.hint) if part)
+    parts = customer_words(refused) or (refused.message, refused.hint)
+    words = " ".join(sentence(part) for part in parts if part)
     st.error(f"{words} {still}".strip(), title=title, icon=ICONS[Severity.BAD])
 
 

@@ -17,6 +17,7 @@ from dashboard.approvals.reason import draw_request
 from dashboard.components.formatting import code
 from dashboard.components.fragments import ICONS, guarded_fragment
 from dashboard.components.key_actions import ACTIONS, KeyAction
+from dashboard.components.outage_words import CONTINUES_TITLE, QUEUED, QUEUED_TITLE, customer_words
 from dashboard.components.tenant_status import Severity, sentence
 from dashboard.page_context import PageContext
 from dashboard.root_keys import actions as root_key_actions
@@ -25,7 +26,7 @@ from dashboard.root_keys.actions import RootKeyChangeRequest
 from dashboard.root_keys.guides import ENTRIES, NAMES, Entry, blocks, facts, in_labels
 from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
-from workflows.client.workflow_client import OperationTimeout, UpdateRejected
+from workflows.client.workflow_client import OperationQueued, OperationTimeout, UpdateRejected
 
 _OPEN, _ASKED, _SUPPLY, _RESULT = "root-key.open", "root-key.asked", "root-key.supply", "root-key.result"
 _PROVIDER, _REASON = "root-key.provider", "root-key.reason"
@@ -238,11 +239,13 @@ def _done(context: PageContext, what: str) -> _Result:
         result = _checked(context, wish) if what == _CHECK else _changed(context, wish)
     except UpdateRejected as refused:
         result = _refused(context, wish, refused, what)
+    except OperationQueued:
+        return _Result(Severity.WORKING, QUEUED_TITLE, " ".join(QUEUED))
     except OperationTimeout:
-        return _Result(Severity.WORKING, "In progress", _LATER[what])
+        return _Result(Severity.WORKING, CONTINUES_TITLE, _LATER[what])
     except OpenKcmError as failed:
         still = "Your input is still here. The current root key was not changed."
-        words = [sentence(failed.message), sentence(failed.hint), still]
+        words = [*map(sentence, customer_words(failed) or (failed.message, failed.hint)), still]
         return _Result(
             Severity.BAD,
             "Check not completed" if what == _CHECK else "Root key not changed",

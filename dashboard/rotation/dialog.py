@@ -16,12 +16,13 @@ from dashboard.approvals import view as approvals
 from dashboard.approvals.reason import draw_request
 from dashboard.components.fragments import draw_refusal, guarded_fragment
 from dashboard.components.key_actions import KeyAction, action_of
+from dashboard.components.outage_words import QUEUED, QUEUED_TITLE
 from dashboard.page_context import PageContext
 from dashboard.rotation import actions as rotation_actions
 from dashboard.rotation import view as rotation
 from database.rotation import RotationRequest
 from openkcm.errors import OpenKcmError
-from workflows.client.workflow_client import OperationTimeout
+from workflows.client.workflow_client import OperationQueued, OperationTimeout
 
 _OPEN, _DONE, _REASON = "rotation.open", "rotation.done", "rotation.reason"
 _POLL_SECONDS = 0.5
@@ -40,6 +41,7 @@ class _End:
 
     title: str
     words: str
+    waits: bool = False
 
 
 def draw_button(key: str, label: str, icon: str, wanted: RotationRequest, why_not: str) -> None:
@@ -107,6 +109,8 @@ def _draw(context: PageContext, question: Callable[[], _End | Approval | None]) 
         slot.empty()
     if isinstance(after, Approval):
         st.info(approvals.asked(after, context.now()), title="Approval requested", icon=":material/group:")
+    elif after.waits:
+        st.info(after.words, title=after.title, icon=":material/schedule:")
     else:
         st.success(after.words, title=after.title, icon=":material/check:")
     if st.button("Close", key="rotation.close"):
@@ -199,8 +203,10 @@ def _act(
     try:
         _follow(context, asked)
         return asked.result() or done
+    except OperationQueued:
+        return _End(QUEUED_TITLE, " ".join(QUEUED), waits=True)
     except OperationTimeout:
-        return _End("Rotation continues", "The page Keys shows its progress. You can close this window.")
+        return _End("Rotation continues", "The page Keys shows its progress. You can close this window.", waits=True)
     except OpenKcmError as failed:
         draw_refusal(failed, refused, still)
         return None

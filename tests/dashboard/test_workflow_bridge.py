@@ -3,11 +3,12 @@ import threading
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import TenantUnknown
 from dashboard.workflow_bridge import WorkflowBridge
-from workflows.client.workflow_client import WorkflowClient
+from workflows.client.workflow_client import OperationQueued, WorkflowClient
 
 
 class RecordingGateway:
@@ -21,6 +22,8 @@ class RecordingGateway:
         self.loops.add(id(asyncio.get_running_loop()))
         if tenant_id == "unknown":
             raise TenantUnknown
+        if tenant_id == "waiting":
+            raise OperationQueued
 
 
 def bridge_to(gateway: object, connected: list[int]) -> WorkflowBridge:
@@ -57,3 +60,11 @@ def test_without_temporal_the_bridge_is_created_and_each_call_fails(free_port: i
     for _ in range(2):  # the second call connects again
         with pytest.raises(TemporalUnavailable):
             bridge.connect_service("acme", "eu-west-1", "orders", "r-1", another_key=False)
+
+
+def test_the_log_names_the_component_that_a_page_does_not_name() -> None:
+    with capture_logs() as logged, pytest.raises(OperationQueued):
+        bridge_to(RecordingGateway(), []).retry("waiting")
+    [line] = logged
+    assert (line["event"], line["code"]) == ("request not completed", "operation_queued")
+    assert "worker" in line["problem"]

@@ -78,7 +78,7 @@ def command_until_done(stack: Stack, *words: str) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(done.stdout)
         if done.returncode == 0:
             return document
-        assert document["error"]["code"] == "operation_timeout", document
+        assert document["error"]["code"] in {"operation_timeout", "operation_queued"}, document
         assert time.monotonic() < deadline, document
 
 

@@ -17,7 +17,7 @@ from tests.concurrency import wait_until_async
 from tests.ports import free_ports
 from tests.workflows.entities import a_tenant_id, fast_forward, refused, summaries
 from tests.workflows.scripted import RENEWED_AFTER, Script
-from workflows.client.workflow_client import OperationTimeout, WorkflowClient
+from workflows.client.workflow_client import OperationQueued, OperationTimeout, WorkflowClient
 from workflows.runtime import options as visibility
 from workflows.runtime import timeouts as timing
 from workflows.services import ConnectService
@@ -264,10 +264,10 @@ async def test_request_continues_after_the_callers_timeout(service, script):
     await service.has_issued(1)
 
 
-async def test_request_without_a_worker_times_out_and_logs_no_error(client, script, caplog):
+async def test_request_without_a_worker_is_queued_and_logs_no_error(client, script, caplog):
     service = Connection(client, "eu-no-worker-1", script)
     service.gateway = WorkflowClient(client, 60, patience_seconds=0.5)
-    with pytest.raises(OperationTimeout):
+    with pytest.raises(OperationQueued):
         await service.connect()
     gc.collect()
     assert [record.message for record in caplog.records if record.name == "asyncio"] == []

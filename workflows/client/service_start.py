@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
-from temporalio.client import Client, WithStartWorkflowOperation
+from temporalio.client import Client, WithStartWorkflowOperation, WorkflowUpdateHandle, WorkflowUpdateStage
 from temporalio.common import Priority, TypedSearchAttributes, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from core import names as ids
@@ -29,11 +29,18 @@ async def update_with_start(
     update: Any,
     arguments: Sequence[EnrolInput],
     update_id: str | None,
-) -> None:
-    """Start the workflow of a service where none runs, and update it; raises the errors of Temporal's client."""
+) -> WorkflowUpdateHandle[Any]:
+    """Start the workflow of a service where none runs, and return its update as soon as a worker has accepted it.
+
+    Raises the errors of Temporal's client.
+    """
     try:
-        await client.execute_update_with_start_workflow(
-            update, args=arguments, id=update_id, start_workflow_operation=start
+        return await client.start_update_with_start_workflow(
+            update,
+            args=arguments,
+            id=update_id,
+            wait_for_stage=WorkflowUpdateStage.ACCEPTED,
+            start_workflow_operation=start,
         )
     finally:
         # Temporal's library stores a failure in the operation as well; unretrieved, asyncio logs it as lost.

@@ -5,7 +5,7 @@ names the tenant, and events and updates have unique ids.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +18,7 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
+    WorkflowUpdateStage,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError
@@ -59,6 +60,8 @@ from workflows.tenants import Tenant
 
 _RPC_TIMEOUT = timedelta(seconds=5)
 _TIMEOUT_SECONDS = 60.0
+_QUEUED_SECONDS = 3600.0
+"""How long a process submits an update that no worker accepts."""
 _REPEAT_SECONDS = 0.1
 _PAGE = 1000
 _ENDED_MEANWHILE = "AcceptedUpdateCompletedWorkflow"
@@ -82,27 +85,50 @@ class OperationTimeout(PlatformError):
     hint = "it continues automatically when the server or worker that it waits for is available; retry is safe"
 
 
+class OperationQueued(OperationTimeout):
+    """No worker accepted the request in time; this process continues to submit it."""
+
+    code = "operation_queued"
+    message = "no worker has accepted the request yet"
+    hint = "check that a worker runs (openkcmctl doctor), then repeat the request, which is safe"
+
+
 class WorkflowClient:
     """A client of the tenant, service, report and assessment workflows."""
 
     def __init__(
-        self, client: Client, provisioning_slo_seconds: float, patience_seconds: float = _TIMEOUT_SECONDS
+        self,
+        client: Client,
+        provisioning_slo_seconds: float,
+        patience_seconds: float = _TIMEOUT_SECONDS,
+        accept_seconds: float | None = None,
     ) -> None:
-        """`provisioning_slo_seconds` is the provisioning SLO; `patience_seconds` limits the wait for a result."""
+        """`provisioning_slo_seconds` is the provisioning SLO; `patience_seconds` limits the wait for a result.
+
+        `accept_seconds` limits the wait until a worker accepts an update; None waits as long as for the result.
+        """
         self._client = client
         self._promise_seconds = provisioning_slo_seconds
         self._timeout_seconds = patience_seconds
+        self._accept_seconds = patience_seconds if accept_seconds is None else min(accept_seconds, patience_seconds)
+        self._queued: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def connect(
-        cls, address: str | None, provisioning_slo_seconds: float, logs: LogForm = None, tracer: Tracer | None = None
+        cls,
+        address: str | None,
+        provisioning_slo_seconds: float,
+        logs: LogForm = None,
+        tracer: Tracer | None = None,
+        accept_seconds: float | None = None,
     ) -> "WorkflowClient":
         """Return a client for `address`, or for the server in Temporal's configuration when it is None.
 
         `logs` is the form of this process's logs; without it Temporal's core logs nothing. `tracer` records each start,
         signal and update. The first call connects, so the start of a process does not wait for Temporal.
         """
-        return cls(await connect_client(address, logs, tracer), provisioning_slo_seconds)
+        client = await connect_client(address, logs, tracer)
+        return cls(client, provisioning_slo_seconds, accept_seconds=accept_seconds)
 
     async def enable(self, tenant_id: str, region: str, event_id: str) -> None:
         """Start the tenant's workflow or signal the running one; raises TemporalUnavailable."""
@@ -410,21 +436,71 @@ class WorkflowClient:
         A lost one is started again first, because an administrator must be able to lock the tenant at any time.
         """
         handle = self._client.get_workflow_handle(ids.tenant_workflow(tenant_id))
+
+        async def run(accepted: asyncio.Event) -> None:
+            async def once() -> None:
+                running = await handle.start_update(
+                    update, args=arguments, id=update_id, wait_for_stage=WorkflowUpdateStage.ACCEPTED
+                )
+                accepted.set()
+                await running.result()
+
+            try:
+                await _repeat_update(once)
+            except RPCError as failed:
+                if failed.status is not RPCStatusCode.NOT_FOUND:
+                    raise
+                await self._recover_tenant(tenant_id)
+                await _repeat_update(once)
+
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                try:
-                    await _repeat_update(lambda: handle.execute_update(update, args=arguments, id=update_id))
-                except RPCError as failed:
-                    if failed.status is not RPCStatusCode.NOT_FOUND:
-                        raise
-                    await self._recover_tenant(tenant_id)
-                    await _repeat_update(lambda: handle.execute_update(update, args=arguments, id=update_id))
-        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-            raise OperationTimeout from None
+            await self._wait(run)
         except _DOWN as failed:
             if isinstance(failed, RPCError) and failed.status is RPCStatusCode.NOT_FOUND:
                 raise TenantUnknown from None
             raise unavailable(failed) from failed
+
+    async def _wait(self, run: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+        """Wait for the result of an update, whose `run` sets the event as soon as a worker has accepted it.
+
+        Temporal keeps an update without a worker only in memory, and only where a client asks for it. So the update
+        continues in this process for an hour.
+
+        Raises:
+            OperationQueued: no worker has accepted it in time.
+            OperationTimeout: it was accepted and continues.
+        """
+        accepted = asyncio.Event()
+        task = asyncio.ensure_future(run(accepted))
+        signal = asyncio.ensure_future(accepted.wait())
+        begun = asyncio.get_running_loop().time()
+        try:
+            await asyncio.wait({task, signal}, timeout=self._accept_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done() and not accepted.is_set():
+                self._continue(task)
+                raise OperationQueued
+            async with asyncio.timeout_at(begun + self._timeout_seconds):
+                await task
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            raise OperationTimeout from None
+        finally:
+            signal.cancel()
+
+    def _continue(self, task: "asyncio.Task[None]") -> None:
+        """Let a queued update continue without its caller; its result is stored by the workflow."""
+        self._queued.add(task)
+        end = asyncio.get_running_loop().call_later(_QUEUED_SECONDS, task.cancel)
+
+        def ended(done: "asyncio.Task[None]") -> None:
+            self._queued.discard(done)
+            end.cancel()
+            if not done.cancelled():
+                done.exception()  # retrieved, so that asyncio does not log it as lost
+
+        task.add_done_callback(ended)
 
     async def _recover_tenant(self, tenant_id: str) -> None:
         """Start the lost workflows of a tenant, if it exists."""
@@ -451,15 +527,18 @@ class WorkflowClient:
         update_id: str | None = None,
     ) -> None:
         """Update the workflow of a service; start it if none runs, because all its state is recorded."""
+
+        async def run(accepted: asyncio.Event) -> None:
+            async def once() -> None:
+                start = service_start(tenant_id, region, service)
+                running = await update_with_start(self._client, start, update, arguments, update_id)
+                accepted.set()
+                await running.result()
+
+            await _repeat_update(once)
+
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await _repeat_update(
-                    lambda: update_with_start(
-                        self._client, service_start(tenant_id, region, service), update, arguments, update_id
-                    )
-                )
-        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-            raise OperationTimeout from None
+            await self._wait(run)
         except _DOWN as failed:
             raise unavailable(failed) from failed
 

@@ -12,6 +12,7 @@ from dashboard.components.tenant_status import sentence
 from dashboard.root_keys.view import NO_FALLBACK, PROBLEMS
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN, Scene, press, shown, text
+from workflows.client.workflow_client import OperationQueued
 
 SECRET = "hvs.very-secret-0123456789"
 TOKEN = "root-key.secret.openbao.token"
@@ -138,7 +139,24 @@ def test_with_temporal_down_the_input_is_kept(scene: Scene) -> None:
     scene.gateway.fails = TemporalUnavailable()
     at = open_dialog(scene)
     fill(at)
-    assert "Root key not changed" in press(at, "root-key.change")
+    said = press(at, "root-key.change")
+    assert "Root key not changed" in said
+    assert "The platform's control service does not answer." in said
+    assert "Temporal" not in said
+    scene.gateway.fails = None
+    assert "Root key changed" in press(at, "root-key.change")
+    assert len(set(scene.gateway.asked)) == 1
+
+
+def test_a_change_that_no_worker_accepts_is_queued_and_can_be_repeated(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.gateway.fails = OperationQueued()
+    at = open_dialog(scene)
+    fill(at)
+    said = press(at, "root-key.change")
+    assert "Request queued" in said
+    assert "nothing is lost" in said
+    assert "worker runs" not in said
     scene.gateway.fails = None
     assert "Root key changed" in press(at, "root-key.change")
     assert len(set(scene.gateway.asked)) == 1

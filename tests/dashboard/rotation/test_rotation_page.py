@@ -15,7 +15,7 @@ from dashboard.components.tenant_status import sentence
 from database.rotation import RotationRequest
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, press, shown, text
-from workflows.client.workflow_client import OperationTimeout
+from workflows.client.workflow_client import OperationQueued, OperationTimeout
 
 KEYS = PersonRole.KEY_ADMINISTRATOR
 
@@ -115,6 +115,18 @@ def test_a_failed_or_long_rotation_is_explained_and_can_be_retried(acme: Scene) 
     acme.gateway.fails = OperationTimeout()
     press(at, "rotation.tenant-key")
     assert "Rotation continues" in press(at, "rotation.do")
+
+
+def test_a_rotation_that_no_worker_accepts_is_queued_and_names_no_component(acme: Scene) -> None:
+    acme.gateway.fails = OperationQueued()
+    at = shown("keys", acme.page_context(ACME, KEYS))
+    press(at, "rotation.everything")
+    said = press(at, "rotation.do")
+    assert "Request queued" in said
+    assert "starts automatically as soon as the platform can; nothing is lost" in said
+    assert "operators have been alerted" in said
+    assert not any(component in said.lower() for component in ("temporal", "worker", "openkcmctl"))
+    assert "rotation.do" not in [button.key for button in at.button]
 
 
 def test_the_dialogs_request_approval_if_the_policy_requires_it(acme: Scene) -> None:

@@ -162,7 +162,7 @@ def test_with_temporal_down_the_page_works_and_the_same_request_is_retried(scene
     at = shown("services", scene.page_context())
     assert "**customer-db:**" in text(at)
     fill(at, "orders")
-    assert "The workflow service does not answer." in press(at, "services.connect.do")
+    assert "The platform's control service does not answer." in press(at, "services.connect.do")
     scene.gateway.fails = None
     at.button(key="services.connect.do").click().run()
     assert state_of(scene, "orders") is ServiceState.CONNECTED

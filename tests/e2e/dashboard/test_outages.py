@@ -23,11 +23,11 @@ def assert_plain(page: Page) -> None:
 @pytest.mark.parametrize(
     ("component", "says"),
     [
-        ("temporal", "The workflow service does not answer."),
+        ("temporal", "The platform's control service does not answer."),
         # The request is with the workflow, which waits for the key server; the page waits a minute for it.
         (
             "openbao",
-            "The request is not complete yet. It continues automatically when the server or worker that it waits for",
+            "The request has started and takes longer than usual. It continues automatically; nothing is lost.",
         ),
     ],
 )
