@@ -24,10 +24,13 @@ BALANCER = f"{NETWORK}.2"
 """The address that one of the two load balancers has."""
 _INSIDE = "TOPOLOGY_NAMESPACES"
 _RESTART_SECONDS = 1.0
+_FORBIDDEN = """\
+the drills need namespaces for users, network, mounts and processes, which this system forbids to this user
+hint: run them as root, or permit user namespaces (docs/test-suite.md#production-drills)"""
 
 
 def enter() -> None:
-    """Start the calling command again in new namespaces, unless it runs there already.
+    """Start the calling command again in new namespaces, unless it runs there already; exit where they are forbidden.
 
     The first process of the namespace is a shell, because it reaps the orphans that a killed program leaves.
     """
@@ -36,6 +39,8 @@ def enter() -> None:
     rights = [] if os.geteuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
     inside = ["sh", "-c", '"$@" & wait $!', "sh", sys.executable, *sys.orig_argv[1:]]
     namespaces = ["unshare", *rights, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*namespaces, "true"], check=False).returncode != 0:
+        sys.exit(_FORBIDDEN)
     os.execvpe(namespaces[0], [*namespaces, *inside], os.environ | {_INSIDE: "1"})  # noqa: S606 - a fixed program
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import shutil
 import signal
 import ssl
@@ -365,7 +366,7 @@ audit "file" "to-file" {{
             f"""
 global_defs {{
     vrrp_version 3
-    script_user root
+    script_user {pwd.getpwuid(os.geteuid()).pw_name}
 }}
 vrrp_script haproxy {{
     script "{Path("/bin/sh").resolve()} -c 'kill -0 $(cat {pid})'"
@@ -395,10 +396,11 @@ vrrp_instance balancer {{
             encoding="utf-8",
         )
         command, environment = program("keepalived", "usr/sbin/keepalived")
-        start = [command]
+        # It writes to /run, which only root may, and ends with "daemon is already running" where it cannot.
+        mounts = "mount -t tmpfs none /run"
         if (package := unpacked("keepalived")) is not None:  # it reads a file of its package at a fixed path
-            overlay = f'mount -t overlay -o lowerdir={package / "etc"}:/etc none /etc && exec "$@"'
-            start = ["/usr/bin/unshare", "--mount", "sh", "-c", overlay, "sh", command]
+            mounts += f" && mount -t overlay -o lowerdir={package / 'etc'}:/etc none /etc"
+        start = ["/usr/bin/unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh", command]
         words = ["--dont-fork", "--log-console", "--vrrp", "--use-file", rules]
         words += ["--pid", folder / "keepalived.pid", "--vrrp_pid", folder / "vrrp.pid"]
         self._start(f"keepalived@{name}", name, [*start, *words], environment=environment)
