@@ -167,9 +167,17 @@ def _show_plan(database: Database, tenant_id: str, grace: timedelta, *, as_json:
             "state": row.state,
             "would_stop": [] if row.state is State.LEAVING else services_to_stop(tx, row),
             "would_destroy": _keys_to_destroy(tx),
-            "restorable_until": (datetime.now(UTC) + grace).isoformat() if leaving is None else leaving["until"],
+            "restorable_until": _restorable_until(leaving, grace),
         }
     output.answer(document, as_json=as_json, show=lambda console: _draw_plan(console, document))
+
+
+def _restorable_until(leaving: dict[str, Any] | None, grace: timedelta) -> str | None:
+    """Return the end of the grace period; None without one."""
+    if leaving is not None:
+        until: str | None = leaving["until"]
+        return until if leaving["restorable"] else None
+    return (datetime.now(UTC) + grace).isoformat() if grace else None
 
 
 def _keys_to_destroy(tx: TenantTransaction) -> list[dict[str, str]]:
@@ -182,9 +190,10 @@ def _draw_plan(console: Console, document: dict[str, Any]) -> None:
     table = Table("kind", "name", "effect")
     for service in document["would_stop"]:
         table.add_row("service", Text(service["service_id"]), "stops at once")
-    until = document["restorable_until"][:16].replace("T", " ")
+    until = document["restorable_until"]
+    when = "at once" if until is None else f"after {until[:16].replace('T', ' ')} UTC"
     for key in document["would_destroy"]:
-        table.add_row(Text(key["kind"]), Text(key["name"]), f"destroyed irreversibly after {until} UTC")
+        table.add_row(Text(key["kind"]), Text(key["name"]), f"destroyed irreversibly {when}")
     console.print(table)
     console.print(Text(f"{document['tenant_id']} is {document['state']} and nothing was changed"))
 
@@ -194,5 +203,5 @@ def describe_offboarding(row: OffboardingRow | None) -> dict[str, Any] | None:
     if row is None or row.since is None:
         return None
     times = {"since": row.since, "until": row.until, "destroying_at": row.destroying_at, "ended_at": row.offboarded_at}
-    restorable = row.destroying_at is None and row.state is State.LEAVING
+    restorable = row.destroying_at is None and row.state is State.LEAVING and not row.immediate
     return {name: at and at.isoformat() for name, at in times.items()} | {"restorable": restorable}

@@ -52,12 +52,14 @@ def make_report(  # noqa: PLR0913, PLR0917 - one parameter for each option
     *,
     as_json: output.AsJson = False,
 ) -> None:
-    """Create a signed compliance report for a period; default: the last complete month."""
+    """Create a signed report; default: the last complete month, or the time since a newer tenant was enabled."""
     ask: Ask = ask_gateway
     tenant_id, now = parse_tenant_id(tenant), datetime.now(UTC)
-    begins, ends = report_period.checked(_period(period, since, until, now), now)
+    asked = _period(period, since, until, now)
+    checked = None if asked is None else report_period.checked(asked, now)
     settings, report_id = load_settings(), uuid4().hex
     with new_file(out) as file, dashboard_database(settings) as database:
+        begins, ends = checked or report_period.default(_enabled_at(database, tenant_id), now)
         region = _request(database, tenant_id, report_id, (begins, ends))
         with output.waiting("the worker creates the report"):
             ask(settings, lambda gateway: gateway.make_report(tenant_id, region, report_id))
@@ -84,17 +86,26 @@ def make_report(  # noqa: PLR0913, PLR0917 - one parameter for each option
     output.answer(document, as_json=as_json, show=show)
 
 
-def _period(named: str | None, since: datetime | None, until: datetime | None, now: datetime) -> Period:
+def _period(named: str | None, since: datetime | None, until: datetime | None, now: datetime) -> Period | None:
+    """Return the requested period; None without one."""
     if named is not None and (since or until):
         raise PeriodRefused("--period excludes --since and --until", "omit --period, or --since and --until")
     if named is not None:
         return report_period.named(named)
     if since is None and until is None:
-        return report_period.last_month(now)
+        return None
     if since is None:
         raise PeriodRefused("the period has no first day", "specify it with --since")
     last: date = until.date() if until else now.date()
     return report_period.days(since.date(), last)
+
+
+def _enabled_at(database: Database, tenant_id: str) -> datetime:
+    with database.tenant_tx(tenant_id) as tx:
+        tenant = tx.tenants.get()
+    if tenant is None:
+        raise TenantUnknown
+    return tenant.requested_at
 
 
 def _request(database: Database, tenant_id: str, report_id: str, period: Period) -> str:

@@ -164,12 +164,27 @@ _TEXTS: Mapping[NotificationKind, tuple[str, str]] = MappingProxyType(
 )
 
 
+_LEAVING_AT_ONCE = (
+    "{organization} is offboarded without a grace period",
+    (
+        "Your services cannot encrypt or decrypt data, and your keys are being destroyed permanently. Your tenant "
+        "cannot be restored, and data encrypted with these keys can never be decrypted again. For the state, see "
+        "{url}\n"
+    ),
+)
+"""The text of `LEAVING` without a grace period."""
+
+
 def announcement_text(
     kind: NotificationKind, organization: str, url: str, until: datetime | None = None
 ) -> tuple[str, str]:
-    """Return subject and body of a notification; `until` is the end of the grace period of an offboarding."""
+    """Return subject and body of a notification.
+
+    `until` is the end of the grace period of an offboarding; None without one.
+    """
     end = "the grace period ends" if until is None else f"{until:%Y-%m-%d %H:%M} UTC"
-    subject, body = (text.format(organization=organization, url=url, until=end) for text in _TEXTS[kind])
+    texts = _LEAVING_AT_ONCE if kind is NotificationKind.LEAVING and until is None else _TEXTS[kind]
+    subject, body = (text.format(organization=organization, url=url, until=end) for text in texts)
     return subject, f"{subject}\n\n{body}"
 
 

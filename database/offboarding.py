@@ -51,6 +51,11 @@ class OffboardingRow:
     offboarded_at: datetime | None
     erased: Mapping[str, int]
 
+    @property
+    def immediate(self) -> bool:
+        """Whether the tenant is offboarded without a grace period, so that it cannot be restored."""
+        return self.since is not None and self.until is not None and self.until <= self.since
+
 
 @dataclass(frozen=True, slots=True)
 class KeyToDestroyRow:

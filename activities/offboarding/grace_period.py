@@ -94,7 +94,8 @@ class GracePeriodActivities:
                 until=until.isoformat(),
                 asked_by=step.reason,
             )
-            stored = self._outbox.store(tx, step, before, NotificationKind.LEAVING, until)
+            end = until if until > since else None
+            stored = self._outbox.store(tx, step, before, NotificationKind.LEAVING, end)
         self._locks.record_soon(step.tenant_id)
         return OffboardingResult(
             state=State.LEAVING, since=since, until=until, notification=NotificationKind.LEAVING if stored else None

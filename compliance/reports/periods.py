@@ -44,6 +44,22 @@ def last_month(now: datetime) -> Period:
     return _begins((first - timedelta(days=1)).replace(day=1)), _begins(first)
 
 
+def since_enabled(enabled_at: datetime, now: datetime) -> Period:
+    """Return the period from the day on which the tenant was enabled until now."""
+    return _begins(enabled_at.astimezone(UTC).date()), now
+
+
+def default(enabled_at: datetime, now: datetime) -> Period:
+    """Return the last complete month of a tenant that existed in all of it, else the time since it was enabled."""
+    month = last_month(now)
+    return month if enabled_at <= month[0] else since_enabled(enabled_at, now)
+
+
+def days_before(since: datetime, enabled_at: datetime) -> int:
+    """Return how many whole UTC days of a period are before the day on which the tenant was enabled; 0 without any."""
+    return max((enabled_at.astimezone(UTC).date() - since.astimezone(UTC).date()).days, 0)
+
+
 def checked(period: Period, now: datetime) -> Period:
     """Return a period that a report can cover, with its end limited to `now`; raises PeriodRefused."""
     since, until = period[0], min(period[1], now)

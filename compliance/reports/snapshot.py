@@ -51,6 +51,7 @@ def read_stated(tx: TenantTransaction, now: datetime) -> Snapshot:
         four_eyes=tuple(sorted(policy.four_eyes)),
         revoked_keys_readable=policy.revoked_keys_readable,
         resources_recorded=policy.resources_recorded,
+        enabled_at=tenant.requested_at,
         coverage=tuple(_covered(one, active.get(one.service)) for one in read_coverage(tx, now).services),
         keys=(
             *_root_keys(tx, tenant),

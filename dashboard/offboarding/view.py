@@ -24,13 +24,20 @@ def may_leave(tenant: TenantRow) -> bool:
 
 def is_restorable(left: OffboardingRow | None) -> bool:
     """Return whether an offboarding tenant can be restored: its keys are not destroyed yet."""
-    return left is not None and left.state is State.LEAVING and left.destroying_at is None
+    return left is not None and left.state is State.LEAVING and left.destroying_at is None and not left.immediate
 
 
 def notice(status: TenantStatusView, left: OffboardingRow | None, now: datetime) -> TenantStatusView:
     """Return the notice of a tenant's state; for an offboarding tenant with the end of the grace period."""
     if left is None or left.state is not State.LEAVING:
         return status
+    if left.immediate:
+        return replace(
+            status,
+            title="Destroying keys",
+            meaning=f"Offboarded without a grace period {moment(left.since, now)}. The keys are being destroyed.",
+            advice="The tenant cannot be restored. A signed erasure certificate is available afterwards.",
+        )
     if left.destroying_at is not None:
         return replace(
             status,
@@ -77,8 +84,9 @@ def summary(left: OffboardingRow, certificate: ErasureCertificateRow | None, now
     """Return the summary of an offboarded tenant."""
     ended = moment(left.offboarded_at, now, "on an unknown date")
     began = moment(left.since, now, "on an unknown date")
+    grace = "without a grace period" if left.immediate else f"after a grace period that began {began}"
     lines = [
-        f"Offboarded {ended}. The grace period began {began}.",
+        f"Offboarded {ended}, {grace}.",
         "Its keys are destroyed. Data encrypted with them can never be decrypted again, from any copy.",
     ]
     if left.erased:

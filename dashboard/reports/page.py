@@ -1,6 +1,6 @@
 """The Compliance page: compliance status, signed reports for auditors, isolation by clause, and readiness."""
 
-from datetime import UTC, date
+from datetime import UTC, date, datetime
 from uuid import uuid4
 
 import streamlit as st
@@ -13,7 +13,7 @@ from dashboard.audit import stream
 from dashboard.audit import view as audit
 from dashboard.auth.routes import of_tenant
 from dashboard.components.fragments import ICONS, admitted, draw_refusal, draw_unknown, polling_fragment
-from dashboard.components.tenant_status import UNDER_WAY
+from dashboard.components.tenant_status import UNDER_WAY, Severity
 from dashboard.isolation import section as isolation_section
 from dashboard.isolation import view as isolation
 from dashboard.page_context import PageContext
@@ -57,12 +57,12 @@ def draw(context: PageContext) -> None:
                 st.caption(line.detail)
                 if line.advice:
                     st.caption(f":material/arrow_forward: {line.advice}")
-    _draw_reports(context)
+    _draw_reports(context, tenant.requested_at)
     isolation_section.draw_isolation(context)
     isolation_section.draw_readiness(context)
 
 
-def _draw_reports(context: PageContext) -> None:
+def _draw_reports(context: PageContext, enabled_at: datetime) -> None:
     st.header("Reports")
     if not context.may(Permission.VIEW_AUDIT):
         st.info(
@@ -72,7 +72,7 @@ def _draw_reports(context: PageContext) -> None:
             icon=":material/visibility_off:",
         )
         return
-    _draw_maker(context)
+    _draw_maker(context, enabled_at)
     _draw_list(context)
     with st.expander("Verify a report", key="compliance-verify", icon=":material/verified:"):
         st.markdown(
@@ -84,12 +84,17 @@ def _draw_reports(context: PageContext) -> None:
         st.code(_VERIFY, language=None, wrap_lines=True)
 
 
-def _draw_maker(context: PageContext) -> None:
+def _draw_maker(context: PageContext, enabled_at: datetime) -> None:
     with st.container(border=True):
-        choice = st.radio("Period", [one.value for one in Choice], horizontal=True, key="compliance-period")
-        chosen = _period(context, choice)
+        first = list(Choice).index(reports.default_choice(enabled_at, context.now()))
+        choice = st.radio(
+            "Period", [one.value for one in Choice], index=first, horizontal=True, key="compliance-period"
+        )
+        chosen = _period(context, choice, enabled_at)
         if chosen is not None:
             st.caption(f"{reports.said(*chosen)}. Days are UTC days. Each report is recorded.")
+            if warning := reports.before_tenant(chosen, enabled_at):
+                st.warning(warning, title="Period begins before the tenant existed", icon=ICONS[Severity.WARNING])
         if st.button(
             "Create report",
             key="compliance-create",
@@ -100,7 +105,7 @@ def _draw_maker(context: PageContext) -> None:
             _make(context, uuid4().hex, chosen)
 
 
-def _period(context: PageContext, choice: str) -> Period | None:
+def _period(context: PageContext, choice: str, enabled_at: datetime) -> Period | None:
     """Return the selected period; draw why no report of it is possible."""
     picked: tuple[date, ...] = ()
     if choice == Choice.CUSTOM:
@@ -115,7 +120,7 @@ def _period(context: PageContext, choice: str) -> Period | None:
             help="At most three years.",
         )
     try:
-        return reports.period(choice, picked, context.now())
+        return reports.period(choice, picked, context.now(), enabled_at)
     except PeriodRefused as refused:
         draw_refusal(refused, "Invalid period")
         return None

@@ -161,6 +161,7 @@ PATIENCE = timedelta(minutes=3)
 
 
 class Choice(StrEnum):
+    SINCE_ENABLED = "Since enabled"
     MONTH = "Last month"
     QUARTER = "Last quarter"
     THIS_YEAR = "This year"
@@ -179,7 +180,25 @@ class Row:
     late: bool
 
 
-def period(choice: str | None, picked: Sequence[date], now: datetime) -> Period | None:
+def default_choice(enabled_at: datetime, now: datetime) -> Choice:
+    """Return the last month for a tenant that existed in all of it, else the time since it was enabled."""
+    whole_month = report_period.default(enabled_at, now) == report_period.last_month(now)
+    return Choice.MONTH if whole_month else Choice.SINCE_ENABLED
+
+
+def before_tenant(chosen: Period, enabled_at: datetime) -> str:
+    """Return the warning about a period that begins before the tenant existed; empty without such a part."""
+    if not (days := report_period.days_before(chosen[0], enabled_at)):
+        return ""
+    if enabled_at >= chosen[1]:
+        return f"The tenant was enabled on {_day(enabled_at)}. The report would contain no records."
+    return (
+        f"The tenant was enabled on {_day(enabled_at)}. The first {count(days, 'day')} of the period have no records, "
+        "and the report states it."
+    )
+
+
+def period(choice: str | None, picked: Sequence[date], now: datetime, enabled_at: datetime) -> Period | None:
     """Return the period of a choice; None while the days of a custom one are not selected.
 
     Raises:
@@ -187,6 +206,8 @@ def period(choice: str | None, picked: Sequence[date], now: datetime) -> Period 
     """
     today = now.astimezone(UTC).date()
     match choice:
+        case Choice.SINCE_ENABLED:
+            chosen = report_period.since_enabled(enabled_at, now)
         case Choice.QUARTER:
             year, quarter = divmod(today.year * 4 + (today.month - 1) // 3 - 1, 4)
             chosen = report_period.named(f"{year}-Q{quarter + 1}")

@@ -29,8 +29,14 @@ def test_offboard_without_grace_uses_the_default_and_now_has_no_grace_period(ope
     operator_cli.run("tenant", "offboard", ACME, *YES)
     assert operator_cli.gateway.left[0].grace_seconds is None
     operator_cli.run("tenant", "restore", ACME)
-    operator_cli.run("tenant", "offboard", ACME, "--now", *YES)
+    plan = operator_cli.run("tenant", "offboard", ACME, "--now", "--dry-run")
+    assert plan["restorable_until"] is None
+    assert "destroyed irreversibly at once" in operator_cli.invoke(
+        "tenant", "offboard", ACME, "--now", "--dry-run"
+    ).stdout.replace("\n", " ")
+    document = operator_cli.run("tenant", "offboard", ACME, "--now", *YES)
     assert operator_cli.gateway.left[1].now
+    assert not document["leaving"]["restorable"]
 
 
 def test_restore_returns_the_restored_state(operator_cli) -> None:

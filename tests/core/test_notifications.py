@@ -51,6 +51,14 @@ def test_offboarding_notification_states_time_limit_and_page_of_restore(kind):
     assert "ACME Corporation" in body
 
 
+def test_notification_of_an_offboarding_without_a_grace_period_promises_no_restore():
+    subject, body = announcement_text(NotificationKind.LEAVING, "ACME Corporation", "https://cmk.example/tenant/acme")
+    assert subject == "ACME Corporation is offboarded without a grace period"
+    assert "cannot be restored" in body
+    assert "nothing is destroyed yet" not in body
+    assert "restore your tenant" not in body
+
+
 def test_last_offboarding_notification_names_no_organization():
     texts = announcement_text(NotificationKind.OFFBOARDED, "ACME Corporation", "https://cmk.openkcm.io/tenant/acme")
     assert not [text for text in texts if "ACME" in text or "acme" in text]

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from datetime import timedelta
 
+from compliance.reports.periods import days_before
 from compliance.reports.render import formatting as say
 from compliance.reports.render.document import (
     Block,
@@ -80,7 +81,7 @@ def cover(report: Report) -> Cover:
                 ("Region", say.plain(report.region)),
                 (
                     "Period (UTC)",
-                    Cell(f"{say.at(report.since)} to {say.at(report.until)}", "end excluded"),
+                    Cell(f"{say.at(report.since)} to {say.at(report.until)}", _period_note(report)),
                 ),
                 (
                     "Created",
@@ -95,6 +96,19 @@ def cover(report: Report) -> Cover:
         ),
         _verify(),
         DISCLAIMER,
+    )
+
+
+def _period_note(report: Report) -> str:
+    """Return the bounds of the period, and the part of it in which the tenant did not exist."""
+    enabled_at = report.stated.enabled_at
+    if enabled_at is None or not (days := days_before(report.since, enabled_at)):
+        return "end excluded"
+    if enabled_at >= report.until:
+        return f"end excluded; the tenant did not exist in this period, it was enabled {say.at(enabled_at)}"
+    return (
+        f"end excluded; the tenant was enabled {say.at(enabled_at)}, so the first {say.count(days, 'day')} of "
+        "the period have no records"
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compliance.reports.periods import checked, days, last_month, named
+from compliance.reports.periods import checked, days, days_before, default, last_month, named
 from core.errors.compliance import PeriodRefused
 
 NOW = datetime(2026, 11, 26, 9, tzinfo=UTC)
@@ -43,6 +43,18 @@ def test_days_include_both_days():
 def test_last_month_returns_the_last_complete_month():
     assert last_month(NOW) == (at(2026, 10, 1), at(2026, 11, 1))
     assert last_month(at(2026, 1, 1)) == (at(2025, 12, 1), at(2026, 1, 1))
+
+
+def test_default_is_the_last_month_only_if_the_tenant_existed_in_all_of_it():
+    assert default(at(2026, 10, 1), NOW) == last_month(NOW)
+    assert default(at(2026, 10, 1, 1), NOW) == (at(2026, 10, 1), NOW)
+    assert default(NOW, NOW) == (at(2026, 11, 26), NOW)
+
+
+def test_days_before_the_tenant_was_enabled_are_counted_by_utc_day():
+    assert days_before(at(2026, 11, 1), at(2026, 11, 11, 23)) == 10
+    assert days_before(at(2026, 11, 1), at(2026, 11, 1, 23)) == 0
+    assert days_before(at(2026, 11, 1), at(2026, 10, 1)) == 0
 
 
 def test_checked_limits_the_end_and_the_length():

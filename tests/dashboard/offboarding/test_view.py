@@ -38,6 +38,19 @@ def test_after_the_grace_period_a_restore_is_not_offered() -> None:
     assert not leaving.is_restorable(replace(LEFT, state=State.ACTIVE))
 
 
+def test_an_offboarding_without_a_grace_period_mentions_none() -> None:
+    at_once = replace(LEFT, since=NOW, until=NOW)
+    assert not leaving.is_restorable(at_once)
+    for row in (at_once, replace(at_once, destroying_at=NOW)):
+        [said] = notices(TENANT, None, 60.0, NOW, row)
+        assert said.title == "Destroying keys"
+        assert "Offboarded without a grace period" in said.meaning
+        assert "cannot be restored" in said.advice
+    gone = replace(at_once, state=State.OFFBOARDED, offboarded_at=NOW)
+    [first, *_] = leaving.summary(gone, None, NOW)
+    assert first == "Offboarded 25 Nov 2026, 12:00 UTC (just now), without a grace period."
+
+
 @pytest.mark.parametrize("state", list(State))
 def test_a_tenant_can_be_offboarded_after_activation_or_a_failed_provisioning(state: State) -> None:
     may = leaving.may_leave(replace(TENANT, state=state))
@@ -60,6 +73,7 @@ def test_the_summary_of_an_offboarded_tenant_is_complete() -> None:
     gone = replace(LEFT, state=State.OFFBOARDED, offboarded_at=NOW, erased={"service": 2, "route": 1})
     said = "\n".join(leaving.summary(gone, ErasureCertificateRow("{}", "s", "audit-checkpoints:1", NOW), NOW))
     assert "Offboarded 25 Nov 2026, 12:00 UTC (just now)" in said
+    assert "after a grace period that began 24 Nov 2026, 12:00 UTC (1 day ago)." in said
     assert "can never be decrypted again" in said
     assert "3 rows about the tenant were erased" in said
     assert "`audit-checkpoints:1`" in said

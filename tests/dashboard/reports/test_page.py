@@ -68,6 +68,22 @@ def test_checks_that_were_not_completed_show_the_reason_and_the_last_full_assess
     assert "Shown: full assessment" in said
 
 
+def test_the_default_report_covers_the_time_since_the_tenant_exists(acme: Scene) -> None:
+    page = draw(acme.page_context(ACME, PersonRole.AUDITOR))
+    assert page.radio(key="compliance-period").value == Choice.SINCE_ENABLED
+    assert "before the tenant existed" not in text(page)
+    # From any page: the page Compliance, Create report and Download are three clicks.
+    assert "Report created and signed" in press(page, "compliance-create")
+    with acme.dashboard.tenant_tx(ACME) as tx:
+        [row] = tx.reports.latest()
+        tenant = tx.tenants.get()
+    assert tenant is not None
+    assert row.since.date() == tenant.requested_at.date()
+    page.radio(key="compliance-period").set_value(Choice.MONTH.value).run()
+    assert "Period begins before the tenant existed" in text(page)
+    assert "The report would contain no records." in text(page)
+
+
 def test_a_report_is_created_and_its_files_are_offered(acme: Scene) -> None:
     page = draw(acme.page_context("acme-corp-12345", PersonRole.AUDITOR))
     page.radio(key="compliance-period").set_value(Choice.QUARTER.value).run()

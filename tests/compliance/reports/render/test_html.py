@@ -2,12 +2,21 @@
 
 import json
 import re
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
 
 from compliance.reports.render import render_html
 from compliance.reports.render.layout import build
 from openkcm.verification.reports.signed_file import ELEMENT
-from tests.compliance.reports.render.builders import HOSTILE, SIGNED, a_busy_report, a_hostile_report, an_empty_report
+from tests.compliance.reports.render.builders import (
+    HOSTILE,
+    SIGNED,
+    SINCE,
+    UNTIL,
+    a_busy_report,
+    a_hostile_report,
+    an_empty_report,
+)
 
 ENDS = b'{"report": "</script><script>alert(1)</script><!--"}'
 
@@ -54,6 +63,18 @@ def test_page_runs_no_script_and_loads_no_resources():
     addresses = [value for _, attributes in page.tags for name, value in attributes.items() if name in {"href", "src"}]
     assert addresses
     assert all(address.startswith("#") for address in addresses)
+
+
+def test_cover_states_the_part_of_the_period_before_the_tenant_existed():
+    def said(enabled_at: datetime | None) -> str:
+        report = a_busy_report()
+        stated = report.stated.model_copy(update={"enabled_at": enabled_at})
+        return " ".join(Page(render_html(report.model_copy(update={"stated": stated}), SIGNED)).said)
+
+    assert "the first 10 days of the period have no records" in said(SINCE + timedelta(days=10, hours=3))
+    assert "the tenant did not exist in this period" in said(UNTIL + timedelta(days=1))
+    for enabled_at in (None, SINCE - timedelta(days=1), SINCE + timedelta(hours=23)):
+        assert "was enabled" not in said(enabled_at)
 
 
 def test_hostile_text_is_rendered_as_text():

@@ -138,6 +138,8 @@ class Snapshot(_Part):
     four_eyes: tuple[str, ...]
     revoked_keys_readable: bool = False
     resources_recorded: bool = False
+    enabled_at: AwareDatetime | None = None
+    """When the tenant was enabled in the marketplace; it has no records before."""
     coverage: tuple[CoveredService, ...]
     keys: tuple[InventoryKey, ...]
     checks: tuple[LatestCheck, ...]
