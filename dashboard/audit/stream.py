@@ -190,7 +190,7 @@ def export(context: PageContext, chosen: AuditFilter) -> Iterator[str] | None:
 class ScanBudget:
     """Records per page, and records read between two checks of the deadline."""
 
-    length: int = 50
+    length: int = 100
     window: int = WINDOW
 
 

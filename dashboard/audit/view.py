@@ -3,13 +3,15 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, get_args
 from urllib.parse import parse_qsl, urlencode
+from zoneinfo import ZoneInfo
 
-from core.audit import AuditFilter
+from core.audit import AuditFilter, operation_of, service_of
 from core.errors.services import InvalidRequest
+from core.services import CryptoOperation
 from dashboard.components import formatting as words
 from database.audit import FoundRecord, SignedCheckpoint, StreamBounds
 from openkcm.contract.audit_events import AuditName, Outcome, StoredRecord, fields_of, is_linked
@@ -39,16 +41,24 @@ class Chain(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record in the list. `linked`: its chain hash follows from its text and the previous record."""
+    """One record in the list. `linked`: its chain hash follows from its text and the previous record.
+
+    `local` is the time in the reader's zone, empty where it is unknown. `times` is the number of operations that the
+    record counts, and `cause` the code of a refusal or failure.
+    """
 
     seq: int
     time: str
-    ago: str
+    local: str
     what: str
-    code: str
-    outcome: str
-    actor: str
+    operation: str
+    service: str
     subject: str
+    actor: str
+    outcome: str
+    cause: str
+    times: int
+    code: str
     source: str
     correlation_id: str
     linked: bool
@@ -101,7 +111,7 @@ def _lowered(text: str) -> str:
     return text if text.startswith("OpenKCM") else text[:1].lower() + text[1:]
 
 
-def row(found: FoundRecord, now: datetime) -> Row:
+def row(found: FoundRecord, zone: str | None = None) -> Row:
     """Return a record as a row of the list."""
     fields = fields_of(found.stored.record)
     at = _moment(fields)
@@ -109,24 +119,37 @@ def row(found: FoundRecord, now: datetime) -> Row:
     return Row(
         seq=found.stored.seq,
         time="unknown" if at is None else f"{at:%Y-%m-%d %H:%M:%S}",
-        ago="" if at is None else words.relative(at, now),
+        local="" if at is None else clock_in(at, zone),
         what=what(name) if fields else UNREADABLE,
-        code=name,
-        outcome=_outcome(fields),
-        actor=_actor(fields),
+        operation=operation_of(fields),
+        service=service_of(fields),
         subject=_text(fields, "subject"),
+        actor=_actor(fields),
+        outcome=_outcome(fields),
+        cause=_detail(fields, "code"),
+        times=_times(fields),
+        code=name,
         source=_text(fields, "source"),
         correlation_id=_text(fields, "correlation_id"),
         linked=linked(found),
     )
 
 
-def details(found: FoundRecord, now: datetime) -> Details:
+def clock_in(time: datetime, zone: str | None) -> str:
+    """Return a time in a zone that a browser has named; empty for a name that is no zone of this machine."""
+    try:
+        return f"{time.astimezone(ZoneInfo(zone or '')):%Y-%m-%d %H:%M:%S}"
+    except (LookupError, ValueError, OSError, OverflowError):
+        return ""
+
+
+def details(found: FoundRecord, now: datetime, zone: str | None = None) -> Details:
     """Return all fields of a record."""
     fields = fields_of(found.stored.record)
     at = _moment(fields)
     listed = [
         ("Time", "unknown" if at is None else f"{at:%Y-%m-%d %H:%M:%S.%f} UTC ({words.relative(at, now)})"),
+        ("Local time", "" if at is None else clock_in(at, zone)),
         ("Event", what(_text(fields, "name")) if fields else UNREADABLE),
         ("Code", _text(fields, "name")),
         ("Upstream event type", _text(fields, "upstream_event_type")),
@@ -234,16 +257,6 @@ def search_progress(shown: int, rest: range, *, backwards: bool) -> str:
     return f"{found} so far; searched {far}, {not_yet} not searched."
 
 
-def day_begins(day: date | None) -> datetime | None:
-    """Return the first moment of a day in UTC."""
-    return None if day is None else datetime.combine(day, time.min, UTC)
-
-
-def day_ends(day: date | None) -> datetime | None:
-    """Return the first moment after a day in UTC; None after the last day there is."""
-    return None if day is None or day == date.max else datetime.combine(day + timedelta(days=1), time.min, UTC)
-
-
 def _moment(fields: Mapping[str, object]) -> datetime | None:
     try:
         at = datetime.fromisoformat(str(fields.get("time")))
@@ -262,6 +275,16 @@ def _actor(fields: Mapping[str, object]) -> str:
     return " ".join(part for part in (_text(fields, "actor"), f"({_ACTORS.get(kind, kind)})" if kind else "") if part)
 
 
+def _detail(fields: Mapping[str, object], name: str) -> str:
+    found = fields.get("details")
+    return _text(found, name) if isinstance(found, dict) else ""
+
+
+def _times(fields: Mapping[str, object]) -> int:
+    count = _detail(fields, "count")
+    return int(count) if count.isascii() and count.isdigit() and len(count) <= _MOST_DIGITS else 1
+
+
 def _particulars(found: object) -> list[tuple[str, str]]:
     if not isinstance(found, dict):
         return []
@@ -275,9 +298,13 @@ def _text(fields: Mapping[str, object], name: str) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+_MOST_DIGITS = 15
+"""Digits of a number that the browser shows exactly."""
+
 DOWNLOAD = "audit.jsonl"
 """The last part of the address that accepts such a query."""
 
+_OPERATIONS = frozenset(str(one) for one in CryptoOperation)
 _OUTCOMES: frozenset[Outcome] = frozenset(get_args(Outcome))
 _LONGEST = 200
 
@@ -286,6 +313,8 @@ def encode(chosen: AuditFilter) -> str:
     """Return the query that `decode` reads."""
     pairs = [("name", name) for name in sorted(chosen.names)]
     pairs += [("outcome", outcome) for outcome in sorted(chosen.outcomes)]
+    pairs += [("service", service) for service in sorted(chosen.services)]
+    pairs += [("operation", operation) for operation in sorted(chosen.operations)]
     pairs += [(key, value) for key in ("actor", "subject", "text") if (value := getattr(chosen, key))]
     pairs += [(key, at.isoformat()) for key in ("since", "until") if (at := getattr(chosen, key)) is not None]
     return urlencode(pairs)
@@ -300,6 +329,10 @@ def decode(query: str) -> AuditFilter:
             chosen = replace(chosen, names=chosen.names | {value})
         elif key == "outcome" and value in _OUTCOMES:
             chosen = replace(chosen, outcomes=chosen.outcomes | {outcome for outcome in _OUTCOMES if outcome == value})
+        elif key == "service" and len(value) <= _LONGEST:
+            chosen = replace(chosen, services=chosen.services | {value})
+        elif key == "operation" and value in _OPERATIONS:
+            chosen = replace(chosen, operations=chosen.operations | {value})
         elif key in {"actor", "subject", "text"} and key not in seen and len(value) <= _LONGEST:
             chosen = _with(chosen, key, value)
         elif key in {"since", "until"} and key not in seen:

@@ -88,7 +88,7 @@ def _draw(context: PageContext, service: str) -> None:
 def _draw_history(context: PageContext, service: str) -> None:
     st.subheader("History", anchor=False)
     for record in _records(context, service):
-        row = audit.row(record, context.now())
+        row = audit.row(record)
         words = f"{row.time}: {row.what}, {row.outcome.lower()}, {row.actor}"
         context.navigation.draw_link("audit", words, icon=":material/fact_check:", seq=str(row.seq))
     context.navigation.draw_link("audit", "All audit records of this service", service=service)

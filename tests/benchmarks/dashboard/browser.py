@@ -25,7 +25,7 @@ _PATIENCE_MS = 30_000
 _VIEW: ViewportSize = {"width": 1280, "height": 900}
 
 FIRST_ROW = """() => {
-    const table = document.querySelector('[data-testid=stDataFrame] canvas');
+    const table = [...document.querySelectorAll('[data-testid=stDataFrame]')].at(-1)?.querySelector('canvas');
     if (!table?.width || !table.clientWidth) return '';
     const scale = table.width / table.clientWidth;
     const [top, height] = [38 * scale, 28 * scale];

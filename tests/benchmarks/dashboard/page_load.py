@@ -127,6 +127,7 @@ def _operations(tenants: int) -> list[Interaction]:
 
 def _audit() -> list[Interaction]:
     def outcomes(page: Page) -> None:
+        page.get_by_text("More filters", exact=True).click()
         page.get_by_role("combobox", name="Outcome").click()
 
     def only_refused(page: Page) -> None:
@@ -147,13 +148,20 @@ def _audit() -> list[Interaction]:
         row_changes(page, lambda: page.get_by_role("button", name="Older").click())
 
     def open_record(page: Page) -> None:
-        box = page.get_by_test_id("stDataFrame").bounding_box()
+        box = page.get_by_test_id("stDataFrame").last.bounding_box()
         assert box is not None
         page.mouse.click(box["x"] + 15, box["y"] + 55)
         page.get_by_role("dialog").get_by_text("Hashed text").wait_for()
 
+    def one_service(page: Page) -> None:
+        row_changes(page, lambda: page.get_by_role("option", name="ledger").click())
+
+    def services(page: Page) -> None:
+        page.get_by_role("combobox", name="Service").click()
+
     return [
         Interaction("Audit: only rejections", "audit", wait_for_table, only_refused, outcomes),
+        Interaction("Audit: only one service", "audit", wait_for_table, one_service, services),
         Interaction("Audit: search for a person", "audit", wait_for_table, search),
         Interaction("Audit: search without a match", "audit", wait_for_table, search_without_match),
         Interaction("Audit: older records", "audit", wait_for_table, older),

@@ -143,6 +143,15 @@ def fill_audit(
         "insert into okcm.audit_head (tenant_id, seq, chain_hash, moved) values (%s, %s, %s, true)",
         [tenant_id, seq, chain_hash],
     )
+    # As okcm.audit_append_all counts them.
+    connection.execute(
+        "insert into okcm.audit_hour"
+        " select tenant_id, date_trunc('hour', (event ->> 'time')::timestamptz, 'UTC'), event ->> 'name',"
+        " okcm.audit_service(event), coalesce(event -> 'details' ->> 'operation', ''), event ->> 'outcome', count(*),"
+        " min(seq), max(seq) from (select tenant_id, seq, record::jsonb as event from okcm.audit_event"
+        " where tenant_id = %s) as e group by 1, 2, 3, 4, 5, 6",
+        [tenant_id],
+    )
 
 
 def _record(event: dict[str, object]) -> str:

@@ -1,6 +1,6 @@
 import json
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 
 import pytest
 
@@ -22,7 +22,7 @@ FIELDS = {
     "correlation_id": "c-1",
     "event_id": "e-1",
     "upstream_event_type": "unauthorizedRequest",
-    "details": {"operation": "get", "count": 7},
+    "details": {"operation": "get", "count": "7", "code": "object_not_found"},
 }
 
 
@@ -32,15 +32,19 @@ def found(text: str | None = None, previous: bytes | None = GENESIS, **changed: 
 
 
 def test_a_record_is_shown_with_its_label_and_code():
-    assert view.row(found(), NOW) == view.Row(
+    assert view.row(found(), "Europe/Berlin") == view.Row(
         seq=1,
         time="2026-11-25 11:57:00",
-        ago="3 minutes ago",
+        local="2026-11-25 12:57:00",
         what="Use of a key rejected",
-        code="crypto.refused",
-        outcome="Refused",
-        actor="orders (service)",
+        operation="get",
+        service="orders",
         subject="service/orders",
+        actor="orders (service)",
+        outcome="Refused",
+        cause="object_not_found",
+        times=7,
+        code="crypto.refused",
         source="192.0.2.1",
         correlation_id="c-1",
         linked=True,
@@ -58,13 +62,13 @@ def test_a_record_is_shown_with_its_label_and_code():
     ],
 )
 def test_a_record_outside_the_chain_is_marked(text, previous):
-    assert not view.row(found(text, previous), NOW).linked
+    assert not view.row(found(text, previous)).linked
     assert not view.details(found(text, previous), NOW).linked
 
 
 def test_an_unreadable_record_is_shown_as_such():
-    row = view.row(found("gone"), NOW)
-    assert (row.what, row.time, row.ago, row.outcome, row.actor) == ("Unreadable record", "unknown", "", "", "")
+    row = view.row(found("gone"))
+    assert (row.what, row.time, row.local, row.outcome, row.actor) == ("Unreadable record", "unknown", "", "", "")
     details = view.details(found("gone", None), NOW)
     assert details.raw == "gone"
     assert details.fields == (
@@ -76,7 +80,7 @@ def test_an_unreadable_record_is_shown_as_such():
 
 
 def test_fields_of_unknown_types_are_shown_unchanged():
-    row = view.row(found(name=7, actor=["x"], actor_kind="robot", outcome="odd", time="2026-11-25T11:57:00"), NOW)
+    row = view.row(found(name=7, actor=["x"], actor_kind="robot", outcome="odd", time="2026-11-25T11:57:00"))
     assert (row.what, row.code, row.actor, row.outcome, row.time) == ("7", "7", '["x"] (robot)', "odd", "unknown")
     assert dict(view.details(found(details="x", actor_kind=""), NOW).fields)["Actor"] == "orders"
 
@@ -97,6 +101,7 @@ def test_the_details_of_a_record_are_complete():
         ("Event id", "e-1"),
         ("Detail: operation", "get"),
         ("Detail: count", "7"),
+        ("Detail: code", "object_not_found"),
         ("Chain hash", link(GENESIS, json.dumps(FIELDS)).hex()),
         ("Previous hash", GENESIS.hex()),
     )
@@ -116,7 +121,7 @@ def test_every_event_is_a_filter_option_with_a_label():
 
 
 def test_valid_links_are_summarized_and_broken_ones_named_by_number():
-    row = view.row(found(), NOW)
+    row = view.row(found())
     assert view.links([row]) == (True, "Hash link of the shown record verified.")
     intact, said = view.links([row, row])
     assert intact
@@ -205,8 +210,11 @@ def test_an_incomplete_search_shows_its_progress(shown, rest, backwards, said):
     assert view.search_progress(shown, rest, backwards=backwards) == said
 
 
-def test_days_are_complete_and_in_utc():
-    day = date(2026, 11, 25)
-    assert view.day_begins(day) == datetime(2026, 11, 25, tzinfo=UTC)
-    assert view.day_ends(day) == datetime(2026, 11, 26, tzinfo=UTC)
-    assert (view.day_begins(None), view.day_ends(None), view.day_ends(date.max)) == (None, None, None)
+def test_a_zone_that_the_browser_invents_shows_no_local_time():
+    for zone in (None, "", "Nowhere/City", "../../etc/passwd", "\0"):
+        assert view.row(found(), zone).local == ""
+
+
+@pytest.mark.parametrize("count", ["", "x", "-1", "9" * 40, "\u0663"])
+def test_a_count_that_is_no_number_counts_as_one(count):
+    assert view.row(found(details={"count": count})).times == 1

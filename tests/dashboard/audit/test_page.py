@@ -1,11 +1,13 @@
 """The Audit page as Streamlit runs it, on a real database."""
 
 import json
+from datetime import datetime, timedelta
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.tenants.roles import PersonRole
+from dashboard.audit.address import minute
 from dashboard.page_context import PageContext
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName
@@ -19,8 +21,8 @@ from tests.database.signing import SIGNER, Signer, sign_head
 HOSTILE = "[click](https://evil.example) ![x](https://evil.example/x.png) <script>alert(1)</script>"
 
 
-def draw(context: PageContext) -> AppTest:
-    return shown("audit", context)
+def draw(context: PageContext, **query: str) -> AppTest:
+    return shown("audit", context, **query)
 
 
 def fill(worker: Database, number: int, tenant: str = TENANT, **changed: object) -> None:
@@ -31,7 +33,8 @@ def fill(worker: Database, number: int, tenant: str = TENANT, **changed: object)
 
 
 def numbers(page: AppTest) -> list[int]:
-    return [] if not page.dataframe else [int(seq) for seq in page.dataframe[0].value["seq"]]
+    tables = [table.value for table in page.dataframe if "seq" in table.value]
+    return [int(seq) for seq in tables[0]["seq"]] if tables else []
 
 
 def test_an_empty_stream_explains_when_records_appear(dashboard: Database) -> None:
@@ -45,16 +48,16 @@ def test_an_empty_stream_explains_when_records_appear(dashboard: Database) -> No
 def test_the_newest_records_are_listed_with_the_state_of_the_chain(dashboard: Database, worker: Database) -> None:
     fill(worker, 50)
     sign_head(worker, TENANT)
-    fill(worker, 60)
+    fill(worker, 110)
     fill(worker, 1, "beta", subject="of another")
     page = draw(a_page_context(dashboard))
-    assert numbers(page) == list(range(60, 10, -1))
-    assert [metric.value for metric in page.metric] == ["60", "50", "Verified"]
+    assert numbers(page) == list(range(110, 10, -1))
+    assert [metric.value for metric in page.metric] == ["110", "50", "Verified"]
     assert "Signed up to record 50" in text(page)
-    assert "10 newer records will be signed within a minute" in text(page)
-    assert "Hash links of 50 shown records" in text(page)
+    assert "60 newer records will be signed within a minute" in text(page)
+    assert "Hash links of 100 shown records" in text(page)
     assert page.button(key="audit-newer").disabled
-    assert set(page.dataframe[0].value["what"]) == {"Tenant key created"}
+    assert set(page.dataframe[-1].value["what"]) == {"Tenant key created"}
     assert [element.proto.url for element in page.get("link_button")] == [f"/tenant/{TENANT}/audit.jsonl"]
     page.session_state["audit-key"] = True
     page.run()
@@ -82,71 +85,195 @@ def test_a_role_without_the_permission_sees_no_records(dashboard: Database, work
 
 
 def test_paging_shows_new_records_only_on_the_newest_page(dashboard: Database, worker: Database) -> None:
-    fill(worker, 120)
+    fill(worker, 240)
     page = draw(a_page_context(dashboard))
     page.button(key="audit-older").click().run()
-    assert numbers(page) == list(range(70, 20, -1))
-    fill(worker, 125)
+    assert numbers(page) == list(range(140, 40, -1))
+    fill(worker, 245)
     page.button(key="audit-newer").click().run()
-    assert numbers(page) == list(range(120, 70, -1))
+    assert numbers(page) == list(range(240, 140, -1))
     page.button(key="audit-newest").click().run()
-    assert numbers(page) == list(range(125, 75, -1))
+    assert numbers(page) == list(range(245, 145, -1))
     for _ in range(2):
         page.button(key="audit-older").click().run()
-    assert numbers(page) == list(range(25, 0, -1))
+    assert numbers(page) == list(range(45, 0, -1))
     assert page.button(key="audit-older").disabled
 
 
-def test_filters_narrow_the_list_and_begin_at_the_newest(dashboard: Database, worker: Database) -> None:
+def test_filters_narrow_the_list_and_are_in_the_address(dashboard: Database, worker: Database) -> None:
     fill(worker, 120)
     with worker.tenant_tx(TENANT) as tx:
         tx.audit.append(an_audit_event("odd", actor="ada", outcome="refused", name=AuditName.ACTION_REFUSED))
     page = draw(a_page_context(dashboard))
     page.button(key="audit-older").click().run()
-    page.text_input(key="audit-text").set_value("OBJECT 7").run()
+    page.text_input(key="audit-search").set_value("OBJECT 7").run()
     assert numbers(page) == [79, 78, 77, 76, 75, 74, 73, 72, 71, 70, 7]
-    page.text_input(key="audit-text").set_value("").run()
-    page.multiselect(key="audit-names").set_value(["dashboard."]).run()
+    assert page.query_params == {"search": "OBJECT 7"}
+    page.text_input(key="audit-search").set_value("").run()
+    page.multiselect(key="audit-event").set_value(["dashboard."]).run()
     assert numbers(page) == [121]
-    page.multiselect(key="audit-names").set_value([]).run()
-    page.multiselect(key="audit-outcomes").set_value(["refused"]).run()
+    page.multiselect(key="audit-event").set_value([]).run()
+    page.multiselect(key="audit-outcome").set_value(["refused"]).run()
     page.text_input(key="audit-actor").set_value("ADA").run()
     assert numbers(page) == [121]
+    assert page.query_params == {"outcome": "refused", "actor": "ADA"}
     links = [element.proto.url for element in page.get("link_button")]
     assert links == [f"/tenant/{TENANT}/audit.jsonl?outcome=refused&actor=ADA", f"/tenant/{TENANT}/audit.jsonl"]
-    page.text_input(key="audit-subject").set_value("nowhere").run()
+    page.text_input(key="audit-object").set_value("nowhere").run()
     assert numbers(page) == []
     assert "Change or remove a filter" in text(page)
+    page.button(key="audit-clear").click().run()
+    assert (numbers(page)[0], page.query_params) == (121, {})
 
 
-def test_days_and_text_limit_the_list_and_special_characters_match_nothing(
+def uses(worker: Database, tenant: str = TENANT) -> None:
+    """Append what a crypto process ships: two services, and one rejection."""
+    with worker.tenant_tx(tenant) as tx:
+        tx.audit.append_all(
+            [
+                an_audit_event(
+                    f"use {service} {operation}",
+                    name=AuditName.CRYPTO_REFUSED if code else AuditName.CRYPTO_USED,
+                    actor_kind="service",
+                    actor=service,
+                    subject="customer/4711",
+                    outcome="refused" if code else "success",
+                    details={"operation": operation, "count": "3"} | ({"code": code} if code else {}),
+                )
+                for service, operation, code in (
+                    ("orders", "encrypt", ""),
+                    ("billing", "decrypt", ""),
+                    ("billing", "decrypt ", "ciphertext_refused"),
+                )
+            ]
+        )
+
+
+def test_a_link_of_another_page_selects_the_records_of_a_service_and_operation(
     dashboard: Database, worker: Database
 ) -> None:
+    uses(worker)
+    uses(worker, "beta")
+    now = a_page_context(dashboard).now()
+    begin, end = (now + timedelta(minutes=n) for n in (-5, 5))
+    page = draw(
+        a_page_context(dashboard),
+        **{"from": minute(begin), "to": minute(end), "service": "billing", "operation": "decrypt"},
+    )
+    table = page.dataframe[-1].value
+    assert list(table["service"]) == ["billing"]
+    row = table.iloc[0]
+    assert (row["operation"], row["subject"], row["actor"], row["times"]) == (
+        "decrypt",
+        "customer/4711",
+        "billing (service)",
+        3,
+    )
+    assert page.multiselect(key="audit-service").value == ["billing"]
+    assert page.toggle(key="audit-live").disabled
+    page = draw(a_page_context(dashboard), outcome="refused")
+    assert list(page.dataframe[-1].value["cause"]) == ["ciphertext_refused"]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ({"from": "yesterday"}, "`from` is not a time such as 2026-11-25T17:14Z: `yesterday`."),
+        ({"to": "9999-99-99"}, "`to` is not a time"),
+        ({"service": "' or 1=1"}, "`service` is unknown"),
+        ({"operation": "steal"}, "`operation` is unknown: `steal`."),
+        ({"outcome": "odd"}, "`outcome` is unknown"),
+        ({"event": "x" * 999}, "`event` is unknown"),
+        ({"search": "x" * 201}, "`search` has more than 200 characters."),
+        ({"from": "2026-11-25T17:14Z", "to": "2026-11-25T17:14Z"}, "`to` is not after `from`."),
+        ({"from": "0001-01-01T00:00+23:59"}, "`from` is not a time"),
+    ],
+    ids=str,
+)
+def test_an_invalid_value_of_the_address_is_named_and_ignored(
+    dashboard: Database, worker: Database, query: dict[str, str], said: str
+) -> None:
     fill(worker, 3)
-    context = a_page_context(dashboard)
-    today = context.now().date()
-    page = draw(context)
-    page.date_input(key="audit-since").set_value(today).run()
+    page = draw(a_page_context(dashboard), **query)
+    assert said in page.warning[0].value
+    assert not page.exception
+
+
+def test_a_time_before_the_first_day_selects_everything(dashboard: Database, worker: Database) -> None:
+    fill(worker, 3)
+    page = draw(a_page_context(dashboard), **{"from": "1900-01-01T00:00Z"})
+    assert not page.exception
     assert numbers(page) == [3, 2, 1]
+
+
+def test_special_characters_match_nothing(dashboard: Database, worker: Database) -> None:
+    fill(worker, 3)
+    page = draw(a_page_context(dashboard))
     for hostile in ("'; drop table okcm.tenant --", "%", "\\", "\0", "'||pg_sleep(9)||'"):
-        page.text_input(key="audit-text").set_value(hostile).run()
+        page.text_input(key="audit-search").set_value(hostile).run()
         assert not page.exception
         assert numbers(page) == []
-    page.text_input(key="audit-text").set_value("").run()
-    page.date_input(key="audit-since").set_value(None).run()
-    page.date_input(key="audit-until").set_value(today.replace(year=today.year - 1)).run()
-    assert numbers(page) == []
+
+
+def test_bars_and_their_table_count_the_records_of_each_hour_and_a_selected_hour_narrows_the_range(
+    dashboard: Database, worker: Database
+) -> None:
+    uses(worker)
+    uses(worker, "beta")
+    page = draw(a_page_context(dashboard))
+    hours = page.dataframe[0].value
+    assert hours[["Answered", "Refused or failed"]].to_numpy().sum(axis=0).tolist() == [2, 1]
+    assert "2 answered, 1 refused or failed" in text(page)
+    page.session_state["audit-bars-table-0"] = {"selection": {"rows": [0], "columns": [], "cells": []}}
+    page.run()
+    begin, end = (datetime.fromisoformat(page.query_params[name]) for name in ("from", "to"))
+    assert (begin.minute, end - begin) == (0, timedelta(hours=1))
+    assert begin <= a_page_context(dashboard).now() + timedelta(hours=1)
+    assert len(numbers(page)) >= 1
+
+
+def test_live_shows_a_new_record_on_the_newest_page(dashboard: Database, worker: Database) -> None:
+    fill(worker, 3)
+    page = draw(a_page_context(dashboard))
+    page.toggle(key="audit-live").set_value(True).run()
+    assert page.query_params == {"live": "1"}
+    fill(worker, 5)
+    page.run()
+    assert numbers(page) == [5, 4, 3, 2, 1]
+    assert "As of" in text(page)
+
+
+def test_without_live_the_page_stays_as_it_is(dashboard: Database, worker: Database) -> None:
+    fill(worker, 3)
+    page = draw(a_page_context(dashboard))
+    fill(worker, 5)
+    page.run()
+    assert numbers(page) == [3, 2, 1]
+
+
+@pytest.mark.parametrize("seq", ["9999", "0", "-1", "x", "9" * 30])
+def test_a_record_of_the_address_that_does_not_exist_is_named(dashboard: Database, worker: Database, seq: str) -> None:
+    fill(worker, 2)
+    fill(worker, 1, "beta")
+    page = draw(a_page_context(dashboard), seq=seq)
+    assert "names no record of this tenant" in text(page)
+
+
+def test_verification_is_below_the_records(dashboard: Database, worker: Database) -> None:
+    fill(worker, 2)
+    said = text(draw(a_page_context(dashboard)))
+    assert said.index("Records") < said.index("Verification")
 
 
 def test_the_entire_stream_is_verified_on_demand(dashboard: Database, worker: Database) -> None:
-    fill(worker, 60)
+    fill(worker, 110)
     sign_head(worker, TENANT)
     page = draw(a_page_context(dashboard))
     page.button(key="audit-verify").click().run()
-    assert "60 records verified in" in page.success[0].value
-    assert "of record 60, and its signature are verified" in page.success[0].value
+    assert "110 records verified in" in page.success[0].value
+    assert "of record 110, and its signature are verified" in page.success[0].value
     page.button(key="audit-older").click().run()
-    assert "60 records verified in" in page.success[0].value
+    assert "110 records verified in" in page.success[0].value
 
 
 FORGED, _ = Signer().sign(b"anything")
@@ -195,9 +322,10 @@ def test_a_manipulated_stream_is_reported_immediate_and_by_the_verification(  # 
 def test_a_record_is_shown_completely_and_its_values_are_not_markup(dashboard: Database, worker: Database) -> None:
     fill(worker, 2, subject=HOSTILE, actor=HOSTILE, details={"why": HOSTILE})
     page = draw(a_page_context(dashboard))
-    page.session_state["audit-table-1"] = {"selection": {"rows": [0], "columns": [], "cells": []}}
+    page.session_state["audit-table-0"] = {"selection": {"rows": [0], "columns": [], "cells": []}}
     page.run()
     assert not page.exception
+    assert page.query_params == {"seq": "2"}
     texts = [element.value for element in page.text]
     assert [HOSTILE in text for text in texts].count(True) == 3
     raw = json.loads(next(code.value for code in page.code if code.language == "json"))
