@@ -235,6 +235,8 @@ ACTIONS: Mapping[str, Entry] = MappingProxyType(
         "services.actions.protect": (N.ACTION_REFUSED, N.PROTECTION_CHANGE_REQUESTED, *_FIELDS),
         "services.actions.unprotect": (N.ACTION_REFUSED, N.PROTECTION_CHANGE_REQUESTED, N.FIELD_UNPROTECTED),
         "root_keys.actions.wishes": "creates a request id and sends no request",
+        "root_keys.actions.keeps_credentials": "compares input and sends no request",
+        "root_keys.actions.moved": "prepares requests and sends none",
         "root_keys.actions.check": (N.ACTION_REFUSED, N.ROOT_KEY_PREFLIGHT_REQUESTED),
         "root_keys.actions.change": (N.ACTION_REFUSED, N.ROOT_KEY_CHANGE_REQUESTED),
         "root_keys.actions.ask_for_platform": (N.ACTION_REFUSED, N.APPROVAL_ASKED, N.ROOT_KEY_CHANGE_REQUESTED),

@@ -5,7 +5,8 @@ Only the worker can decrypt the result, and only for this tenant and this reques
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from uuid import uuid4
 
 from config.credential_encryption import encrypt_credentials
@@ -15,6 +16,7 @@ from core.keys.root_keys import (
     Place,
     PlatformKeyRef,
     Problem,
+    RootKeyMode,
     parse_credentials,
     parse_place,
     refuse_incomplete,
@@ -30,7 +32,16 @@ from database.tenants import TenantRow
 from openkcm.contract.audit_events import AuditName
 from workflows.client.workflow_client import OperationTimeout
 
-_REQUESTS = 8
+_REQUESTS = 12
+_DESTINATIONS: Mapping[RootKeyMode, tuple[str, ...]] = MappingProxyType(
+    {
+        RootKeyMode.PLATFORM: (),
+        RootKeyMode.AWS_KMS: ("role_arn",),
+        RootKeyMode.PKCS11: ("token",),
+        RootKeyMode.OPENBAO: ("address", "ca_pem", "role_id"),
+    }
+)
+"""Fields that decide where credentials are sent and which are needed. AWS receives signatures, never the secret key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,28 @@ def wishes(
     credentials = parse_credentials({name: text for name, text in secrets.items() if text})
     refuse_incomplete(place, credentials)
     return tuple(_wish(context, uuid4().hex, place, credentials) for _ in range(_REQUESTS))
+
+
+def keeps_credentials(before: Mapping[str, str], after: Mapping[str, str]) -> bool:
+    """Return whether credentials that were entered for one location may be used for another.
+
+    They may not be sent elsewhere than the user intended when entering them: a person at an unlocked screen could
+    otherwise read them on another server.
+    """
+    provider = RootKeyMode(after["provider"])
+    return all(before.get(name, "") == after.get(name, "") for name in ("provider", *_DESTINATIONS[provider]))
+
+
+def moved(wishes: Sequence[RootKeyChangeRequest], fields: Mapping[str, str]) -> tuple[RootKeyChangeRequest, ...]:
+    """Return the remaining requests with the same encrypted credentials for another location.
+
+    The caller has verified `keeps_credentials`. The first request is omitted, because it may be stored already.
+
+    Raises:
+        RootKeyRefused: the first invalid field, with its rule.
+    """
+    place = parse_place({name: text.strip() for name, text in fields.items() if text.strip()})
+    return tuple(replace(wish, place=place) for wish in wishes[1:])
 
 
 def check(context: PageContext, wish: RootKeyChangeRequest) -> Sequence[Problem]:

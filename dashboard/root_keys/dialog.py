@@ -174,11 +174,10 @@ def _draw_entry(provider: RootKeyMode, entry: Entry) -> None:
 
 
 def _draw_sealed(provider: RootKeyMode) -> None:
-    supply: _Supply | None = st.session_state.get(_SUPPLY)
-    if supply is not None and supply.fields == _fields(provider):
+    if _kept(_fields(provider)) is not None:
         st.caption(
-            ":material/lock: The credentials are encrypted and their fields are empty; they are never shown. "
-            "Further checks of this root key use them. Enter credentials again only to replace them."
+            ":material/lock: The credentials are encrypted and kept; their fields are empty, because they are never "
+            "shown. Further checks use them. Enter them again only to replace them, or for another destination."
         )
     else:
         st.caption(
@@ -210,12 +209,16 @@ def _ask(context: PageContext, what: str) -> None:
     """Encrypt the input and empty the credential fields; a callback, because only callbacks may set a field's value."""
     provider = RootKeyMode(st.session_state[_PROVIDER])
     fields, secrets = _fields(provider), _typed(provider, secret=True)
-    supply: _Supply | None = st.session_state.get(_SUPPLY)
+    kept = None if secrets else _kept(fields)
     st.session_state.pop(_RESULT, None)
-    if secrets or supply is None or supply.fields != fields or not supply.wishes:
-        st.session_state.pop(_SUPPLY, None)
+    if kept is None or kept.fields != fields:
         try:
-            st.session_state[_SUPPLY] = _Supply(fields, root_key_actions.wishes(context, fields, secrets))
+            requests = (
+                root_key_actions.wishes(context, fields, secrets)
+                if kept is None
+                else root_key_actions.moved(kept.wishes, fields)
+            )
+            st.session_state[_SUPPLY] = _Supply(fields, requests)
         except OpenKcmError as refused:
             words = [sentence(in_labels(provider, refused.message)), sentence(refused.hint), "Nothing was stored."]
             st.session_state[_RESULT] = _Result(Severity.BAD, "Invalid root key", " ".join(filter(None, words)))
@@ -224,6 +227,15 @@ def _ask(context: PageContext, what: str) -> None:
             if entry.secret:
                 _empty(_key(provider, entry))
     st.session_state[_ASKED] = what
+
+
+def _kept(fields: Mapping[str, str]) -> _Supply | None:
+    """Return the encrypted credentials that may be used for this location; None if they must be entered."""
+    supply: _Supply | None = st.session_state.get(_SUPPLY)
+    if supply is None or not root_key_actions.keeps_credentials(supply.fields, fields):
+        return None
+    left = len(supply.wishes) if supply.fields == fields else len(supply.wishes) - 1
+    return supply if left > 0 else None
 
 
 def _empty(key: str) -> None:

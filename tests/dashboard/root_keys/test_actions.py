@@ -87,3 +87,25 @@ def test_a_locked_tenant_can_check_a_root_key_and_not_change_it(scene: Scene) ->
         root_key_actions.change(scene.page_context(), a_wish(scene))
     with scene.dashboard.tenant_tx(ACME) as tx:
         assert tx.root_keys.changes() == []
+
+
+@pytest.mark.parametrize(
+    ("provider", "changed", "kept"),
+    [
+        ("openbao", "key", True),
+        ("openbao", "mount", True),
+        ("openbao", "address", False),
+        ("openbao", "ca_pem", False),
+        ("openbao", "role_id", False),
+        ("pkcs11", "key", True),
+        ("pkcs11", "token", False),
+        ("aws-kms", "key_arn", True),
+        ("aws-kms", "role_arn", False),
+    ],
+)
+def test_credentials_are_kept_only_for_the_same_destination(provider: str, changed: str, kept: bool) -> None:  # noqa: FBT001 - parameters of a test
+    before = {"provider": provider, changed: "one"}
+    assert root_key_actions.keeps_credentials(before, before)
+    assert root_key_actions.keeps_credentials(before, before | {changed: "two"}) is kept
+    other = "platform" if provider != "platform" else "openbao"
+    assert not root_key_actions.keeps_credentials(before, {"provider": other})

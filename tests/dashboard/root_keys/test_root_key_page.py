@@ -64,7 +64,7 @@ def test_credentials_are_never_shown_and_leave_the_session_when_encrypted(scene:
     at = open_dialog(scene)
     fill(at)
     said = press(at, "root-key.check")
-    assert "The credentials are encrypted" in said
+    assert "The credentials are encrypted and kept" in said
     assert SECRET not in said
     everything = object.__getattribute__(at.session_state._state, "_state")
     assert "root-key.supply" in repr(everything)
@@ -87,6 +87,36 @@ def test_a_changed_or_invalid_address_is_rejected_and_the_input_stays(scene: Sce
     assert at.text_input(key="root-key.field.openbao.key").value == "acme"
     assert scene.gateway.asked == asked
     assert mode_of(scene) == "platform"
+
+
+def test_the_credentials_are_kept_after_a_refused_check_and_a_corrected_key_name(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.gateway.problems = [Problem(code="root_key_missing", message="the key does not exist", hint="create it")]
+    at = open_dialog(scene)
+    fill(at)
+    assert "Check failed" in press(at, "root-key.check")
+    scene.gateway.problems = []
+    at.text_input(key="root-key.field.openbao.key").set_value("not a name").run()
+    said = press(at, "root-key.check")
+    assert "Invalid root key" in said
+    assert "The credentials are encrypted and kept" in said
+    at.text_input(key="root-key.field.openbao.key").set_value("acme-2").run()
+    assert "Check passed" in press(at, "root-key.check")
+    assert "Root key changed" in press(at, "root-key.change")
+    assert [one.token.get_secret_value() for one in scene.gateway.taken] == [SECRET] * 3
+
+
+def test_credentials_are_not_sent_to_another_server_than_they_were_entered_for(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    at = open_dialog(scene)
+    fill(at)
+    press(at, "root-key.check")
+    at.text_input(key="root-key.field.openbao.address").set_value("https://other.example").run()
+    assert "The credentials are encrypted and kept" not in text(at)
+    assert "openbao needs token" in press(at, "root-key.check").lower()
+    assert len(scene.gateway.taken) == 1
+    at.text_input(key="root-key.field.openbao.address").set_value("https://bao.acme.example:8200").run()
+    assert "Check passed" in press(at, "root-key.check")
 
 
 def test_a_failed_check_shows_each_problem_with_its_fix(scene: Scene) -> None:
