@@ -18,6 +18,7 @@ from cli.isolation import describe_assessment
 from cli.offboarding import OffboardCommands, describe_offboarding
 from cli.rotation import describe_key_version, describe_rotation
 from cli.tenants import output as tenant_view
+from cli.tenants.approvals import list_approvals
 from cli.tenants.policy import Policy
 from cli.tenants.status import StatusCommands
 from config.settings import load_settings
@@ -43,6 +44,7 @@ def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
     tenants.command("list")(list_tenants)
     tenants.command("show")(show)
     tenants.command("retry")(retry)
+    tenants.command("approvals")(list_approvals)
     status = StatusCommands(ask)
     offboarding = OffboardCommands(ask)
     for command in (status.suspend, status.resume, status.lock, status.unlock):

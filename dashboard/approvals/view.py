@@ -36,7 +36,7 @@ WORDS: Mapping[Action, Words] = MappingProxyType(
             "Lock tenant (kill switch)",
             "lock",
             _happens(KeyAction.LOCK),
-            "One person alone can no longer stop all your services. A lock then takes two people, also in an "
+            "One person alone can no longer stop all your services. A lock then requires approval, also in an "
             "emergency. Disabling your own root key at its provider still locks the tenant immediately and needs "
             "no approval.",
         ),
