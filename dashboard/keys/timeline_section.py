@@ -15,9 +15,8 @@ from dashboard.keys.timeline_view import Recorded, TimelineEvent
 from dashboard.page_context import PageContext
 from openkcm.contract.audit_events import StoredRecord
 
-_SEARCHED = 50_000
-"""The newest records that are searched for locks: at most five queries, and only the first time in a session."""
 _SECONDS = 0.5
+"""The longest search for locks; it reads the hours that have any, and only the first time in a session."""
 _WANTED = AuditFilter(names=frozenset(view.STATE_EVENTS))
 _SCAN, _TABLE, _CHART = "timeline.scan", "timeline.table", "timeline.chart"
 
@@ -46,7 +45,7 @@ def draw(context: PageContext) -> None:
 def _explained(context: PageContext, *, complete: bool) -> str:
     if not context.may(Permission.VIEW_AUDIT):
         return "Locks are in the audit stream, which your role does not include."
-    older = "" if complete else f" Locks: among the newest {_SEARCHED:,} audit records."
+    older = "" if complete else " Older locks are on the page Audit."
     return f"Select an event to open its audit record.{older}"
 
 
@@ -98,11 +97,10 @@ def _read(context: PageContext) -> tuple[tuple[TimelineEvent, ...], bool]:
 
 
 def _scanned(context: PageContext, every: range) -> _Scan:
-    """Search the records since the last draw in this session; the first time, the newest ones."""
+    """Search the records since the last draw in this session; the first time, all, the newest first."""
     before: _Scan | None = st.session_state.get(_SCAN)
     if before is None or before.tenant_id != context.tenant_id:
-        first = max(every.start, every.stop - _SEARCHED)
-        before = _Scan(context.tenant_id, first, first - 1)
+        before = _Scan(context.tenant_id, every.start, every.start - 1)
     among = range(max(every.start, before.last + 1), every.stop)
     deadline = time.monotonic() + _SECONDS
     with context.database.tenant_tx(context.tenant_id) as tx:

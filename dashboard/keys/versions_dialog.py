@@ -26,7 +26,7 @@ _EVENTS = frozenset(
         AuditName.RETIRE_REQUESTED,
     }
 )
-_SEARCHED, _MOST, _SECONDS = 50_000, 20, 0.5
+_MOST, _SECONDS = 20, 0.5
 
 
 def open_versions(service: str) -> None:
@@ -101,7 +101,7 @@ def _records(context: PageContext, service: str) -> list[FoundRecord]:
         found = stream.search(
             tx.audit,
             AuditFilter(names=_EVENTS, subject=service),
-            every[-_SEARCHED:],
+            every,
             _MOST,
             newest_first=True,
             expired=lambda: time.monotonic() > deadline,
