@@ -63,6 +63,13 @@ def _agents_address(text: str) -> str:
     return text
 
 
+def _web_address(text: str) -> str:
+    place = urlsplit(text)
+    if place.scheme not in {"https", "http"} or not place.hostname or place.fragment:
+        raise ValueError("an http or https address without a fragment")
+    return text
+
+
 class WorkloadIssuer(BaseModel):
     """An issuer of platform JWTs that attest an agent's workload, and the claims that name tenant and service."""
 
@@ -374,6 +381,11 @@ class Settings(BaseSettings):
     dashboard_host: str = Field(LOOPBACK, description="address the dashboard listens on")
     dashboard_port: Port = Field(18501, description="port of the dashboard")
     dashboard_idle_minutes: float = Field(30.0, gt=0, description="idle time after which a session ends, minutes")
+    documentation_url: Annotated[str, AfterValidator(_web_address)] | None = Field(
+        None,
+        description="address at which the documentation of the dashboard is published, without a fragment; the Help "
+        "links of its pages lead to its sections; default: no Help links",
+    )
     oidc_metadata_url: str | None = Field(
         None, description="discovery document of the single sign-on; default: a development server on loopback"
     )

@@ -41,7 +41,8 @@ def create_app(parts: Dependencies) -> AuthMiddleware:
     ]
     if parts.development is not None:
         routes += parts.development.routes
-    routes += downloads.routes(parts)
+    files = downloads.routes(parts)
+    routes += files
     # Otherwise Streamlit uses the folder `pages` until a script has called `st.navigation`: the first request for a
     # page after a start would show a menu of these modules instead.
     PagesManager.uses_pages_directory = False
@@ -69,7 +70,14 @@ def create_app(parts: Dependencies) -> AuthMiddleware:
     # with another key, and a sign-on that begins at one instance could not end at another. Not earlier: the first
     # access to an option reads the file beside the script, which `App` names.
     config.set_option("server.cookieSecret", parts.cookie_secrets[0])
-    return AuthMiddleware(app, parts.guard, parts.cookie_secrets, origin, develops=parts.develops)
+    return AuthMiddleware(
+        app,
+        parts.guard,
+        parts.cookie_secrets,
+        origin,
+        develops=parts.develops,
+        files=frozenset(file.path for file in files),
+    )
 
 
 async def _health(_request: Request) -> Response:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from starlette import routing
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from core.audit import AuditFilter
 from core.errors.compliance import CertificateMissing
@@ -16,7 +16,7 @@ from core.errors.tenants import AccessDenied, SessionEnded
 from core.tenants.roles import Permission
 from dashboard.audit import stream
 from dashboard.audit import view as audit_query
-from dashboard.auth import access_denied_page, cookies
+from dashboard.auth import cookies, error_documents
 from dashboard.auth.middleware import PLACE_HEADER, SOURCE_HEADER
 from dashboard.auth.routes import Route, RouteKind, named
 from dashboard.offboarding import section as offboarding
@@ -29,7 +29,7 @@ from openkcm.errors import OpenKcmError
 from openkcm.verification.erasure_certificate import certificate_file
 
 
-def routes(parts: Dependencies) -> list[routing.BaseRoute]:
+def routes(parts: Dependencies) -> list[routing.Route]:
     """Return the routes, with paths relative to the route that the middleware has resolved."""
     downloads = Downloads(parts)
     return [
@@ -62,7 +62,7 @@ class Downloads:
                 raise AccessDenied
             return await asyncio.to_thread(lambda: make(request, self._page_context(request, route)))
         except OpenKcmError as refused:
-            return HTMLResponse(access_denied_page.render(refused), access_denied_page.status(refused))
+            return error_documents.response(refused)
 
     def _audit(self, request: Request, context: PageContext) -> Response:
         chosen = audit_query.decode(request.url.query)

@@ -64,7 +64,7 @@ class PageContext:
     """
     left: Callable[[], bool] = lambda: False
     """Whether the session has ended, without counting as activity: for automatic reruns, which must not prevent the
-    idle timeout.
+    idle timeout. Raises DatabaseUnavailable.
     """
     platform: Operations | None = None
     navigation: Navigation = field(default_factory=Navigation)

@@ -1,12 +1,14 @@
 """The sign-in page, and the page that replaces a refused one."""
 
+from typing import Literal
+
 import httpx2
 import streamlit as st
 
-from core.errors.tenants import AccessDenied, SessionEnded
+from core.errors.tenants import SessionEnded
+from dashboard.auth.problems import OTHER_ACCOUNT, Way, problem_of
 from dashboard.auth.routes import Route, RouteKind
-from dashboard.components.formatting import said
-from dashboard.components.tenant_status import sentence
+from dashboard.components.formatting import plain
 from dashboard.wiring import Dependencies
 from openkcm.errors import OpenKcmError
 
@@ -15,6 +17,7 @@ _PROBE_SECONDS = 3.0
 
 def draw(parts: Dependencies, route: Route) -> None:
     """Draw the sign-in page, without revealing whether the tenant exists."""
+    st.set_page_config(page_title="Sign in · OpenKCM")
     st.title("OpenKCM")
     st.header("Customer Managed Key Service", divider="gray")
     if route.kind is RouteKind.SIGN_IN and st.user.is_logged_in:
@@ -42,24 +45,31 @@ def draw(parts: Dependencies, route: Route) -> None:
         )
 
 
-def draw_refusal(refused: OpenKcmError) -> None:
+def draw_refusal(refused: OpenKcmError, *, operator: bool = False) -> None:
     """Draw why the page is not shown, and what to do next."""
-    if isinstance(refused, SessionEnded):
-        st.title("Your session has ended")
-        st.write("You signed out in another tab, or the session was idle for too long.")
-        if st.button("Sign in again", type="primary", key="sign-in-again"):
+    problem = problem_of(refused, operator=operator)
+    st.set_page_config(page_title=f"{problem.title} · OpenKCM")
+    st.title(problem.title)
+    st.caption(f"{problem.status.value} {problem.status.phrase}")
+    st.write(plain(problem.happened))
+    st.write(plain(problem.advice))
+    with st.container(horizontal=True):
+        for number, way in enumerate(problem.ways):
+            _draw_way(refused, way, number)
+
+
+def _draw_way(refused: OpenKcmError, way: Way, number: int) -> None:
+    kind: Literal["primary", "secondary"] = "secondary" if number else "primary"
+    if way.target == OTHER_ACCOUNT:
+        if st.button(way.label, type=kind, key=f"refused-way-{number}"):
+            st.logout()
+    elif way.target:
+        st.link_button(way.label, way.target, type=kind)
+    elif st.button(way.label, type=kind, key=f"refused-way-{number}"):
+        if isinstance(refused, SessionEnded):
             st.login()
-    elif isinstance(refused, AccessDenied):
-        st.title("403 · Access denied")
-        st.write(said(refused))
-        st.link_button("Go to your page", "/")
-    else:
-        st.title("Page unavailable")
-        st.error(
-            f"{sentence(refused.message)} Services continue to use the keys they hold; nothing was changed. Try "
-            "again in a minute.",
-            icon=":material/cloud_off:",
-        )
+        else:
+            st.rerun()
 
 
 def _answers(metadata_url: str) -> bool:

@@ -142,6 +142,7 @@ def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
         bytes.fromhex(read_secret(folder, context_key(Role.DASHBOARD))),
         max_size=_DATABASE_CONNECTIONS,
     )
+    readiness = DatabaseReadiness(database)
     origin = f"{address.scheme}://{address.netloc}"
     client_secret = read_secret(folder, OIDC_CLIENT_SECRET)
     names = ClaimNames(settings.oidc_tenant_claim, settings.oidc_roles_claim)
@@ -150,7 +151,7 @@ def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
     return Dependencies(
         settings=settings,
         database=database,
-        readiness=DatabaseReadiness(database),
+        readiness=readiness,
         workflows=WorkflowBridge(
             lambda: WorkflowClient.connect(
                 settings.temporal_address,
@@ -160,7 +161,9 @@ def build(settings: Settings, develop: Develop | None = None) -> Dependencies:
                 accept_seconds=_ACCEPT_SECONDS,
             )
         ),
-        guard=SessionAuthorizer(database, names, timedelta(minutes=settings.dashboard_idle_minutes), utc_now),
+        guard=SessionAuthorizer(
+            database, names, timedelta(minutes=settings.dashboard_idle_minutes), utc_now, readiness.require
+        ),
         addresses=ServiceUrls(
             dashboard=settings.dashboard_url,
             marketplace=settings.marketplace_url,

@@ -177,6 +177,12 @@ class AccessDenied(CallerError):
     hint = "sign in with an account of its organization, or open your own page"
 
 
+class PageNotFound(CallerError):
+    code = "page_not_found"
+    message = "this address is no page of OpenKCM"
+    hint = "check the address, or go to your page"
+
+
 class PermissionDenied(CallerError):
     """The user's role at their own tenant does not permit the action."""
 

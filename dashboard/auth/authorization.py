@@ -12,18 +12,16 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from core.errors.platform import DatabaseUnavailable
 from core.errors.tenants import AccessDenied, SessionEnded
-from core.tenants.lifecycle import State
 from core.tenants.roles import OPERATORS
 from dashboard.auth.claims import FRESH, ClaimNames, Session, read
-from dashboard.auth.routes import Route, RouteKind
+from dashboard.auth.routes import TENANT_PARAMETER, Route, RouteKind
 from database.connection.database import Database
+from database.tenants import TenantRow
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
 from openkcm.errors import OpenKcmError
 
 _SEEN_EVERY = timedelta(seconds=30)
-_TENANT_PARAMETER = "tenant"
 OTHER_TENANTS_USER = "user of another organization"
 NOT_SIGNED_IN = "not signed in"
 
@@ -36,6 +34,10 @@ class SessionAuthorizer:
     names: ClaimNames
     idle: timedelta
     now: Callable[[], datetime]
+    require_database: Callable[[], None] = lambda: None
+    """Raises DatabaseUnavailable without a call while the database is known to be unavailable, so that no page waits
+    for it.
+    """
 
     def admit(self, claims: Mapping[str, object], route: Route, query: Mapping[str, str], source: str) -> Session:
         """Return the session of a user who is authorized for `route`; counts as activity.
@@ -45,6 +47,7 @@ class SessionAuthorizer:
             DatabaseUnavailable: the session cannot be verified, so access is denied as well.
         """
         sign_on = None
+        self.require_database()
         try:
             sign_on = read(claims, self.names, self.now())
             self._require_own_route(sign_on, route, query)
@@ -68,33 +71,42 @@ class SessionAuthorizer:
         """
         if self.now() >= sign_on.expires_at:
             return False
+        self.require_database()
         try:
             self._require_session(sign_on, source)
         except SessionEnded:
             return False
         return True
 
-    def has_ended(self, sign_on: Session) -> bool:
-        """Return whether a session is over, without counting as activity: open tabs poll this."""
+    def ends_at(self, sign_on: Session) -> datetime | None:
+        """Return when a session ends without activity, None if it is over; does not count as activity.
+
+        Raises:
+            DatabaseUnavailable: unknown.
+        """
         if self.now() >= sign_on.expires_at:
-            return True
-        try:
-            with self.database.tenant_tx(sign_on.person.tenant_id) as tx:
-                row = tx.sessions.get(sign_on.session_id)
-        except DatabaseUnavailable:
-            return False  # safe: every rerun that draws calls `admit` or `holds`
-        return row is None or row.ended_at is not None or self.now() - row.last_seen_at > self.idle
+            return None
+        self.require_database()
+        with self.database.tenant_tx(sign_on.person.tenant_id) as tx:
+            row = tx.sessions.get(sign_on.session_id)
+        if row is None or row.ended_at is not None or self.now() - row.last_seen_at > self.idle:
+            return None
+        return min(row.last_seen_at + self.idle, sign_on.expires_at)
 
-    def has_left(self, sign_on: Session) -> bool:
-        """Return whether the tenant of an authorized user is offboarded, so that only its erasure certificate is shown.
+    def has_ended(self, sign_on: Session) -> bool:
+        """Return whether a session is over, as `ends_at` does: open tabs poll this."""
+        return self.ends_at(sign_on) is None
 
-        Its sessions were erased. Users may sign in again: the certificate belongs to the customer.
+    def tenant(self, sign_on: Session) -> TenantRow | None:
+        """Return the tenant of an authorized user; None for an operator, and before it is enabled.
+
+        Of an offboarded tenant only the erasure certificate is shown. Its sessions were erased, and users may sign in
+        again: the certificate belongs to the customer.
         """
         if sign_on.person.is_operator:
-            return False
+            return None
         with self.database.tenant_tx(sign_on.person.tenant_id) as tx:
-            tenant = tx.tenants.get()
-        return tenant is not None and tenant.state is State.OFFBOARDED
+            return tx.tenants.get()
 
     def end(self, sign_on: Session, source: str) -> None:
         """End a session in all tabs; idempotent."""
@@ -109,8 +121,7 @@ class SessionAuthorizer:
         }
         if not theirs.get(route.kind, False):
             raise AccessDenied
-        # No page reads a tenant from the query; such a parameter is an attempt to find one that does.
-        if query.get(_TENANT_PARAMETER, route.tenant_id) != route.tenant_id:
+        if query.get(TENANT_PARAMETER, route.tenant_id) != route.tenant_id:
             raise AccessDenied
 
     def _require_session(self, sign_on: Session, source: str) -> None:

@@ -13,38 +13,46 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from core.errors.tenants import AccessDenied, SessionEnded
+from core.errors.tenants import AccessDenied, PageNotFound, SessionEnded
 from core.tenants.roles import OPERATORS
-from dashboard.auth import access_denied_page, cookies
+from dashboard.auth import cookies, error_documents
 from dashboard.auth.authorization import SessionAuthorizer
 from dashboard.auth.claims import read
 from dashboard.auth.routes import (
     DEVELOPMENT_SIGN_ON,
     MARKETPLACE,
     OPERATIONS,
+    PAGES,
     SIGN_IN,
+    PageAddress,
     Route,
     RouteKind,
     find,
-    named,
     of_tenant,
+    page_address,
+    read_return,
+    write_return,
 )
 from openkcm.errors import OpenKcmError
 
 PLACE_HEADER = "x-openkcm-place"
 SOURCE_HEADER = "x-openkcm-source"
 RETURN_COOKIE = "openkcm_return"
+"""The page that a user left to sign in, for the time at the single sign-on."""
 _RETURN_SECONDS = 900
+_LEAVING = ("/auth/login", "/auth/logout")
 CHECKS = HEALTH, READINESS = "/healthz", "/readyz"
 """Requests of a load balancer, which uses the address instead of the name."""
 _UNROUTED = ("/auth/", "/oauth2callback", *CHECKS)
 _UNGUARDED = ("/static/", "/_stcore/health", "/_stcore/host-config", "/favicon.png", "/component/")
 """Static files and health of the application: the same for every user."""
 _SIGNED_IN_ONLY = ("/media/", "/_stcore/upload_file")
+_APPLICATION = (*_UNGUARDED, *_SIGNED_IN_ONLY, "/_stcore/")
+"""What Streamlit itself serves below a route, besides pages."""
 _DOCUMENT_HEADERS = {
     "cache-control": "no-store",
     "referrer-policy": "same-origin",
@@ -59,6 +67,8 @@ class AuthMiddleware:
 
     `cookie_secrets` are the present one and, during its replacement, the former one.
 
+    `files` are the paths of downloads inside a route.
+
     `develops` enables the marketplace and the development sign-on, and rejects every other host name: a web page whose
     name resolves to this machine (DNS rebinding) must not sign in as a development user.
     """
@@ -68,6 +78,7 @@ class AuthMiddleware:
     cookie_secrets: Sequence[str]
     origin: str
     develops: bool
+    files: frozenset[str] = frozenset()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or socket."""
@@ -77,6 +88,8 @@ class AuthMiddleware:
         send = partial(_send_hardened, send, self.origin.startswith("https:"))
         scope = _with_cookies(scope, cookies.sign_again(HTTPConnection(scope).cookies, self.cookie_secrets))
         path: str = scope["path"]
+        if path in _LEAVING:
+            send = partial(_send_returning, send, page_address(_referring(scope), self.origin))
         if self.develops and path not in CHECKS and _host(scope) != urlsplit(self.origin).netloc:
             await _not_found(scope, receive, send)
             return
@@ -89,15 +102,22 @@ class AuthMiddleware:
         found = find(path)
         if found is None or (found[0] == MARKETPLACE and not self.develops):
             await _not_found(scope, receive, send)
-            return
-        route, inner = found
-        if not inner:
-            query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
-            await RedirectResponse(f"{route.root}/{query}", status_code=307)(scope, receive, send)
-            return
-        await self._enter(route, inner, scope, receive, send)
+        else:
+            await self._enter(*found, scope, receive, send)
+
+    def _is_served(self, route: Route, inner: str) -> bool:
+        """Return whether a path of a route exists; Streamlit would show its first page for every other one."""
+        return inner[1:] in PAGES[route.kind] or inner in self.files or inner.startswith(_APPLICATION)
 
     async def _enter(self, route: Route, inner: str, scope: Scope, receive: Receive, send: Send) -> None:
+        page = inner.strip("/")
+        if page in PAGES[route.kind] and inner != f"/{page}":
+            query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
+            await RedirectResponse(f"{route.root}/{page}{query}", status_code=307)(scope, receive, send)
+            return
+        if not self._is_served(route, inner):
+            await _not_found(scope, receive, send)
+            return
         connection = HTTPConnection(scope)
         inside = _with_route(scope, inner, route)
         if route.kind in {RouteKind.MARKETPLACE, RouteKind.SIGN_IN} or inner.startswith(_UNGUARDED):
@@ -106,15 +126,13 @@ class AuthMiddleware:
         try:
             signed_on = await self._authorize(connection, route)
         except OpenKcmError as refused:
-            await _refuse(refused, connection, receive, send)
+            await _refuse(refused, route, connection, receive, send)
             return
-        if signed_on:
+        if signed_on or not inner.startswith(_SIGNED_IN_ONLY):
+            # Without a session only the sign-in page is drawn.
             await self.app(inside, receive, send)
-        elif not inner.startswith(_SIGNED_IN_ONLY):
-            # Without a session only the sign-in page is drawn; the cookie returns the user to this route afterwards.
-            await self.app(inside, receive, partial(_send_returning, send, route.root))
         else:
-            await _refuse(SessionEnded(), connection, receive, send)
+            await _refuse(SessionEnded(), route, connection, receive, send)
 
     async def _authorize(self, connection: HTTPConnection, route: Route) -> bool:
         """Return whether a user is signed in and authorized; raise when the user is not authorized."""
@@ -129,15 +147,22 @@ class AuthMiddleware:
         return True
 
     async def _redirect_after_sign_in(self, request: Request) -> Response:
-        """Redirect from `/`, the target of Streamlit after sign-in and sign-out, to the former route or home."""
-        back = named(request.cookies.get(RETURN_COOKIE, ""))
+        """Redirect from `/`, the target of Streamlit after sign-in and sign-out, to the page that the user left.
+
+        Of another tenant's route, which refuses this user with the reason, the cookie selects no page.
+        """
+        back = read_return(request.cookies.get(RETURN_COOKIE, ""), self.origin)
         try:
             claims = cookies.read_claims(request.cookies, self.cookie_secrets[0], self.origin)
         except cookies.InvalidCookie:
             claims = None
         if claims is None:
-            return RedirectResponse(f"{SIGN_IN.root}/")
-        response = RedirectResponse(f"{(back or self._home(claims)).root}/")
+            target = f"{SIGN_IN.root}/" if back is None else back.url
+        elif back is None:
+            target = f"{self._home(claims).root}/"
+        else:
+            target = back.url if back.route == self._home(claims) else f"{back.route.root}/"
+        response = RedirectResponse(target)
         response.delete_cookie(RETURN_COOKIE)
         return response
 
@@ -151,6 +176,11 @@ class AuthMiddleware:
 
 def _host(scope: Scope) -> str:
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+
+
+def _referring(scope: Scope) -> str:
+    """Return the address from which the browser was sent here; its own pages only, by the Referrer-Policy."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"referer"), "")
 
 
 def _source(scope: Scope) -> str:
@@ -187,11 +217,13 @@ def _with_route(scope: Scope, path: str, route: Route | None) -> Scope:
     return {**scope, "path": path, "raw_path": path.encode(), "headers": headers}
 
 
-async def _refuse(refused: OpenKcmError, connection: HTTPConnection, receive: Receive, send: Send) -> None:
+async def _refuse(
+    refused: OpenKcmError, route: Route, connection: HTTPConnection, receive: Receive, send: Send
+) -> None:
     if connection.scope["type"] == "websocket":
         await WebSocket(connection.scope, receive, send).close(4403)  # before it is accepted: HTTP 403
         return
-    response = HTMLResponse(access_denied_page.render(refused), access_denied_page.status(refused))
+    response = error_documents.response(refused, operator=route == OPERATIONS)
     if isinstance(refused, SessionEnded):
         for name in connection.cookies:
             if name.startswith(cookies.USER):
@@ -203,7 +235,7 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await WebSocket(scope, receive, send).close(4404)
         return
-    await PlainTextResponse("page not found\n", 404)(scope, receive, send)
+    await error_documents.response(PageNotFound())(scope, receive, send)
 
 
 async def _send_hardened(send: Send, secure: bool, message: Message) -> None:  # noqa: FBT001 - bound once, by name above
@@ -220,9 +252,14 @@ async def _send_hardened(send: Send, secure: bool, message: Message) -> None:  #
     await send(message)
 
 
-async def _send_returning(send: Send, root: str, message: Message) -> None:
+async def _send_returning(send: Send, page: PageAddress | None, message: Message) -> None:
+    """Keep the page that the user leaves to sign in or out; forget an earlier one when it is no page."""
     if message["type"] == "http.response.start":
         response = Response()
-        response.set_cookie(RETURN_COOKIE, root, max_age=_RETURN_SECONDS, httponly=True, samesite="lax")
+        if page is None:
+            response.delete_cookie(RETURN_COOKIE)
+        else:
+            value = write_return(page)
+            response.set_cookie(RETURN_COOKIE, value, max_age=_RETURN_SECONDS, httponly=True, samesite="lax")
         message["headers"] = [*message["headers"], *(h for h in response.raw_headers if h[0] == b"set-cookie")]
     await send(message)

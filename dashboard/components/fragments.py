@@ -12,6 +12,8 @@ import streamlit as st
 
 from core.errors.platform import DatabaseUnavailable
 from core.tenants.roles import Permission
+from dashboard.components.address import keep_query
+from dashboard.components.formatting import plain, said
 from dashboard.components.outage_words import customer_words
 from dashboard.components.tenant_status import Severity, TenantStatusView, sentence
 from dashboard.page_context import PageContext
@@ -32,12 +34,13 @@ def guarded_fragment(draw: Callable[Concatenate[PageContext, P], None]) -> Calla
 
     @wraps(draw)
     def drawn(context: PageContext, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        keep_query()
         try:
             if not context.present():
                 st.rerun()
             draw(context, *args, **kwargs)
         except DatabaseUnavailable as down:
-            draw_refusal(down, "Not available", "Nothing was changed. Try again in a minute.")
+            _draw_outage(context, down, "Nothing was changed. Try again in a minute.")
 
     return drawn
 
@@ -55,12 +58,13 @@ def polling_fragment(draw: Callable[Concatenate[PageContext, P], None]) -> Calla
 
     @wraps(draw)
     def drawn(context: PageContext, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        keep_query()
         try:
             if context.left():
                 st.rerun()
             draw(context, *args, **kwargs)
         except DatabaseUnavailable as down:
-            draw_refusal(down, "Not available", "It refreshes automatically.")
+            _draw_outage(context, down, "It refreshes automatically.")
 
     return st.fragment(drawn, run_every=_REFRESH_SECONDS)
 
@@ -90,6 +94,12 @@ def draw_refusal(refused: OpenKcmError, title: str, still: str = "") -> None:
     parts = customer_words(refused) or (refused.message, refused.hint)
     words = " ".join(sentence(part) for part in parts if part)
     st.error(f"{words} {still}".strip(), title=title, icon=ICONS[Severity.BAD])
+
+
+def _draw_outage(context: PageContext, down: DatabaseUnavailable, still: str) -> None:
+    """Draw that a part of a page has no data; only an operator reads why."""
+    cause = said(down) if context.person.is_operator else "OpenKCM cannot read this data at the moment."
+    st.error(f"{plain(cause)} {still}", title="Not available", icon=ICONS[Severity.BAD])
 
 
 def admitted(context: PageContext) -> bool:

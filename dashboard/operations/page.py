@@ -18,15 +18,17 @@ from dashboard.operations.actions import retry
 from dashboard.page_context import PageContext
 from database.platform.operators import Operations, TenantFilter
 from database.tenants import TenantRow
-from openkcm.errors import OpenKcmError
+from openkcm.contract.names import parse_tenant_id
+from openkcm.errors import IllegalTenantId, OpenKcmError
 
 _PAGE = 25
 _STUCK = 5
 _TIMES = 300
 _TROUBLED = 10
 _UNDELIVERED = 10
+_CHOSEN = "id"
+"""The value of the address that names the opened tenant, so that Back, a reload and a shared link show it."""
 # Session state of this page.
-_CHOSEN = "operations-chosen"
 _CONFIRMING = "operations-confirming"
 _RESULT = "operations-result"
 _TRAIL = "operations-trail"
@@ -39,7 +41,7 @@ def draw(context: PageContext) -> None:
         st.error("This page is for the platform's operators.", icon=":material/block:")
         return
     _draw_retry_result()
-    chosen = st.session_state.get(_CHOSEN)
+    chosen = st.query_params.get(_CHOSEN)
     if chosen is None:
         _draw_overview(context, context.platform)
     else:
@@ -234,14 +236,18 @@ def _draw_acts(context: PageContext, tenant_id: str, where: str, *, can_retry: b
 
 
 def _draw_tenant(context: PageContext, platform: Operations, tenant_id: str) -> None:
-    with context.database.tenant_tx(tenant_id) as tx:
-        tenant, steps = tx.tenants.get(), tx.steps.latest()
+    try:
+        with context.database.tenant_tx(parse_tenant_id(tenant_id)) as tx:
+            tenant, steps = tx.tenants.get(), tx.steps.latest()
+    except IllegalTenantId:
+        tenant, steps = None, ()
     if st.button("All tenants", icon=":material/arrow_back:", key="operations-back"):
         _choose(None)
-    st.title(tenant_id)
     if tenant is None:
-        st.error("Tenant not found.", icon=":material/search_off:")
+        st.title("Tenant not found")
+        st.error("No tenant has this id. Check the address, or select a tenant.", icon=":material/search_off:")
         return
+    st.title(tenant_id)
     line = view.line(tenant, platform.provisioning_slo_seconds, context.now())
     st.badge(line.badge.label, icon=line.badge.icon, color=line.badge.color)
     st.text(line.organization)
@@ -274,7 +280,10 @@ def _draw_canary(context: PageContext) -> None:
 
 
 def _choose(tenant_id: str | None) -> None:
-    st.session_state[_CHOSEN] = tenant_id
+    if tenant_id is None:
+        st.query_params.pop(_CHOSEN, None)
+    else:
+        st.query_params[_CHOSEN] = tenant_id
     st.rerun()
 
 

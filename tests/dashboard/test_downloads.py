@@ -75,8 +75,11 @@ def stand(field: Field) -> Stand:
         tracer=None,
         development=None,
     )
-    inner = Starlette(routes=downloads.routes(parts))
-    return Stand(field, inner, AuthMiddleware(inner, guard, [SECRET], ORIGIN, develops=True), database, clock)
+    routes = downloads.routes(parts)
+    inner = Starlette(routes=routes)
+    files = frozenset(route.path for route in routes)
+    edge = AuthMiddleware(inner, guard, [SECRET], ORIGIN, develops=True, files=files)
+    return Stand(field, inner, edge, database, clock)
 
 
 def test_the_stream_is_a_file_that_verifies(stand: Stand) -> None:

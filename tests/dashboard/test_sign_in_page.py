@@ -20,8 +20,11 @@ def test_denied_access_shows_only_the_reason_and_a_link_to_the_callers_page() ->
     page = AppTest.from_function(_script, args=(AccessDenied(),), default_timeout=SECONDS).run()
     assert not page.exception
     assert text(page).splitlines() == [
-        "403 · Access denied",
-        "You do not have access to this page. Sign in with an account of its organization, or open your own page.",
+        "Access denied",
+        "403 Forbidden",
+        "You do not have access to this page\\.",
+        "Sign in with an account of its organization, or open your own page\\.",
         "Go to your page",
+        "Sign in with another account",
     ]
     assert [link.proto.url for link in page.link_button] == ["/"]

@@ -23,7 +23,7 @@ def down(stack: Stack, component: str) -> Iterator[None]:
     """Kill a component and halt its supervisor during the block, so that it is restarted only afterwards."""
     victim = process.identify(stack.pids()[component])
     assert victim is not None
-    supervisor = _parent_of(victim.pid)
+    supervisor = parent_of(victim.pid)
     # Sessions of PostgreSQL survive a killed postmaster for some time; SIGQUIT ends them immediately.
     how = signal.SIGQUIT if component == "postgres" else signal.SIGKILL
     pause(supervisor)
@@ -45,7 +45,8 @@ def hanging(stack: Stack, component: str) -> Iterator[None]:
         yield
 
 
-def _parent_of(pid: int) -> int:
+def parent_of(pid: int) -> int:
+    """Return the parent process of `pid`."""
     return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
 
 

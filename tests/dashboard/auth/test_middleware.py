@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from urllib.parse import quote
 
 import pytest
 from starlette.applications import Starlette
@@ -71,7 +72,11 @@ def make(
     )
     clock = Clock()
     guard = a_guard(dashboard, clock)
-    return Stand(clock, AuthMiddleware(inner, guard, secrets, origin, develops=develops), reached)
+    return Stand(
+        clock,
+        AuthMiddleware(inner, guard, secrets, origin, develops=develops, files=frozenset({"/audit.jsonl"})),
+        reached,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +103,7 @@ PATHS = (
     "media/0123abcd.csv",
     "_stcore/upload_file/s/f",
     "_stcore/anything",
-    "auth/login",
-    "healthz",
-    "readyz",
+    "audit.jsonl",
 )
 FOREIGN = cookie_of({"sub": "ada"}, secret="x" * 40)
 
@@ -187,16 +190,106 @@ def test_a_socket_is_refused_before_it_is_accepted(stand: Stand) -> None:
         assert socket.receive_text() == f"/tenant/{ACME}"
 
 
-def test_without_a_session_the_sign_in_page_leads_back_and_nothing_is_downloaded(stand: Stand) -> None:
+def test_without_a_session_nothing_is_downloaded(stand: Stand) -> None:
     browser = stand.browser()
     for inner in ("media/0123abcd.csv", "_stcore/upload_file/s/f"):
         assert browser.get(f"{HOME}{inner}").status_code == 403
     assert stand.reached == []
-    answer = browser.get(HOME)
-    assert answer.status_code == 200
-    assert browser.cookies[RETURN_COOKIE].strip('"') == f"/tenant/{ACME}"
-    browser.cookies.update(cookie_of(claims_of(stand.clock)))
-    assert browser.get("/").headers["location"] == HOME
+    assert browser.get(HOME).status_code == 200
+
+
+def sign_in_from(stand: Stand, left: str | None, **changed: object) -> str:
+    """Start to sign in at an address, as a browser reports it, and return where the user arrives."""
+    browser = stand.browser()
+    browser.get("/auth/login?provider=token", headers={} if left is None else {"referer": left})
+    browser.cookies.update(cookie_of(claims_of(stand.clock, **changed)))
+    location = str(browser.get("/").headers["location"])
+    assert RETURN_COOKIE not in browser.cookies
+    return location
+
+
+@pytest.mark.parametrize("page", ["", "keys", "usage?period=7d&bars=Service", "audit?find=a+b%2Fc&from=2026-11-01"])
+def test_a_sign_in_leads_back_to_the_page_and_query_that_the_user_left(stand: Stand, page: str) -> None:
+    for roles in (["administrator"], ["auditor"]):
+        assert sign_in_from(stand, f"{ORIGIN}{HOME}{page}", openkcm_roles=roles) == f"{HOME}{page}"
+
+
+def test_an_operator_returns_to_the_operations_page(stand: Stand) -> None:
+    operator = {"openkcm_roles": ["operator"], "openkcm_tenant": None}
+    assert sign_in_from(stand, f"{ORIGIN}/operations/?id={ACME}", **operator) == f"/operations/?id={ACME}"
+
+
+def test_signing_out_leads_to_the_sign_in_at_the_same_page_and_back(stand: Stand) -> None:
+    browser, page = stand.browser(), f"{HOME}usage?bars=Service"
+    browser.get("/auth/logout", headers={"referer": f"{ORIGIN}{page}"})
+    assert browser.get("/").headers["location"] == page
+    assert sign_in_from(stand, f"{ORIGIN}{page}") == page
+
+
+ATTACKS = (
+    None,
+    "",
+    "https://elsewhere.example/",
+    f"https://elsewhere.example{HOME}keys",
+    f"{ORIGIN}.elsewhere.example{HOME}keys",
+    f"{ORIGIN}@elsewhere.example{HOME}keys",
+    f"{ORIGIN}//elsewhere.example/",
+    f"{ORIGIN}/{HOME}keys",
+    f"{ORIGIN}/\\elsewhere.example",
+    f"{ORIGIN}/auth/logout",
+    f"{ORIGIN}/sign-in/",
+    f"{ORIGIN}/marketplace/",
+    f"{ORIGIN}/tenant/x",
+    f"{ORIGIN}{HOME[:-1]}",
+    f"{ORIGIN}{HOME}unknown",
+    f"{ORIGIN}{HOME}keys/",
+    f"{ORIGIN}{HOME}media/x.csv",
+    f"{ORIGIN}{HOME}..%2f..%2fauth%2flogout",
+    f"{ORIGIN}{HOME}../../operations/",
+    f"{ORIGIN}/tenant%2f{ACME}/keys",
+    f"{ORIGIN}{HOME}keys?a={'a' * 1000}",
+    f"{ORIGIN}{HOME}keys\t",
+    f"{ORIGIN}{HOME}k\x7feys",
+)
+
+
+@pytest.mark.parametrize("left", ATTACKS)
+def test_a_sign_in_leads_home_from_anything_but_a_page(stand: Stand, left: str | None) -> None:
+    assert sign_in_from(stand, left) == HOME
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"tenant={BETA}",
+        "a=%0d%0aset-cookie:x",
+        "a=%00",
+        "a=%ff",
+        "a=%e2%80%8b",
+        "<script>=1",
+        "&".join(f"a{n}=1" for n in range(51)),
+    ],
+)
+def test_an_unusual_query_is_dropped(stand: Stand, query: str) -> None:
+    assert sign_in_from(stand, f"{ORIGIN}{HOME}keys?{query}") == f"{HOME}keys"
+
+
+def test_the_return_cookie_selects_no_page_of_another_tenant(stand: Stand) -> None:
+    other = f"/tenant/{BETA}/"
+    assert sign_in_from(stand, f"{ORIGIN}{other}keys?service=ledger") == other
+    assert stand.signed_in().get(other).status_code == 403
+    operator = {"openkcm_roles": ["operator"], "openkcm_tenant": None}
+    assert sign_in_from(stand, f"{ORIGIN}{other}keys", **operator) == other
+    assert sign_in_from(stand, f"{ORIGIN}/operations/?id={BETA}") == "/operations/"
+    assert stand.reached == ["/auth/login"] * 3
+
+
+def test_a_new_sign_in_forgets_the_page_of_an_abandoned_one(stand: Stand) -> None:
+    browser = stand.browser()
+    browser.get("/auth/login", headers={"referer": f"{ORIGIN}{HOME}keys"})
+    assert RETURN_COOKIE in browser.cookies
+    browser.get("/auth/login", headers={"referer": f"{ORIGIN}/sign-in/"})
+    assert RETURN_COOKIE not in browser.cookies
 
 
 @pytest.mark.parametrize(
@@ -213,11 +306,11 @@ def test_the_root_path_redirects_to_the_users_route(stand: Stand, changed: dict[
     assert stand.browser(ALTERED).get("/").headers["location"] == "/sign-in/"
 
 
-@pytest.mark.parametrize("back", ["https://elsewhere.example/", "//elsewhere.example", "/tenant/x", "/auth/logout"])
-def test_a_foreign_return_target_is_ignored(stand: Stand, back: str) -> None:
-    browser = stand.signed_in()
-    browser.cookies[RETURN_COOKIE] = back
-    assert browser.get("/").headers["location"] == HOME
+@pytest.mark.parametrize("back", [*filter(None, ATTACKS), HOME, f"{HOME}keys?tenant=x", "%2F%2Felsewhere.example%2F"])
+def test_a_forged_return_cookie_leads_to_a_page_of_this_server_or_home(stand: Stand, back: str) -> None:
+    browser = stand.browser(cookie_of(claims_of(stand.clock)) | {RETURN_COOKIE: quote(back.removeprefix(ORIGIN), "")})
+    expected = f"{HOME}keys" if back.startswith(f"{HOME}keys") else HOME
+    assert browser.get("/").headers["location"] == expected
 
 
 @pytest.mark.parametrize(
@@ -230,9 +323,26 @@ def test_a_path_outside_the_routes_is_not_found(stand: Stand, path: str) -> None
     assert stand.reached == []
 
 
+@pytest.mark.parametrize("inner", ["unknown", "keys/unknown", "key", "auth/login", "healthz", "readyz", "keys%2F.."])
+def test_an_unknown_page_of_a_route_is_not_found_before_streamlit(stand: Stand, inner: str) -> None:
+    for browser in (stand.signed_in(), stand.browser()):
+        answer = browser.get(f"{HOME}{inner}")
+        assert answer.status_code == 404
+        assert "Page not found" in answer.text
+        assert ACME not in answer.text
+        assert browser.get("/operations/unknown").status_code == 404
+        assert browser.get("/sign-in/unknown").status_code == 404
+    assert stand.reached == []
+
+
 def test_a_route_without_a_trailing_slash_redirects(stand: Stand) -> None:
     answer = stand.signed_in().get(f"/tenant/{ACME}?period=7d")
     assert (answer.status_code, answer.headers["location"]) == (307, f"{HOME}?period=7d")
+
+
+def test_a_page_with_a_trailing_slash_redirects_to_the_page(stand: Stand) -> None:
+    answer = stand.signed_in().get(f"{HOME}keys/?service=ledger")
+    assert (answer.status_code, answer.headers["location"]) == (307, f"{HOME}keys?service=ledger")
 
 
 def test_static_files_need_no_session(stand: Stand) -> None:
@@ -263,6 +373,13 @@ def test_over_tls_every_cookie_is_marked_secure(dashboard: Database) -> None:
 def test_without_a_database_access_is_denied(field: Field) -> None:
     stand = make(field.open("dashboard", min_size=0))
     with field.server.offline(field.name):
-        answer = stand.signed_in().get(HOME)
-    assert answer.status_code == 503
+        customer = stand.signed_in().get(HOME)
+        operator = stand.signed_in(openkcm_roles=["operator"], openkcm_tenant=None).get("/operations/")
+    for answer in (customer, operator):
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "5"
+        assert "Page unavailable" in answer.text
+        assert '<a href="">Retry</a>' in answer.text
+    assert "PostgreSQL" in operator.text
+    assert "PostgreSQL" not in customer.text
     assert stand.reached == []

@@ -7,7 +7,7 @@ from itertools import pairwise
 import psycopg
 import pytest
 
-from core.errors.platform import ReleaseOutdated, SchemaOutdated, SchemaRefused
+from core.errors.platform import DatabaseUnavailable, ReleaseOutdated, SchemaOutdated, SchemaRefused
 from database.connection import database as connections
 from database.connection.database import Database
 from database.connection.readiness import DatabaseReadiness
@@ -118,7 +118,11 @@ def test_readiness_names_what_is_wrong_and_recovers(field: Field) -> None:
         assert readiness.answer() == (200, {"status": "ready", "reasons": []})
         with field.server.offline(field.name):
             wait_until(lambda: readiness.faults == ("database_unavailable",))
+            wait_until(lambda: readiness.is_unavailable)
+            with pytest.raises(DatabaseUnavailable):
+                readiness.require()
         wait_until(lambda: readiness.faults == ())
+        readiness.require()
         with field.administrator() as administrator:
             administrator.execute("alter role okcm_marketplace createrole")
             try:
