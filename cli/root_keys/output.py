@@ -43,7 +43,7 @@ def draw_problems(console: Console, problems: Sequence[Mapping[str, Any]]) -> No
 
 def progress(change: RootKeyChangeRow) -> str:
     """Return the progress of a change in words; empty before its keys have been counted."""
-    return "" if not change.total else f"wrapped {change.wrapped:,} of {change.total:,} service keys"
+    return "" if not change.total else f"wrapped {change.wrapped:,} of {change.total:,} versions of service keys"
 
 
 def _facts(shown: Mapping[str, Any]) -> list[tuple[str, str]]:

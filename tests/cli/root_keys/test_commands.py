@@ -226,7 +226,7 @@ def test_each_progress_of_a_change_is_reported_but_not_of_an_earlier_change() ->
 
     progress.follow(2, lambda: next(read), root_key_view.progress, reported.append, threading.Event(), pause=0)
 
-    assert reported == [f"wrapped {wrapped} of 1,000 service keys" for wrapped in ("64", "340", "1,000")]
+    assert reported == [f"wrapped {wrapped} of 1,000 versions of service keys" for wrapped in ("64", "340", "1,000")]
 
 
 class Screen(io.StringIO):
@@ -243,7 +243,7 @@ class Screen(io.StringIO):
 
 
 def test_the_progress_of_a_change_is_shown_while_it_runs(operator_cli, monkeypatch) -> None:
-    screen = Screen("wrapped 1 of 2 service keys")
+    screen = Screen("wrapped 1 of 2 versions of service keys")
     monkeypatch.setattr(output, "progress", Console(file=screen))
     a_connected_service(operator_cli.field, ACME, "billing", serial="2b3c")
     operator_cli.gateway.wraps = 1
