@@ -53,6 +53,8 @@ class PageContext:
     """How long a request waits for a second person; the setting of the same name."""
     offboard_grace_days: float = 30.0
     """How long an offboarding tenant can be restored; the setting of the same name."""
+    root_key_shards: int = 1
+    """The parts of root key monitoring; the setting of the same name."""
     intake_key: str = ""
     """The public key (PEM) that encrypts credentials of root keys; only the worker can decrypt them."""
     aws_principal: str | None = None

@@ -88,6 +88,7 @@ class Dependencies:
             grace_seconds=self.settings.root_key_grace_seconds,
             approval_ttl_hours=self.settings.approval_ttl_hours,
             offboard_grace_days=self.settings.offboard_grace_days,
+            root_key_shards=self.settings.root_key_shards,
             intake_key=self.intake_key,
             aws_principal=self.settings.aws_principal,
             present=lambda: self.guard.holds(sign_on, source),

@@ -69,6 +69,13 @@ _HOURS = (
     "select hour, service, operation, refusal, count, bytes, microseconds, latency, last_minute from okcm.usage_hour"
     " where hour >= %s and hour < %s order by hour, service, operation, refusal"
 )
+_COURSE = f"""
+select hour, coalesce(sum(count) filter (where refusal = ''), 0)::bigint,
+       coalesce(sum(count) filter (where refusal <> ''), 0)::bigint,
+       coalesce(sum(microseconds) filter (where refusal = ''), 0)::bigint,
+       {_buckets("coalesce(sum(latency[{0}]) filter (where refusal = ''), 0)")}
+from okcm.usage_hour where hour >= %s group by hour order by hour
+"""  # noqa: S608 - constants
 # Each bucket separately, and only for successful requests: unnesting the arrays, or adding those of rejected requests,
 # takes three times as long.
 _SUMS = f"""
@@ -181,6 +188,16 @@ class RecentUse:
 
 
 @dataclass(frozen=True, slots=True)
+class HourSum:
+    """All uses of one UTC hour; latencies cover answered ones only."""
+
+    hour: datetime
+    answered: int
+    refused: int
+    latency: Latency
+
+
+@dataclass(frozen=True, slots=True)
 class UsageHour:
     """The sum of one UTC hour; `last_minute` is the newest minute with a use."""
 
@@ -256,10 +273,27 @@ class Usage:
         )
         return RecentUse(count - refused, refused, tuple(code for (code,) in causes))
 
+    def last_uses(self, since: datetime) -> Mapping[str, tuple[datetime | None, datetime | None]]:
+        """Return the newest minute with an answered and with a rejected use since an hour, by service."""
+        rows = self.connection.execute(
+            "select service, max(last_minute) filter (where refusal = ''),"
+            " max(last_minute) filter (where refusal <> '')"
+            " from okcm.usage_hour where hour >= %s and service <> '' group by service order by service",
+            [since],
+        )
+        return {service: (answered, refused) for service, answered, refused in rows}
+
     def hours(self, since: datetime, until: datetime) -> Sequence[UsageHour]:
         """Return all rows of the hours that begin in [since, until), oldest first."""
         rows = self.connection.execute(_HOURS, [since, until])
         return [UsageHour(hour, _sum(rest[:-1]), rest[-1]) for hour, *rest in rows]
+
+    def course(self, since: datetime) -> Sequence[HourSum]:
+        """Return the sums of all services and operations for each hour from `since` on that has uses, oldest first."""
+        return [
+            HourSum(hour, answered, refused, Latency(tuple(counts), microseconds))
+            for hour, answered, refused, microseconds, counts in self.connection.execute(_COURSE.encode(), [since])
+        ]
 
     def days(self, first: date, last: date) -> Sequence[UsageDay]:
         """Return all rows of a period, oldest first: for files, not for pages."""

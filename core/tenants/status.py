@@ -345,7 +345,15 @@ def _isolation(facts: Facts) -> SubjectStatus:
         <= CHECK_AGE + timedelta(minutes=1)
     ):
         return SubjectStatus(Subject.ISOLATION, Status.UNKNOWN, "Check overdue", "Isolation checks run every day.")
-    return SubjectStatus(Subject.ISOLATION, Status.OPERATIONAL, "Checks passed")
+    age = facts.measured_at - found.checked_at
+    return SubjectStatus(Subject.ISOLATION, Status.OPERATIONAL, f"Checked {_ago(age)}")
+
+
+def _ago(age: timedelta) -> str:
+    minutes = round(age.total_seconds() / 60)
+    if minutes < 1:
+        return "just now"
+    return f"{minutes} min ago" if minutes < 120 else f"{round(minutes / 60)} h ago"
 
 
 def _changes(facts: Facts) -> SubjectStatus:

@@ -11,7 +11,7 @@ from dashboard.approvals.dry_run import read_facts
 from dashboard.approvals.view import CHOICES, Waiting
 from dashboard.components.fragments import admitted, draw_unknown, polling_fragment
 from dashboard.page_context import PageContext
-from dashboard.status_banner.section import draw_standing
+from dashboard.status.section import draw_header
 
 PATH = "approvals"
 
@@ -24,9 +24,8 @@ def draw(context: PageContext) -> None:
     if tenant is None:
         draw_unknown()
         return
-    st.title("Approvals", anchor=False)
+    draw_header(context, tenant, "Approvals")
     st.caption("Actions that one person requested and another person must approve.")
-    draw_standing(context, tenant)
     _draw_requests(context)
     dialog.draw_open(context)
 

@@ -9,9 +9,8 @@ from streamlit.delta_generator import DeltaGenerator
 from core.tenants.roles import Permission
 from dashboard.audit import section, stream, view
 from dashboard.components import formatting as words
-from dashboard.components.tenant_status import UNDER_WAY
 from dashboard.page_context import PageContext
-from dashboard.status_banner.section import draw_standing
+from dashboard.status.section import draw_header
 from database.audit import StreamBounds
 from openkcm.errors import AuditBroken
 
@@ -20,8 +19,8 @@ _VERDICT = "audit-verdict"
 
 def draw(context: PageContext) -> None:
     """Draw the page, or a notice for roles without the permission."""
-    st.title("Audit")
     if not context.may(Permission.VIEW_AUDIT):
+        st.title("Audit")
         st.info(
             "Roles that manage keys cannot read the audit stream (separation of duties). Ask an administrator or "
             "an auditor of your organization.",
@@ -29,14 +28,16 @@ def draw(context: PageContext) -> None:
             icon=":material/visibility_off:",
         )
         return
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        tenant, ends = tx.tenants.get(), tx.audit.ends()
+    if tenant is None:
+        st.title("Audit")
+    else:
+        draw_header(context, tenant, "Audit")
     st.caption(
         "All actions on the keys, services and settings of this tenant, in order. A change or removal of a record "
         "breaks the hash chain."
     )
-    with context.database.tenant_tx(context.tenant_id) as tx:
-        tenant, ends = tx.tenants.get(), tx.audit.ends()
-    if tenant is not None and tenant.state not in UNDER_WAY:
-        draw_standing(context, tenant)
     if ends.last is None:
         st.header("Records")
         st.info("The first record appears after the first action of this tenant.", title="No records")

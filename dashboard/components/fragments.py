@@ -22,7 +22,8 @@ from openkcm.errors import OpenKcmError
 P = ParamSpec("P")
 
 
-_REFRESH_SECONDS = 2.0
+REFRESH_SECONDS = 2.0
+"""The interval in which open pages refresh."""
 
 
 def guarded_fragment(draw: Callable[Concatenate[PageContext, P], None]) -> Callable[Concatenate[PageContext, P], None]:
@@ -66,7 +67,7 @@ def polling_fragment(draw: Callable[Concatenate[PageContext, P], None]) -> Calla
         except DatabaseUnavailable as down:
             _draw_outage(context, down, "It refreshes automatically.")
 
-    return st.fragment(drawn, run_every=_REFRESH_SECONDS)
+    return st.fragment(drawn, run_every=REFRESH_SECONDS)
 
 
 ICONS: Mapping[Severity, str] = MappingProxyType(

@@ -16,8 +16,7 @@ from dashboard.keys.view import Facts
 from dashboard.page_context import PageContext
 from dashboard.root_keys import dialog as root_key_dialog
 from dashboard.rotation import dialog as rotation_dialog
-from dashboard.status_banner.section import draw_standing
-from dashboard.tenants import section as tenant_section
+from dashboard.status.section import draw_header
 from database.tenants import TenantRow
 
 _DAY = timedelta(hours=24)
@@ -38,19 +37,16 @@ def draw(context: PageContext) -> None:
         draw_unknown()
         return
     tenant, rows = page.tenant, page.rows
-    st.title("Keys", anchor=False)
-    draw_standing(context, tenant)
+    draw_header(context, tenant, "Keys")
     left, right = st.columns(2, gap="medium")
     with left:
         cards.draw_root_key(context, tenant)
     with right:
         cards.draw_tenant_key(context, tenant, rows.rotation)
-    tenant_section.draw_part(context, tenant)
     service_keys.draw(context, rows)
     root_key_dialog.draw_open(context, tenant)
     rotation_dialog.draw_open(context)
     versions_dialog.draw_open(context)
-    tenant_section.draw_open(context, tenant)
 
 
 def _read(context: PageContext) -> _Page | None:

@@ -33,7 +33,7 @@ class _Scan:
 
 def draw(context: PageContext) -> None:
     """Draw chart and table of the newest events."""
-    events, complete = _read(context)
+    events, complete = read(context)
     if not events:
         st.caption(view.summary(events))
         return
@@ -80,7 +80,7 @@ def _open(context: PageContext, events: tuple[TimelineEvent, ...], key: str, cho
         context.navigation.go("audit", **event.query)
 
 
-def _read(context: PageContext) -> tuple[tuple[TimelineEvent, ...], bool]:
+def read(context: PageContext) -> tuple[tuple[TimelineEvent, ...], bool]:
     """Return the events, and whether all records were searched for locks."""
     with context.database.tenant_tx(context.tenant_id) as tx:
         rows = Recorded(

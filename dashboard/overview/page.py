@@ -1,45 +1,61 @@
-"""The page Overview: tenant status, and each step while it is provisioned."""
+"""The page Overview: live metrics, what needs attention, recent events, the key map; provisioning while it runs."""
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC
 
 import streamlit as st
 
+from compliance.coverage.assessment import FullyCovered
+from compliance.coverage.reader import read_coverage
 from core.errors.platform import DatabaseUnavailable
+from core.tenants.approvals import Approval
 from core.tenants.lifecycle import State
 from core.tenants.locks import HEALTHY
+from core.tenants.roles import Permission
+from core.tenants.status import CoverageFacts, Facts, verdict
 from dashboard.components import key_map
-from dashboard.components.formatting import count, moment, span
+from dashboard.components.attention import AttentionItem
+from dashboard.components.formatting import at, count, plain, span
 from dashboard.components.fragments import ICONS, admitted, draw_refusal, draw_unknown
-from dashboard.components.tenant_status import UNDER_WAY, sentence, standing
-from dashboard.isolation import view as isolation
-from dashboard.isolation.view import Check
+from dashboard.components.tenant_status import UNDER_WAY
+from dashboard.keys import timeline_section
 from dashboard.overview import view as overview
-from dashboard.overview.progress import Progress, progress, ready, stopped
+from dashboard.overview.progress import Progress, progress, stopped
 from dashboard.page_context import PageContext
-from dashboard.root_keys import view as root_key
-from dashboard.status_banner.section import draw_standing
-from database.provisioning import RouteRow, StepRow
-from database.root_keys import CustomerRootKeyRow
+from dashboard.root_keys import dialog as root_key_dialog
+from dashboard.services import dialogs as service_dialogs
+from dashboard.status import badges
+from dashboard.status.section import draw_header
+from database.platform.status import read_facts
+from database.provisioning import StepRow
 from database.services.repository import ServiceRow
 from database.tenants import TenantRow
+from database.usage import HourSum
 
-_REFRESH_SECONDS = 1.0
+_PROGRESS_SECONDS = 1.0
+_REFRESH_SECONDS = 5.0
+_EVENTS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The data of the page, read in one transaction."""
+    """The data that the page reads once; the rest refreshes."""
 
     tenant: TenantRow
     steps: list[StepRow]
-    services: list[ServiceRow]
     key_map: key_map.KeyMap
-    check: Check | None
-    examined_at: datetime | None
-    daily_at: datetime | None
-    route: RouteRow | None
-    key: CustomerRootKeyRow | None
+    services: list[ServiceRow]
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What refreshes while the page is open."""
+
+    facts: Facts
+    coverage: CoverageFacts
+    waiting: list[Approval]
+    course: list[HourSum]
+    tenant: TenantRow
 
 
 def draw(context: PageContext) -> None:
@@ -50,21 +66,18 @@ def draw(context: PageContext) -> None:
         draw_unknown()
         return
     tenant = rows.tenant
-    st.title(overview.title(tenant), anchor=False)
-    st.caption(f"Tenant `{tenant.tenant_id}`, enabled {moment(tenant.requested_at, context.now())}")
-    draw_standing(context, tenant)
-    _draw_figures(context, rows)
+    draw_header(context, tenant, overview.title(tenant))
+    st.caption(overview.facts_line(tenant, rows.services, context.now()))
     if tenant.state in UNDER_WAY:
         _follow(context)
-    elif tenant.state is State.FAILED:
+        return
+    if tenant.state is State.FAILED:
         _draw_failed(context, rows)
-    left, right = st.columns(2, gap="medium")
-    with left:
-        _draw_key_management(context, rows)
-        _draw_ready(context, rows)
-    with right:
-        _draw_key_map(context, rows)
-    _draw_isolation(context, rows)
+        return
+    if not rows.services and tenant.state is State.ACTIVE:
+        _draw_first_steps(context)
+    _draw_live(context)
+    _draw_key_map(context, rows)
 
 
 def _read(context: PageContext) -> _Rows | None:
@@ -77,32 +90,128 @@ def _read(context: PageContext) -> _Rows | None:
         return _Rows(
             tenant,
             list(tx.steps.latest()),
-            services,
             key_map.key_map(tenant, tx.keys.all(), tx.services.keys(), services, health),
-            isolation.check(tx.boundaries.latest_run()),
-            None if (newest := tx.boundaries.examination()) is None else newest.examined_at,
-            None if (daily := tx.boundaries.daily()) is None else daily.line.examined_at,
-            tx.routes.get(),
-            held,
+            services,
         )
 
 
-def _draw_figures(context: PageContext, rows: _Rows) -> None:
-    number, addition = overview.services_using(rows.tenant, rows.services, context.now())
-    active = rows.tenant.state is State.ACTIVE
+def _draw_first_steps(context: PageContext) -> None:
+    """Draw what a customer does first, with a button for each step."""
+    st.header("First steps", anchor=False)
     with st.grid(3, min_column_width=240):
-        for label, value, detail in (
-            ("Tenant Status", standing(rows.tenant.state).name, standing(rows.tenant.state).meaning if active else ""),
-            ("Region", rows.tenant.region, "Your tenant key is stored in this region."),
-            ("Services Using Encryption", number, sentence(addition)),
+        if _draws_step("1. Connect a service", "It gets a key and a certificate.", "Connect service", "connect"):
+            service_dialogs.open_connect()
+            context.navigation.go("services")
+        if _draws_step(
+            "2. Choose the root key", "Keep the platform's key, or hold it yourself.", "Choose root key", "root-key"
         ):
-            with st.container(border=True, height="stretch", gap="xsmall"):
-                st.metric(label, value)
-                if detail:
-                    st.caption(detail)
+            root_key_dialog.open_change()
+            context.navigation.go("keys")
+        if _draws_step(
+            "3. Require two people", "Critical actions then need a second person.", "Set approvals", "approvals"
+        ):
+            context.navigation.go("settings")
+
+
+def _draws_step(title: str, words: str, button: str, key: str) -> bool:
+    with st.container(border=True, height="stretch", gap="xsmall"):
+        st.markdown(f"**{title}**")
+        st.caption(words)
+        return st.button(button, key=f"overview.first.{key}")
 
 
 @st.fragment(run_every=_REFRESH_SECONDS)
+def _draw_live(context: PageContext) -> None:
+    if context.left():
+        st.rerun()
+    try:
+        live = _read_live(context)
+    except DatabaseUnavailable as down:
+        draw_refusal(down, "Metrics not available", "They refresh automatically.")
+        return
+    if live is None:
+        st.rerun()
+    _draw_metrics(live, context)
+    left, right = st.columns(2, gap="medium")
+    with left:
+        _draw_attention(context, live)
+        _draw_key_management(live)
+    with right:
+        _draw_events(context)
+
+
+def _read_live(context: PageContext) -> _Live | None:
+    now = context.now().astimezone(UTC)
+    facts = read_facts(context.database, context.tenant_id, context.root_key_shards, now)
+    if facts is None:
+        return None
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        tenant = tx.tenants.get()
+        if tenant is None:
+            return None
+        found = read_coverage(tx, now)
+        course, waiting = tx.usage.course(overview.first_hour(now)), tx.approvals.pending()
+    coverage = CoverageFacts(
+        sum(isinstance(one.verdict, FullyCovered) for one in found.services),
+        len(found.services),
+        is_complete=isinstance(found.verdict, FullyCovered),
+    )
+    return _Live(replace(facts, coverage=coverage), coverage, list(waiting), list(course), tenant)
+
+
+def _draw_metrics(live: _Live, context: PageContext) -> None:
+    with st.grid(4, min_column_width=170):
+        for one in overview.metrics(live.course, live.coverage, context.now()):
+            st.metric(
+                one.label,
+                one.value,
+                delta=one.note or None,
+                delta_color="off",
+                delta_arrow="off",
+                border=True,
+                height="stretch",
+                chart_data=list(one.course) if len(one.course) > 1 else None,
+                chart_type="line",
+            )
+
+
+def _draw_attention(context: PageContext, live: _Live) -> None:
+    items = overview.attention(live.facts, live.waiting, live.coverage, ())
+    with st.container(border=True, gap="small"):
+        st.subheader("Needs attention", anchor=False)
+        if not items:
+            st.caption("Nothing needs attention.")
+        for one in items:
+            _draw_item(context, one)
+
+
+def _draw_item(context: PageContext, one: AttentionItem) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        name = f"**{plain(one.service)}** " if one.service else ""
+        st.markdown(f"{ICONS[one.severity]} {one.subject}: {name}{one.words}", width="stretch")
+        context.navigation.draw_link(one.path, f"Open {one.path}", **one.query)
+
+
+def _draw_key_management(live: _Live) -> None:
+    with st.container(border=True, gap="small"):
+        st.subheader("Key management", anchor=False)
+        for line in overview.key_management(live.tenant, verdict(live.facts)):
+            color, icon = badges.COLORS[line.status]
+            st.markdown(f":{color}[{icon}] **{line.label}:** {line.value}  \n:small[{line.detail}]")
+
+
+def _draw_events(context: PageContext) -> None:
+    with st.container(border=True, gap="small"):
+        st.subheader("Recent events", anchor=False)
+        events, _ = timeline_section.read(context)
+        if not events:
+            st.caption("No rotation, root key change, lock, approval or report yet.")
+        st.markdown("\n".join(f"- {at(event.at)}: {event.words}" for event in events[:_EVENTS]))
+        if context.may(Permission.VIEW_AUDIT):
+            context.navigation.draw_link("audit", "All records", icon=":material/fact_check:")
+
+
+@st.fragment(run_every=_PROGRESS_SECONDS)
 def _follow(context: PageContext) -> None:
     """Refresh the steps while provisioning runs; afterwards redraw the whole page."""
     if context.left():
@@ -149,76 +258,11 @@ def _draw_failed(context: PageContext, rows: _Rows) -> None:
         _draw_lines(progress(rows.tenant, rows.steps, context.provisioning_slo_seconds, context.now()))
 
 
-def _draw_key_management(context: PageContext, rows: _Rows) -> None:
-    with st.container(border=True):
-        st.header("Key management", anchor=False)
-        how = root_key.health(rows.tenant, rows.key, context.grace_seconds, context.now())
-        for line in overview.key_management(rows.tenant, rows.check, rows.route, context.now(), how):
-            with st.container(gap=None):
-                st.markdown(f"{ICONS[line.tone]} **{line.label}:** {line.value}")
-                st.caption(line.detail)
-
-
-def _draw_ready(context: PageContext, rows: _Rows) -> None:
-    if not (words := ready(rows.tenant, context.provisioning_slo_seconds)):
-        return
-    with st.container(border=True):
-        st.header("Readiness", anchor=False)
-        st.markdown(f":material/timer: {words}")
-        st.caption(f"Ready since {moment(rows.tenant.ready_at, context.now())}.")
-        if rows.steps:
-            with st.expander("Provisioning steps", icon=":material/checklist:"):
-                _draw_lines(progress(rows.tenant, rows.steps, context.provisioning_slo_seconds, context.now()))
-
-
 def _draw_key_map(context: PageContext, rows: _Rows) -> None:
     with st.container(border=True):
-        st.header("Key map", anchor=False)
+        st.subheader("Key map", anchor=False)
         if rows.tenant.state is State.OFFBOARDED:
             st.caption("The keys of this tenant were destroyed when it was offboarded.")
             return
         if service := key_map.draw(rows.key_map, key="overview.key-map"):
             context.navigation.go("keys", service=service)
-
-
-def _draw_isolation(context: PageContext, rows: _Rows) -> None:
-    with st.container(border=True):
-        st.header("Tenant isolation", anchor=False)
-        check = rows.check
-        if check is None:
-            st.caption(
-                "No isolation check has run yet. Before a tenant becomes active, attacks from another tenant are "
-                "attempted, and each result appears here."
-            )
-            return
-        icon = ":material/verified_user:" if check.passed else ":material/error:"
-        st.markdown(
-            f"{icon} {check.held:,} of {count(check.attacks, 'isolation check')} passed. "
-            f"Last run {moment(check.at, context.now())}."
-        )
-        if rows.examined_at is None:
-            st.caption("Shown: checks before activation. The full assessment runs within 24 hours.")
-        elif rows.examined_at != check.at:
-            st.caption(f"Last full assessment {moment(rows.examined_at, context.now())}.")
-        if rows.daily_at is not None and rows.daily_at > check.at:
-            st.caption(f"Daily checks, a part of them, last passed {moment(rows.daily_at, context.now())}.")
-        if pending := isolation.pending(check):
-            st.markdown("  \n".join(f":material/visibility_off: {words}" for words in pending))
-        marks = {True: ":material/check:", False: ":material/error:"}
-        st.markdown(
-            "  \n".join(
-                f"{marks[control.passed]} **{control.clause}** {control.meaning}: {isolation.summary(control)}"
-                for control in check.controls
-            )
-        )
-        with st.expander("Checks and evidence", icon=":material/fact_check:"):
-            st.caption(
-                "Each check has a positive control: the same call on the caller's own resources, which must succeed."
-            )
-            st.markdown(
-                "\n".join(
-                    f"- **{control.clause}** {isolation.attack(result)}: {result.outcome}. `{result.evidence}`"
-                    for control in check.controls
-                    for result in control.results
-                )
-            )

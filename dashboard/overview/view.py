@@ -1,21 +1,36 @@
-"""The texts of the page Overview, each derived from stored data."""
+"""The texts of the page Overview: live metrics, what needs attention, key management; each from measured facts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from core.services import ServiceState
-from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
-from dashboard.components.formatting import count, plain, relative
+from core.tenants.approvals import Approval, is_over
+from core.tenants.lifecycle import DECRYPTS, ENCRYPTS
+from core.tenants.status import CoverageFacts, Facts, Status, Subject, Verdict
+from core.usage import together
+from dashboard.approvals.view import WORDS, who
+from dashboard.components.attention import AttentionItem
+from dashboard.components.formatting import at, count, plain
 from dashboard.components.key_map import mode
-from dashboard.components.tenant_status import UNDER_WAY, Severity
-from dashboard.isolation.view import Check
-from dashboard.root_keys.view import Health
-from database.provisioning import RouteRow
+from dashboard.components.tenant_status import UNDER_WAY, Severity, standing
+from dashboard.usage.view import duration
 from database.services.repository import ServiceRow
 from database.tenants import TenantRow
+from database.usage import HourSum
 
+HOURS = 24
 _RECENT = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric with its course by hour; `note` explains the value."""
+
+    label: str
+    value: str
+    note: str
+    course: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +39,7 @@ class Line:
 
     label: str
     value: str
-    tone: Severity
+    status: Status
     detail: str
 
 
@@ -33,14 +48,20 @@ def title(tenant: TenantRow) -> str:
     return f"{plain(tenant.organization)} - Encryption Dashboard"
 
 
-def connected(services: Sequence[ServiceRow]) -> int:
-    """Return how many services are connected."""
-    return sum(service.state is ServiceState.CONNECTED for service in services)
+def facts_line(tenant: TenantRow, services: Sequence[ServiceRow], now: datetime) -> str:
+    """Return status, region, root key and the number of services in one line."""
+    since = tenant.ready_at or tenant.requested_at
+    began = "ready since" if tenant.ready_at else "requested"
+    number, note = services_using(tenant, services, now)
+    return (
+        f"Tenant Status: {standing(tenant.state).name}, {began} {at(since)} · Region: {tenant.region} · "
+        f"Root key: {mode(tenant.root_key_mode)} · Services Using Encryption: {number} ({note})"
+    )
 
 
 def services_using(tenant: TenantRow, services: Sequence[ServiceRow], now: datetime) -> tuple[str, str]:
     """Return how many services use encryption, and the note to the number: one uses it if seen in the last day."""
-    number = connected(services)
+    number = sum(service.state is ServiceState.CONNECTED for service in services)
     if not number:
         return "0", "ready for integration" if tenant.state in ENCRYPTS else "none connected"
     recent = sum(
@@ -52,63 +73,98 @@ def services_using(tenant: TenantRow, services: Sequence[ServiceRow], now: datet
     return f"{recent:,} of {number:,}", "connected services seen in the last 24 hours"
 
 
-def key_management(
-    tenant: TenantRow, check: Check | None, route: RouteRow | None, now: datetime, how: Health | None = None
-) -> tuple[Line, ...]:
-    """Return the three lines of the key management card; `how` is the health of the customer's root key."""
-    return _root_key(tenant, how), _isolation(tenant, check, now), _integration(tenant, route)
+def first_hour(now: datetime) -> datetime:
+    """Return the first hour of the courses."""
+    return now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOURS - 1)
 
 
-def _root_key(tenant: TenantRow, how: Health | None) -> Line:
-    if tenant.state is State.OFFBOARDED:
-        return Line("Root key", "Destroyed", Severity.BAD, "The tenant was offboarded and its keys were destroyed.")
-    if how is not None and how.tone is not Severity.GOOD:
-        return Line("Root key", mode(tenant.root_key_mode), how.tone, f"{how.title} {how.since} See Keys.")
-    platform = tenant.root_key_mode == "platform"
-    detail = (
-        "The platform holds your root key. Your tenant key is dedicated to you; see Keys for other providers."
-        if platform
-        else "You hold the root key. Without it, nothing can be decrypted."
+def metrics(course: Sequence[HourSum], coverage: CoverageFacts | None, now: datetime) -> tuple[Metric, ...]:
+    """Return the four metrics of the last 24 hours; hours without uses count as zero."""
+    by_hour = {one.hour: one for one in course}
+    hours = [by_hour.get(first_hour(now) + timedelta(hours=number)) for number in range(HOURS)]
+    requests = tuple(0.0 if one is None else float(one.answered + one.refused) for one in hours)
+    refused = tuple(0.0 if one is None else float(one.refused) for one in hours)
+    p95 = tuple(value for one in hours if one is not None and (value := one.latency.within(95)) is not None)
+    total, rejected = int(sum(requests)), int(sum(refused))
+    latency = together([one.latency for one in course])
+    return (
+        Metric(f"Requests, {HOURS} h", f"{total:,}", "", requests),
+        Metric(f"Rejected, {HOURS} h", f"{rejected:,}", _share(rejected, total), refused),
+        Metric("p95 latency (upper bound)", duration(latency.within(95)), f"last {HOURS} h", p95),
+        _coverage(coverage),
     )
-    return Line("Root key", mode(tenant.root_key_mode), Severity.GOOD, detail)
 
 
-def _isolation(tenant: TenantRow, check: Check | None, now: datetime) -> Line:
-    label = "Tenant isolation"
-    if check is not None and not check.passed:
-        return Line(
-            label,
-            "Check failed",
-            Severity.BAD,
-            f"{check.breached:,} of {count(check.attacks, 'isolation check')} failed {relative(check.at, now)}. The "
-            "tenant is not served in this state; the evidence is below and in the audit stream.",
+def _share(part: int, whole: int) -> str:
+    if not whole:
+        return "no requests"
+    return "0 %" if not part else f"{max(100 * part / whole, 0.01):.2f} %"
+
+
+def _coverage(coverage: CoverageFacts | None) -> Metric:
+    label = "Encryption coverage"
+    if coverage is None or not coverage.services:
+        return Metric(label, "0", "services, ready for integration", ())
+    return Metric(label, f"{coverage.protected:,} of {coverage.services:,}", "services without gaps", ())
+
+
+def attention(
+    facts: Facts, waiting: Iterable[Approval], coverage: CoverageFacts | None, services: Iterable[AttentionItem]
+) -> tuple[AttentionItem, ...]:
+    """Return what needs attention, the most urgent first; `services` are the items of the page Services."""
+    items = list(services)
+    items += [
+        AttentionItem(
+            "Approval",
+            f"{who(one.requested_by, one.requested_name)} requests: {WORDS[one.action].title}",
+            "approvals",
+            Severity.WARNING,
         )
-    if check is None:
-        if tenant.state in UNDER_WAY:
-            return Line(
-                label,
-                "Provisioning",
-                Severity.WORKING,
-                "No endpoint is reachable before the isolation checks have passed.",
-            )
-        return Line(label, "Not checked", Severity.WARNING, "No isolation check of this tenant is recorded.")
-    detail = f"{check.held:,} of {count(check.attacks, 'isolation check')} passed {relative(check.at, now)}."
-    if tenant.state in UNDER_WAY:
-        return Line(label, "Checked", Severity.WORKING, detail)
-    return Line(label, "Active ✓", Severity.GOOD, detail)
+        for one in waiting
+        if not is_over(one, facts.measured_at)
+    ]
+    if coverage is not None and coverage.services and not coverage.is_complete:
+        gaps = coverage.services - coverage.protected
+        words = f"{count(gaps, 'service has', 'services have')} gaps" if gaps else "fields are missing on the list"
+        items.append(AttentionItem("Coverage", words, "services", Severity.WARNING))
+    order = [Severity.BAD, Severity.WARNING, Severity.WORKING, Severity.GOOD]
+    return tuple(sorted(items, key=lambda one: order.index(one.severity)))
 
 
-def _integration(tenant: TenantRow, route: RouteRow | None) -> Line:
+def key_management(tenant: TenantRow, found: Verdict) -> tuple[Line, ...]:
+    """Return root key, tenant isolation and service integration, each with its measured status."""
+    root, isolation = found.of(Subject.ROOT_KEY), found.of(Subject.ISOLATION)
+    return (
+        Line("Root key", mode(tenant.root_key_mode), root.status, root.detail or f"{root.words}."),
+        Line("Tenant isolation", _isolation(isolation.status), isolation.status, f"{isolation.words}."),
+        _integration(tenant, found),
+    )
+
+
+def _isolation(status: Status) -> str:
+    return {Status.OPERATIONAL: "Active ✓", Status.STOPPED: "Check failed"}.get(status, "Not confirmed")
+
+
+def _integration(tenant: TenantRow, found: Verdict) -> Line:
     label = "Service integration"
     if tenant.state in UNDER_WAY:
-        return Line(label, "Not ready", Severity.WORKING, "Services can connect once the tenant is active.")
-    if tenant.state not in DECRYPTS or route is None:
-        return Line(label, "Blocked", Severity.BAD, "Key requests are rejected while the tenant is in this state.")
+        return Line(label, "Not ready", Status.UNKNOWN, "Services can connect once the tenant is active.")
+    if tenant.state not in DECRYPTS:
+        return Line(label, "Blocked", Status.STOPPED, "Key requests are rejected while the tenant is in this state.")
+    served = [found.of(one) for one in (Subject.KEY_SERVER, Subject.ROOT_KEY, Subject.CRYPTO_SERVICE, Subject.REQUESTS)]
+    for status, value in (
+        (Status.STOPPED, "Impaired"),
+        (Status.DEGRADED, "Impaired"),
+        (Status.UNKNOWN, "Not measured"),
+    ):
+        for one in served:
+            if one.status is status:
+                return Line(label, value, status, one.detail or f"{one.words}.")
     if tenant.state not in ENCRYPTS:
         return Line(
             label,
             "Read only",
-            Severity.WARNING,
+            Status.DEGRADED,
             "Services can decrypt. New data cannot be encrypted and no service can be connected.",
         )
-    return Line(label, "Ready ✓", Severity.GOOD, "Services can connect and request keys.")
+    return Line(label, "Ready ✓", Status.OPERATIONAL, "Services can connect and request keys.")

@@ -13,7 +13,7 @@ from dashboard.audit import stream
 from dashboard.audit import view as audit
 from dashboard.auth.routes import of_tenant
 from dashboard.components.fragments import ICONS, admitted, draw_refusal, draw_unknown, polling_fragment
-from dashboard.components.tenant_status import UNDER_WAY, Severity
+from dashboard.components.tenant_status import Severity
 from dashboard.isolation import section as isolation_section
 from dashboard.isolation import view as isolation
 from dashboard.page_context import PageContext
@@ -22,7 +22,7 @@ from dashboard.reports import view as compliance
 from dashboard.reports import view as report_query
 from dashboard.reports import view as reports
 from dashboard.reports.view import Choice, Row
-from dashboard.status_banner.section import draw_standing
+from dashboard.status.section import draw_header
 from openkcm.errors import OpenKcmError
 from openkcm.verification.reports.signed_file import ReportFormat
 from workflows.client.workflow_client import OperationTimeout
@@ -43,10 +43,8 @@ def draw(context: PageContext) -> None:
     if tenant is None or stated is None:
         draw_unknown()
         return
-    st.title("Compliance")
+    draw_header(context, tenant, "Compliance")
     st.caption("Current compliance status, and signed reports of any period that an auditor can verify offline.")
-    if tenant.state not in UNDER_WAY:
-        draw_standing(context, tenant)
     chain = audit.status(ends, stream.signature(context.database, context.tenant_id, ends), context.now())
     st.header("Status")
     with st.grid(3, min_column_width=280):

@@ -16,7 +16,7 @@ from dashboard.services import protected_fields_dialog as protection_dialog
 from dashboard.services import setup_guides as guides
 from dashboard.services import view as services
 from dashboard.services.view import Card, Facts, Group, found
-from dashboard.status_banner.section import draw_standing
+from dashboard.status.section import draw_header
 from database.tenants import TenantRow
 from openkcm.contract.services import ServiceKind
 
@@ -30,11 +30,10 @@ def draw(context: PageContext) -> None:
     if rows is None:
         draw_unknown()
         return
-    st.title("Services", anchor=False)
+    draw_header(context, rows.tenant, "Services")
     st.caption(
         "Databases and services that encrypt with keys of your tenant. Each has a dedicated key and certificate."
     )
-    draw_standing(context, rows.tenant)
     _draw_connect(context, rows)
     coverage_section.draw_part(context)
     st.header("Connected services", anchor=False)

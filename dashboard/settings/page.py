@@ -16,7 +16,7 @@ from dashboard.components.tenant_status import UNDER_WAY
 from dashboard.offboarding import section as offboarding_section
 from dashboard.page_context import PageContext
 from dashboard.settings import view as settings
-from dashboard.status_banner.section import draw_standing
+from dashboard.status.section import draw_header
 from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
 
@@ -33,9 +33,8 @@ def draw(context: PageContext) -> None:
     if tenant is None:
         draw_unknown()
         return
-    st.title("Settings", anchor=False)
+    draw_header(context, tenant, "Settings")
     st.caption("Policy of your organization for its keys and key administrators.")
-    draw_standing(context, tenant)
     _draw_policy(context, tenant, policy)
     offboarding_section.draw_part(context, tenant)
     offboarding_section.draw_leaving(context, tenant)

@@ -1,4 +1,4 @@
-"""Emergency controls on the page Keys, and their dialogs. The session stores which dialog is open."""
+"""Emergency controls at the top of each page, and their dialogs. The session stores which dialog is open."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,45 +29,46 @@ _OPEN, _DONE = "standing.open", "standing.done"
 
 @dataclass(frozen=True, slots=True)
 class _Control:
-    """Labels and function of a control: button, icon, progress, result."""
+    """Labels and function of a control: dialog button, icon, progress, result, and button at the top of pages."""
 
     button: str
     icon: str
     doing: str
     done: str
     act: Callable[[PageContext], TenantRow]
+    opens: str
 
 
 _CONTROLS: Mapping[StatusChange, _Control] = MappingProxyType(
     {
-        StatusChange.SUSPEND: _Control("Suspend", "pause_circle", "Suspending", "suspended", standing_actions.suspend),
-        StatusChange.RESUME: _Control("Resume", "play_circle", "Resuming", "resumed", standing_actions.resume),
-        StatusChange.LOCK: _Control("Lock (kill switch)", "lock", "Locking", "locked", standing_actions.lock),
-        StatusChange.UNLOCK: _Control("Unlock", "lock_open", "Unlocking", "unlocked", standing_actions.unlock),
+        StatusChange.SUSPEND: _Control(
+            "Suspend", "pause_circle", "Suspending", "suspended", standing_actions.suspend, "Suspend…"
+        ),
+        StatusChange.RESUME: _Control(
+            "Resume", "play_circle", "Resuming", "resumed", standing_actions.resume, "Resume…"
+        ),
+        StatusChange.LOCK: _Control("Lock", "lock", "Locking", "locked", standing_actions.lock, "Lock all keys…"),
+        StatusChange.UNLOCK: _Control(
+            "Unlock", "lock_open", "Unlocking", "unlocked", standing_actions.unlock, "Unlock…"
+        ),
     }
 )
 
 
-def draw_part(context: PageContext, tenant: TenantRow) -> None:
-    """Draw the available controls, for users with the permission."""
-    st.header("Emergency controls", anchor="stop-and-start")
-    st.markdown(stopping.explained(tenant))
-    offered = stopping.moves(tenant)
-    if not offered:
-        return
+def draw_controls(context: PageContext, tenant: TenantRow) -> None:
+    """Draw the buttons for the changes that the state permits, beside the title of each page, for key managers."""
     if not context.may(Permission.MANAGE_KEYS):
-        st.caption("Read-only for your role. A key administrator of your organization can use these controls.")
         return
-    with st.container(horizontal=True):
-        for move in offered:
-            control = _CONTROLS[move]
-            st.button(
-                control.button,
-                icon=f":material/{control.icon}:",
-                key=f"standing.{move}",
-                on_click=_open,
-                args=(move,),
-            )
+    for move in stopping.moves(tenant):
+        control = _CONTROLS[move]
+        st.button(
+            control.opens,
+            icon=f":material/{control.icon}:",
+            key=f"standing.{move}",
+            help=stopping.explained(tenant),
+            on_click=_open,
+            args=(move,),
+        )
 
 
 def draw_open(context: PageContext, tenant: TenantRow) -> None:

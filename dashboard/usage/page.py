@@ -10,9 +10,8 @@ import streamlit as st
 from core.errors.tenants import AccessDenied
 from core.services import KEY_REQUESTS
 from core.tenants.roles import Permission
-from dashboard.components.tenant_status import UNDER_WAY
 from dashboard.page_context import PageContext
-from dashboard.status_banner.section import draw_standing
+from dashboard.status.section import draw_header
 from dashboard.usage import periods, view
 from dashboard.usage.periods import Choice, Period, file_name, to_csv
 from dashboard.usage.view import DEFINITION
@@ -39,15 +38,17 @@ class _Shown:
 
 def draw(context: PageContext) -> None:
     """Draw the page, or why there is no data."""
-    st.title("Usage")
     if not context.may(Permission.VIEW):
+        st.title("Usage")
         st.error("Your role does not include this page. Ask an administrator of your organization for access.")
         return
     today = context.now().astimezone(UTC).date()
     with context.database.tenant_tx(context.tenant_id) as tx:
         tenant, services, first_day = tx.tenants.get(), len(tx.services.all()), tx.usage.first_day()
-    if tenant is not None and tenant.state not in UNDER_WAY:
-        draw_standing(context, tenant)
+    if tenant is None:
+        st.title("Usage")
+    else:
+        draw_header(context, tenant, "Usage")
     if first_day is None:
         _draw_nothing_yet(services)
         return

@@ -1,6 +1,7 @@
 """Tenants in every state with services, keys and usage, and a page context for each of them."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -23,11 +24,13 @@ from core.tenants.locks import HEALTHY, LockReason, requires_lock
 from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import Step, steps_of
 from core.tenants.roles import Person, PersonRole
+from core.tenants.status import ProcessKind
 from dashboard.components.navigation import Navigation
 from dashboard.components.tenant_status import standing
 from dashboard.page_context import PageContext, ServiceUrls
 from database.connection.database import Database
 from database.offboarding import ErasureCertificateRow, KeyToDestroyRow
+from database.platform.processes import ProcessReporter, watch_name
 from database.root_keys import RootKeyRequestRow
 from database.services.repository import ServiceRequestRow
 from database.usage import UsesRow
@@ -178,6 +181,16 @@ class Scene:
             tx.leaving.destroyed("L2 tenant key")
             tx.leaving.certify(ErasureCertificateRow("{}", "signature", "audit-checkpoints:1", datetime.now(UTC)))
             tx.leaving.end()
+
+    def measured(self, *, key_server: str = "ok", faults: Sequence[str] = (), applied: int | None = 2**40) -> None:
+        """Report worker, crypto process and shipper as the running processes do every second."""
+        now = datetime.now(UTC)
+        watches = [watch_name("eu-west-1", 0, 1)]
+        ProcessReporter(self.worker, ProcessKind.WORKER, "host/1", now).write(
+            key_server, faults=faults, watches=watches
+        )
+        ProcessReporter(self.crypto, ProcessKind.CRYPTO, "host/2", now).write(key_server, applied=applied)
+        ProcessReporter(self.crypto, ProcessKind.SHIPPER, "host/3", now).write(None)
 
     def service(self, name: str, kind: ServiceKind, tenant_id: str = ACME, uses: int = 0) -> None:
         """Connect a service of an active tenant and have it use its key."""

@@ -10,7 +10,7 @@ from core.tenants.lifecycle import State
 from core.tenants.offboarding import KEPT
 from dashboard.certificates import view as authorities
 from dashboard.offboarding import view as leaving
-from dashboard.status_banner.view import notices
+from dashboard.status.view import notices
 from database.certificates import AuthorityRow
 from database.keys import KeyRow, KeyVersionRow
 from database.offboarding import ErasureCertificateRow, KeyToDestroyRow, OffboardingRow

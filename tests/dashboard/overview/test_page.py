@@ -3,51 +3,53 @@
 import pytest
 
 from core.tenants.lifecycle import State
-from tests.dashboard.scene import ACME, Scene, shown, text
-from tests.database.builders import a_result
+from openkcm.contract.services import ServiceKind
+from tests.dashboard.scene import Scene, shown, text
 
 
-def test_an_active_tenant_has_all_lines_in_order(scene: Scene) -> None:
+def test_an_active_tenant_has_its_facts_metrics_and_first_steps(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
+    scene.measured()
     at = shown("overview", scene.page_context())
     assert at.title[0].value == "ACME Corporation - Encryption Dashboard"
     assert [(metric.label, metric.value) for metric in at.metric] == [
-        ("Tenant Status", "Active"),
-        ("Region", "eu-west-1"),
-        ("Services Using Encryption", "0"),
+        ("Requests, 24 h", "0"),
+        ("Rejected, 24 h", "0"),
+        ("p95 latency (upper bound)", "not timed"),
+        ("Encryption coverage", "0"),
     ]
     said = text(at)
-    assert "Ready for integration." in said
+    assert "Tenant Status: Active" in said
+    assert "Region: eu-west-1" in said
+    assert "Services Using Encryption: 0 (ready for integration)" in said
     assert "**Root key:** Platform-Managed (default)" in said
     assert "**Tenant isolation:** Active ✓" in said
     assert "**Service integration:** Ready ✓" in said
-    assert "within the target" in said
-    assert "9 of 9 isolation checks passed. Last run" in said
-    assert "Shown: checks before activation." in said
-    assert "Not checked" not in said
+    assert "Nothing needs attention." in said
+    assert "First steps" in said
     assert not at.error
     assert not at.warning
 
 
-@pytest.mark.parametrize("checked_later", [False, True])
-def test_overview_shows_why_checks_were_not_completed_and_the_last_full_assessment(
-    scene: Scene, *, checked_later: bool
-) -> None:
-    results = [
-        a_result(),
-        *(a_result(clause=clause, outcome="not-checked", evidence="no second tenant") for clause in ("U2", "C2")),
-    ]
+@pytest.mark.parametrize(
+    ("button", "page", "dialog"),
+    [("connect", "services", "services.open"), ("root-key", "keys", "root-key.open"), ("approvals", "settings", "")],
+)
+def test_each_first_step_opens_its_page_and_dialog(scene: Scene, button: str, page: str, dialog: str) -> None:
     scene.tenant(State.ACTIVE)
-    scene.gateway.attacks[ACME] = results
-    scene.gateway.check_boundaries(ACME, "eu-west-1", repeat=False)
-    if checked_later:
-        with scene.worker.tenant_tx(ACME) as tx:
-            tx.boundaries.record("check-2", results)
-    said = text(shown("overview", scene.page_context()))
-    assert "1 of 1 isolation check passed. Last run" in said
-    assert "Not checked: U2, C2: no second tenant" in said
-    assert ("Last full assessment" in said) is checked_later
-    assert "Shown: checks before activation" not in said
+    at = shown("overview", scene.page_context())
+    at.button(key=f"overview.first.{button}").click().run()
+    assert at.session_state["went"] == page
+    assert not dialog or dialog in at.session_state
+
+
+def test_a_tenant_with_services_shows_no_first_steps_but_its_requests(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("ledger", ServiceKind.POSTGRESQL, uses=100)
+    at = shown("overview", scene.page_context())
+    assert "First steps" not in text(at)
+    assert (at.metric[0].value, at.metric[1].value) == ("100", "3")
+    assert "Coverage: 1 service has gaps" in text(at)
 
 
 @pytest.mark.parametrize("state", [State.REQUESTED, State.PROVISIONING])

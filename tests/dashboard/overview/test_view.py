@@ -5,20 +5,31 @@ from datetime import timedelta
 
 import pytest
 
-from core.isolation import CheckResult
 from core.services import ServiceState
+from core.tenants.approvals import Action, Approval, ApprovalState
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import NUMBERS, Step, StepState
+from core.tenants.status import (
+    CertificateFacts,
+    CoverageFacts,
+    Facts,
+    IsolationFacts,
+    ProcessFacts,
+    ProcessKind,
+    RootKeyFacts,
+    Status,
+    verdict,
+)
+from core.usage import Latency
+from dashboard.components.attention import AttentionItem
 from dashboard.components.tenant_status import UNDER_WAY, Severity, sentence, standing
-from dashboard.isolation import view as isolation
 from dashboard.overview import view as overview
 from dashboard.overview.progress import progress, ready, stopped
-from database.isolation import BoundaryRunRow
 from database.keys import KeyRow
 from database.provisioning import RouteRow, StepRow
+from database.usage import HourSum
 from tests.dashboard.held import HOUR, NOW, a_service
 from tests.dashboard.held import TENANT as ENABLED
-from tests.database import builders
 
 SECOND = timedelta(seconds=1)
 TENANT = replace(ENABLED, requested_at=NOW - 60 * SECOND, ready_at=NOW - 50 * SECOND)
@@ -27,14 +38,19 @@ L2 = KeyRow("L2-acme-primary", "L2", 3, NOW, 3, NOW)
 MADE = replace(TENANT, state=State.PROVISIONING, ready_at=None)
 
 
-def a_result(clause: str = "M2", outcome: str = "held") -> CheckResult:
-    return builders.a_result("read-foreign-row", clause=clause, outcome=outcome, evidence="none")
-
-
-def a_check(*results: CheckResult) -> isolation.Check:
-    found = isolation.check(BoundaryRunRow(NOW - 60 * SECOND, results))
-    assert found is not None
-    return found
+PROCESSES = tuple(
+    ProcessFacts(kind, "host", 0.5, None if kind is ProcessKind.SHIPPER else "ok") for kind in ProcessKind
+)
+SILENT_SERVER = tuple(replace(one, key_server=one.key_server and "vault_unavailable") for one in PROCESSES)
+WELL = Facts(
+    measured_at=NOW,
+    state=State.ACTIVE,
+    processes=PROCESSES,
+    answered=10,
+    certificates=CertificateFacts(1),
+    isolation=IsolationFacts(NOW - HOUR, passed=True),
+    approvals=0,
+)
 
 
 def a_step(step: Step, state: StepState = StepState.DONE, **changed: object) -> StepRow:
@@ -70,49 +86,77 @@ def test_connected_services_are_counted_with_those_seen_recently() -> None:
     assert overview.services_using(locked, [], NOW) == ("0", "none connected")
 
 
-def test_an_active_tenant_has_three_good_lines() -> None:
-    lines = overview.key_management(TENANT, a_check(a_result()), ROUTE, NOW)
-    assert [(line.label, line.value) for line in lines] == [
-        ("Root key", "Platform-Managed (default)"),
-        ("Tenant isolation", "Active ✓"),
-        ("Service integration", "Ready ✓"),
+def test_a_measured_tenant_has_three_operational_lines() -> None:
+    lines = overview.key_management(TENANT, verdict(WELL))
+    assert [(line.label, line.value, line.status) for line in lines] == [
+        ("Root key", "Platform-Managed (default)", Status.OPERATIONAL),
+        ("Tenant isolation", "Active ✓", Status.OPERATIONAL),
+        ("Service integration", "Ready ✓", Status.OPERATIONAL),
     ]
-    assert {line.tone for line in lines} == {Severity.GOOD}
 
 
 @pytest.mark.parametrize(
-    ("state", "check", "value"),
+    ("changed", "line", "value", "status"),
     [
-        (State.PROVISIONING, None, "Provisioning"),
-        (State.PROVISIONING, a_check(a_result()), "Checked"),
-        (State.FAILED, None, "Not checked"),
-        (State.FAILED, a_check(a_result("U2", "breached")), "Check failed"),
-        (State.ACTIVE, a_check(), "Check failed"),
-        (State.LOCKED, a_check(a_result()), "Active ✓"),
+        ({"processes": SILENT_SERVER}, 2, "Impaired", Status.STOPPED),
+        ({"refused": 2}, 2, "Impaired", Status.DEGRADED),
+        ({"processes": None}, 2, "Not measured", Status.UNKNOWN),
+        ({"isolation": None}, 1, "Not confirmed", Status.UNKNOWN),
+        ({"isolation": IsolationFacts(NOW, passed=False)}, 1, "Check failed", Status.STOPPED),
+        ({"root_key": RootKeyFacts("root_key_disabled", "")}, 0, "Platform-Managed (default)", Status.STOPPED),
     ],
 )
-def test_isolation_is_active_only_when_every_check_passed(state, check, value) -> None:
-    _, line, _ = overview.key_management(replace(TENANT, state=state), check, ROUTE, NOW)
-    assert line.value == value
+def test_no_line_is_operational_without_a_measurement_that_says_so(changed, line, value, status) -> None:
+    found = overview.key_management(TENANT, verdict(replace(WELL, **changed)))[line]
+    assert (found.value, found.status) == (value, status)
 
 
 @pytest.mark.parametrize(
-    ("state", "route", "value"),
+    ("state", "value"),
     [
-        (State.REQUESTED, None, "Not ready"),
-        (State.ACTIVE, None, "Blocked"),
-        (State.LOCKED, ROUTE, "Blocked"),
-        (State.SUSPENDED, ROUTE, "Read only"),
+        (State.REQUESTED, "Not ready"),
+        (State.LOCKED, "Blocked"),
+        (State.OFFBOARDED, "Blocked"),
+        (State.SUSPENDED, "Read only"),
     ],
 )
-def test_service_integration_is_ready_only_when_services_can_connect(state, route, value) -> None:
-    assert overview.key_management(replace(TENANT, state=state), None, route, NOW)[2].value == value
+def test_service_integration_is_ready_only_when_services_can_connect(state: State, value: str) -> None:
+    tenant = replace(TENANT, state=state)
+    assert overview.key_management(tenant, verdict(replace(WELL, state=state)))[2].value == value
 
 
-def test_a_customers_root_key_and_a_destroyed_one_are_named() -> None:
-    own, gone = replace(TENANT, root_key_mode="aws-kms"), replace(TENANT, state=State.OFFBOARDED)
-    assert "BYOK" in overview.key_management(own, None, ROUTE, NOW)[0].value
-    assert overview.key_management(gone, None, None, NOW)[0].value == "Destroyed"
+def test_metrics_have_a_course_of_a_day_and_say_what_was_rejected() -> None:
+    latency = Latency((0,) * 10 + (100,) + (0,) * 29, 50_000)
+    hour = overview.first_hour(NOW)
+    course = [HourSum(hour, 90, 10, latency), HourSum(hour + 5 * HOUR, 100, 0, latency)]
+    requests, rejected, p95, coverage = overview.metrics(course, CoverageFacts(7, 8, is_complete=False), NOW)
+    assert (requests.value, rejected.value, rejected.note) == ("200", "10", "5.00 %")
+    assert len(requests.course) == overview.HOURS
+    assert (requests.course[0], requests.course[1], rejected.course[0]) == (100.0, 0.0, 10.0)
+    assert p95.value == "512 µs"
+    assert coverage.value == "7 of 8"
+    empty = overview.metrics([], None, NOW)
+    assert [one.value for one in empty] == ["0", "0", "not timed", "0"]
+    assert empty[1].note == "no requests"
+
+
+def test_attention_names_pending_approvals_and_gaps_the_most_urgent_first() -> None:
+    certificate = AttentionItem("Certificate", "has expired", "services", Severity.BAD, "ledger")
+    asked = Approval(
+        approval_id="a",
+        action=Action.LOCK,
+        argument={},
+        requested_by="kai",
+        requested_name="Kai",
+        state=ApprovalState.PENDING,
+        requested_at=NOW,
+        expires_at=NOW + HOUR,
+    )
+    waiting = [asked]
+    items = overview.attention(WELL, waiting, CoverageFacts(1, 3, is_complete=False), [certificate])
+    assert [one.subject for one in items] == ["Certificate", "Approval", "Coverage"]
+    assert items[2].words == "2 services have gaps"
+    assert overview.attention(WELL, [], CoverageFacts(0, 0, is_complete=False), []) == ()
 
 
 def test_before_the_first_stored_step_all_steps_are_waiting() -> None:

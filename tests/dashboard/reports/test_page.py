@@ -117,7 +117,7 @@ def test_a_key_administrator_can_neither_create_nor_download_reports(acme: Scene
     kai = acme.page_context("acme-corp-12345", PersonRole.KEY_ADMINISTRATOR, name="Kai")
     page = draw(kai)
     assert "Access denied" in text(page)
-    assert not page.button
+    assert not [one for one in page.button if not str(one.key).startswith("standing.")]
     with pytest.raises(AccessDenied):
         report_actions.download(kai, ID, ReportFormat.PDF)
     assert len(acme.recorded(AuditName.ACTION_REFUSED)) == 1

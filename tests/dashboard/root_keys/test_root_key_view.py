@@ -10,9 +10,8 @@ from core.keys.root_keys import RootKeyMode, parse_place
 from core.tenants.lifecycle import State
 from core.tenants.locks import OUT_OF_REACH, LockReason, requires_lock
 from dashboard.components.tenant_status import Severity, sentence
-from dashboard.overview import view as overview
 from dashboard.root_keys import view as root_key
-from dashboard.status_banner.view import notices
+from dashboard.status.view import notices
 from database.root_keys import RootKeyVersionsRow
 from database.tenants import TenantRow
 from tests.dashboard.held import KEY_ARN, NOW, a_change, a_held_key
@@ -67,8 +66,6 @@ def test_every_failure_is_in_the_notices_and_none_is_good(code: str, tenant: Ten
     assert {one.tone for one in said} <= {Severity.WARNING, Severity.BAD}
     if LockReason.ROOT_KEY in tenant.locks or tenant.state is not State.LOCKED:
         assert any(sentence(root_key.PROBLEMS[code].message) in f"{one.meaning} {one.advice}" for one in said)
-    line = overview.key_management(tenant, None, None, NOW, how(tenant, code))[0]
-    assert line.tone is not Severity.GOOD
 
 
 def test_a_healthy_key_and_the_platforms_key_need_no_notice() -> None:

@@ -76,12 +76,12 @@ def exported(field: Field) -> list[dict[str, object]]:
 def test_a_tenant_without_use_sees_what_is_missing(field: Field, context_of: Callable[..., PageContext]) -> None:
     app = draw(context_of())
     assert [title.value for title in app.title] == ["Usage"]
-    assert "Connect one on the Services page" in app.info[0].value
+    assert "Connect one on the Services page" in app.info[-1].value
     assert not app.metric
     a_connected_service(field, TENANT)
     with field.administrator() as administrator:
         administrator.execute("delete from okcm.usage_day")
-    assert "No key requests yet" in draw(context_of()).info[0].value
+    assert "No key requests yet" in draw(context_of()).info[-1].value
 
 
 def test_figures_are_of_the_default_period_also_for_an_invalid_address(used: PageContext) -> None:
@@ -121,7 +121,7 @@ def test_the_period_is_chosen_on_the_page_or_by_the_address(used: PageContext) -
     assert metrics(app)["Key requests"] == ("200", "33 a day")
     assert "19 Nov to 24 Nov 2026. Days are UTC days." in [caption.value for caption in app.caption]
     app = between(3, 2)
-    assert "No requests in this period. The first request was on 29 Jan 2026" in app.info[0].value
+    assert "No requests in this period. The first request was on 29 Jan 2026" in app.info[-1].value
     assert not app.metric
     app = between(6, 6)
     assert "No denied or failed requests in this period." in [one.value for one in app.markdown]

@@ -1,0 +1,138 @@
+"""The top of each page of a tenant: status strip, notices and progress of a lock, title, emergency controls.
+
+Strip and notices are one fragment, which measures again every two seconds: an open page shows a fault within seconds.
+"""
+
+from datetime import datetime, timedelta
+
+import streamlit as st
+
+from core.audit import AuditFilter
+from core.errors.platform import DatabaseUnavailable
+from core.tenants.lifecycle import State
+from core.tenants.status import verdict
+from dashboard.approvals import view as approvals
+from dashboard.components.fragments import REFRESH_SECONDS, draw_notices
+from dashboard.components.local_time import shown_time
+from dashboard.components.tenant_status import Severity, TenantStatusView
+from dashboard.offboarding import section as offboarding_section
+from dashboard.page_context import PageContext
+from dashboard.rotation import view as rotation
+from dashboard.status import badges
+from dashboard.status.view import notices
+from dashboard.tenants import section as tenant_section
+from dashboard.tenants.lock_progress import LockedBy, LockProgress, lock_progress
+from database.connection.transaction import TenantTransaction
+from database.platform.processes import process_reports
+from database.platform.status import read_facts
+from database.tenants import TenantRow
+from openkcm.contract.audit_events import AuditName, fields_of
+
+_AT, _LOCKED_BY = "status.at", "status.locked-by"
+_SEARCHED = 50_000
+"""The newest audit records among which the lock is searched, by hours that contain one."""
+_USES = timedelta(hours=24)
+
+
+def draw_header(context: PageContext, drawn: TenantRow, title: str) -> None:
+    """Draw the top of a page; `drawn` is the tenant that the page shows."""
+    _draw_status(context, drawn)
+    offboarding_section.draw_restoring(context)
+    with st.container(horizontal=True, vertical_alignment="center", key="header"):
+        st.title(title, anchor=False, width="stretch")
+        tenant_section.draw_controls(context, drawn)
+    tenant_section.draw_open(context, drawn)
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def _draw_status(context: PageContext, drawn: TenantRow) -> None:
+    """Measure and draw; redraw the whole page when the tenant has changed since it was `drawn`."""
+    if context.left():
+        st.rerun()
+    try:
+        _draw_measured(context, drawn)
+    except DatabaseUnavailable:
+        _draw_unmeasured(context)
+
+
+def _draw_measured(context: PageContext, drawn: TenantRow) -> None:
+    now = context.now()
+    facts = read_facts(context.database, context.tenant_id, context.root_key_shards, now)
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        tenant, key, waiting = tx.tenants.get(), tx.root_keys.current(), tx.approvals.pending()
+        left, newest = tx.leaving.get(), next(iter(tx.rotations.all(1)), None)
+    if tenant is None or facts is None:
+        return
+    if (tenant.state, tenant.locks) != (drawn.state, drawn.locks):
+        st.rerun()
+    found = verdict(facts)
+    st.session_state[_AT] = now
+    st.markdown(" ".join(one.markdown for one in badges.strip(found, shown_time(now, now))))
+    draw_notices((*notices(tenant, key, context.grace_seconds, now, left), *badges.notices(found)))
+    draw_notices(rotation.notice(newest, tenant, now))
+    if asked := approvals.notice(waiting, context.person, now):
+        draw_notices(asked)
+        context.navigation.draw_link("approvals", "Review requests", icon=":material/group:")
+    if tenant.state is State.LOCKED:
+        _draw_lock(_read_lock(context))
+    offboarding_section.draw_restore_button(context, left)
+
+
+def _draw_unmeasured(context: PageContext) -> None:
+    now = context.now()
+    since = shown_time(st.session_state.setdefault(_AT, now), now)
+    st.markdown(" ".join(one.markdown for one in badges.not_measured(since)))
+    draw_notices(
+        [
+            TenantStatusView(
+                "Database",
+                "Status not available",
+                Severity.BAD,
+                f"The platform's database does not respond. This page shows data of {since}.",
+                "Nothing can be changed now, and no change was lost. The status refreshes automatically.",
+            )
+        ]
+    )
+
+
+def _read_lock(context: PageContext) -> LockProgress:
+    reports = process_reports(context.database)
+    with context.database.tenant_tx(context.tenant_id) as tx:
+        change, uses = tx.tenants.last_change(), tx.usage.last_uses(context.now() - _USES)
+        known: tuple[int | None, LockedBy | None] | None = st.session_state.get(_LOCKED_BY)
+        if known is None or known[0] != change or known[1] is None:
+            st.session_state[_LOCKED_BY] = known = (change, _locked_by(tx))
+    return lock_progress(change, reports, uses, known[1])
+
+
+def _locked_by(tx: TenantTransaction) -> LockedBy | None:
+    """Return the user who requested the newest lock; None if no recent record says so, as for a lost root key."""
+    wanted = AuditFilter(names=frozenset({AuditName.LOCK_REQUESTED}), outcomes=frozenset({"success"}))
+    every = tx.audit.numbers(AuditFilter())
+    recent = range(max(every.start, every.stop - _SEARCHED), every.stop)
+    for part in reversed(tx.audit.parts(wanted, recent)):
+        for one in tx.audit.found(wanted, part, 1, newest_first=True):
+            fields = fields_of(one.stored.record)
+            return LockedBy(str(fields["actor"]), datetime.fromisoformat(str(fields["time"])))
+    return None
+
+
+def _draw_lock(made: LockProgress) -> None:
+    with st.container(border=True, key="lock-progress", gap="small"):
+        icon = ":material/lock:" if made.is_closed else ":material/hourglass_top:"
+        st.markdown(f"{icon} **{made.title}**  \n{made.words}")
+        if made.processes:
+            st.markdown(" ".join(_process_badge(name, state) for name, state in made.processes))
+        if made.services:
+            st.dataframe(
+                [dict(row) for row in made.services],
+                hide_index=True,
+                height=min(38 + 35 * len(made.services), 213),
+                key="lock-services",
+                alt="Access of each service, with its last answered and last rejected request",
+            )
+
+
+def _process_badge(name: str, state: str) -> str:
+    color = {"Closed": "blue", "Open": "red"}.get(state, "gray")
+    return f":{color}-badge[{name}: {state.lower()}]"

@@ -1,1 +1,0 @@
-"""Banner with the status of a tenant."""

@@ -1,0 +1,119 @@
+"""The top of every page on a real database: measured badges, notices, the progress of a lock, emergency controls."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core.services import CryptoOperation
+from core.tenants.lifecycle import State
+from core.tenants.roles import PersonRole
+from database.usage import UsesRow
+from openkcm.contract.services import ServiceKind
+from tests.dashboard.scene import ACME, Scene, shown, text
+
+PAGES = ("overview", "keys", "services", "approvals", "usage", "audit", "reports", "settings")
+
+
+def strip(at: AppTest) -> str:
+    """Return the badges of the strip."""
+    return next(one.value for one in at.markdown if "as of" in one.value)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_shows_what_was_measured_and_the_kill_switch(scene: Scene, page: str) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.measured()
+    at = shown(page, scene.page_context())
+    said = strip(at)
+    assert ":green-badge[:material/check_circle: Operational]" in said
+    assert "Key server" in said
+    assert "UTC" in said
+    assert "red-badge" not in said
+    assert at.button(key="standing.lock").label == "Lock all keys…"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_measured_is_unknown_and_never_green(scene: Scene, page: str) -> None:
+    scene.tenant(State.ACTIVE)
+    said = strip(shown(page, scene.page_context()))
+    assert ":gray-badge[:material/help: Unknown]" in said or ":orange-badge[:material/warning: Degraded]" in said
+    assert "Operational" not in said
+    assert ":green-badge[:material/check_circle: Key" not in said
+
+
+def test_silent_key_server_is_named_on_the_overview(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("ledger", ServiceKind.POSTGRESQL, uses=100)
+    scene.measured(key_server="vault_unavailable")
+    said = text(shown("overview", scene.page_context()))
+    assert "Key server: does not respond" in said
+    assert "Services use keys in memory for a minute at most." in said
+    assert "Everything works" not in said
+    assert "Ready ✓" not in said
+
+
+def test_rejected_requests_prevent_operational_and_name_their_cause(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.measured()
+    minute = datetime.now(UTC).replace(second=0, microsecond=0)
+    with scene.crypto.tenant_tx(ACME) as tx:
+        tx.usage.add([UsesRow(minute, "ledger", CryptoOperation.DECRYPT, "vault_unavailable", 7, 0)], "batch")
+    said = text(shown("overview", scene.page_context()))
+    assert "Requests rejected" in said
+    assert "Causes: Key server unavailable." in said
+    assert "Operational" not in said
+
+
+def test_stopped_worker_delays_changes_and_says_so(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.measured()
+    with scene.field.administrator() as administrator:
+        administrator.execute(
+            "update okcm.process_report set reported_at = now() - interval '1 minute' where process = 'worker'"
+        )
+    said = text(shown("keys", scene.page_context()))
+    assert "Requested changes: delayed" in said
+    assert "Services continue to work." in said
+
+
+def test_lock_names_who_and_when_and_each_process_until_it_rejects(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("ledger", ServiceKind.POSTGRESQL, uses=100)
+    context = scene.page_context()
+    at = shown("keys", context)
+    at.button(key="standing.lock").click().run()
+    at.text_input(key="standing.confirm").set_value(ACME).run()
+    at.button(key="standing.lock.do").click().run()
+    scene.measured(applied=1)
+    said = text(shown("services", context))
+    assert "Locked by ada@acme\\.example" in said
+    assert "0 of 1 process rejects requests" in said
+    assert "Process 1: open" in said
+    scene.measured()
+    at = shown("services", context)
+    said = text(at)
+    assert "Every process rejects requests" in said
+    assert "Process 1: closed" in said
+    assert "Last rejected request: ledger" in said
+    assert at.button(key="standing.unlock").label == "Unlock…"
+    assert ":red-badge[:material/error: Stopped]" in strip(at)
+
+
+def test_roles_without_the_permission_see_the_status_and_no_controls(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.measured()
+    at = shown("services", scene.page_context(ACME, PersonRole.AUDITOR))
+    assert "Operational" in strip(at)
+    assert not [one for one in at.button if one.key and one.key.startswith("standing.")]
+
+
+def test_old_isolation_checks_are_unknown(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.measured()
+    with scene.field.administrator() as administrator:
+        administrator.execute(
+            "update okcm.boundary_result set recorded_at = %s", [datetime.now(UTC) - timedelta(hours=30)]
+        )
+    said = strip(shown("overview", scene.page_context()))
+    assert ":gray-badge[:material/help: Isolation: Check overdue]" in said
