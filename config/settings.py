@@ -227,6 +227,11 @@ class Settings(BaseSettings):
     callback_url: str | None = Field(
         None, description="URL of the marketplace that receives notifications (signed CloudEvents)"
     )
+    webhook_networks: tuple[Network, ...] | None = Field(
+        None,
+        description="networks (CIDR) in which webhooks that customers choose are allowed, with or without TLS; other "
+        "addresses must be public and use https; default: none, with the embedded key server the loopback network",
+    )
     smtp_host: str | None = Field(None, description="mail server for notifications; default: no e-mail")
     smtp_port: Port = Field(25, description="port of smtp_host")
     smtp_security: Literal["none", "starttls", "tls"] = Field("starttls", description="transport security of smtp_host")

@@ -113,6 +113,11 @@ def is_boundary_check(workflow_id: str) -> bool:
     return workflow_id.rpartition("/")[2] in {"isolation", "provision"}
 
 
+def delivery_workflow(tenant_id: str, request_id: str) -> str:
+    """Return the id of the workflow that sends one notification at the request of a user."""
+    return f"{tenant_workflow(tenant_id)}/notification/{request_id}"
+
+
 def report_workflow(tenant_id: str, report_id: str) -> str:
     """Return the id of the workflow that creates one report."""
     return f"{tenant_workflow(tenant_id)}/report/{report_id}"

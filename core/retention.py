@@ -192,6 +192,7 @@ LIMITED: Mapping[str, Limit] = MappingProxyType(
         ),
         "key_probe": Limit("one for each tenant", "the ciphertext of the isolation assessment"),
         "managed_object": Limit("objects of the customer", "the customer's data: only the customer deletes it"),
+        "notification_target": Limit("ten for each tenant", "the receivers of its notifications"),
         "process_report": Limit("one for each process", "a report without a successor is deleted after ten minutes"),
         "protected_field": Limit("500 for each service", "the list of encrypted fields"),
         "protection": Limit("one for each service", "the version of the list"),

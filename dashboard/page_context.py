@@ -59,6 +59,8 @@ class PageContext:
     """The public key (PEM) that encrypts credentials of root keys; only the worker can decrypt them."""
     aws_principal: str | None = None
     """The principal that customers' AWS roles trust; the setting of the same name."""
+    plain_webhooks: bool = False
+    """Whether webhooks without TLS may be added: only where the setting `webhook_networks` permits a network."""
     present: Callable[[], bool] = lambda: True
     """Whether the session is still valid; counts as activity. Raises DatabaseUnavailable.
 

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from starlette.routing import BaseRoute
 
+from config.networks import webhook_networks
 from config.secrets import (
     DASHBOARD_COOKIE,
     INTAKE_PUBLIC_KEY,
@@ -91,6 +92,7 @@ class Dependencies:
             root_key_shards=self.settings.root_key_shards,
             intake_key=self.intake_key,
             aws_principal=self.settings.aws_principal,
+            plain_webhooks=bool(webhook_networks(self.settings)),
             present=lambda: self.guard.holds(sign_on, source),
             left=lambda: self.guard.has_ended(sign_on),
             platform=self.operations if sign_on.person.is_operator else None,

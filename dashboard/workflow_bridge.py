@@ -13,6 +13,7 @@ import structlog
 
 from core.errors.platform import TemporalUnavailable
 from core.messages.keys import RotateRequest
+from core.messages.notifications import DeliverInput
 from core.messages.tenants import OffboardRequest, StatusChange
 from core.tenants.policy import TenantPolicy
 from openkcm.errors import PlatformError
@@ -113,6 +114,10 @@ class WorkflowBridge:
         report.
         """
         self._ask(lambda gateway: gateway.make_report(tenant_id, region, report_id))
+
+    def deliver_notification(self, tenant_id: str, region: str, request: DeliverInput) -> None:
+        """Send a test to a target, or attempt a message again; the delivery log has the result when this returns."""
+        self._ask(lambda gateway: gateway.deliver_notification(tenant_id, region, request))
 
     def retry(self, tenant_id: str) -> None:
         """Provision a failed tenant again."""

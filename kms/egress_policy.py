@@ -1,4 +1,8 @@
-"""The restrictions on connections to customers' root keys; the operator configures them, never the customer."""
+"""The restrictions on connections to servers of customers: of their root keys, and of their webhooks.
+
+The operator configures them, never the customer. The networks of each kind are separate, so that a webhook does not
+reach the network of key servers.
+"""
 
 import ipaddress
 from collections.abc import Mapping
@@ -18,7 +22,10 @@ _UNASSIGNED = (ipaddress.IPv4Network("192.88.99.0/24"), ipaddress.IPv6Network("3
 
 @dataclass(frozen=True)
 class EgressPolicy:
-    """The settings aws_kms_endpoint, pkcs11_module, pkcs11_tokens, root_key_networks and root_key_timeout_seconds."""
+    """The settings aws_kms_endpoint, pkcs11_module, pkcs11_tokens, root_key_networks and root_key_timeout_seconds.
+
+    For webhooks only `networks` is set, to webhook_networks.
+    """
 
     aws_endpoint: str | None = None
     pkcs11_module: Path | None = None

@@ -115,6 +115,7 @@ ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
         "sign-audit-checkpoint": "the checkpoint is stored beside the stream, and every export contains it",
         "sign-audit-checkpoints": "the checkpoint is stored beside the stream, and every export contains it",
         "dispatch-outbox": (N.ANNOUNCE_EXPIRED, N.ANNOUNCED),
+        "deliver-to-target": (N.ANNOUNCE_EXPIRED, N.ANNOUNCED),
         "archive-audit-streams": (N.AUDIT_ARCHIVED,),
         "delete-expired-rows": "deletes rows after their retention; docs/retention.md says where each is recorded",
         "reconcile-audit": (N.AUDIT_DIFFERENCE, N.AUDIT_RECONCILED),
@@ -230,6 +231,15 @@ ACTIONS: Mapping[str, Entry] = MappingProxyType(
         "approvals.actions.policy_of": _OWN_TENANT,
         "certificates.actions.roll": (N.ACTION_REFUSED, N.AUTHORITY_ROLL_REQUESTED),
         "services.actions.make_token": (N.ACTION_REFUSED, N.JOIN_TOKEN_REQUESTED, N.JOIN_TOKEN_MADE),
+        "notifications.actions.add": (N.ACTION_REFUSED, N.NOTIFICATION_TARGET_ADDED),
+        **dict.fromkeys(
+            ("notifications.actions.change_events", "notifications.actions.pause"),
+            (N.ACTION_REFUSED, N.NOTIFICATION_TARGET_CHANGED),
+        ),
+        "notifications.actions.rotate_secret": (N.ACTION_REFUSED, N.NOTIFICATION_SECRET_ROTATED),
+        "notifications.actions.remove": (N.ACTION_REFUSED, N.NOTIFICATION_TARGET_REMOVED),
+        "notifications.actions.send_test": (N.ACTION_REFUSED, N.NOTIFICATION_TEST_REQUESTED),
+        "notifications.actions.retry": (N.ACTION_REFUSED, N.ANNOUNCE_RETRY_REQUESTED),
         "offboarding.actions.leave": (N.ACTION_REFUSED, N.OFFBOARD_REQUESTED),
         "offboarding.actions.ask_to_leave": (N.ACTION_REFUSED, N.APPROVAL_ASKED),
         "offboarding.actions.restore": (N.ACTION_REFUSED, N.RESTORE_REQUESTED),
@@ -273,7 +283,8 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         **dict.fromkeys(
             ("tenant list", "tenant show", "service list", "root-key show", "service list-protected-fields"), _SHOWS
         ),
-        "notification list": _SHOWS,
+        **dict.fromkeys(("notification list", "notification list-targets", "notification list-deliveries"), _SHOWS),
+        "tenant approvals": _SHOWS,
         "notification retry": (N.ANNOUNCE_RETRY_REQUESTED,),
         "doctor": (N.REPAIR_REQUESTED,),
         "tenant retry": (N.RETRY_REQUESTED,),

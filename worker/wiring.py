@@ -1,6 +1,6 @@
 """Construction of every adapter and activity of the worker; only this module chooses implementations."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,16 @@ from activities.isolation.gate import IsolationGateActivities
 from activities.isolation.key_suite import KeyIsolationSuite
 from activities.isolation.probe_services import ProbeServices
 from activities.lock_records import LockRecordActivities, LockRecords
-from activities.notifications import CallbackSender, EmailSender, NotificationActivities, NotificationOutbox, Sender
+from activities.notifications import (
+    CallbackSender,
+    EmailSender,
+    NotificationActivities,
+    NotificationOutbox,
+    Sender,
+    SigningSecrets,
+    TargetSender,
+    WebhookSender,
+)
 from activities.offboarding.destruction import DestructionActivities, WorkflowTerminationActivities
 from activities.offboarding.grace_period import GracePeriodActivities
 from activities.provisioning import ProvisioningActivities, TenantCaActivities, TenantKeyActivities
@@ -57,7 +66,8 @@ from compliance.reports.render import pdf, render_html
 from compliance.reports.snapshot import read_stated
 from compliance.stores import StoreReader
 from config import secrets
-from config.credential_encryption import decrypt_credentials
+from config.credential_encryption import decrypt_credentials, decrypt_signing_secret, encrypt_signing_secret
+from config.networks import webhook_networks
 from config.secrets import Role, read_secret, read_secret_values
 from config.settings import Settings
 from config.tracing import open_tracer
@@ -100,7 +110,7 @@ from workflows.certificates import (
 )
 from workflows.client.recovery import LostWorkflowStarter
 from workflows.isolation import AssessDueTenants, AssessIsolation
-from workflows.notifications import DispatchNotifications
+from workflows.notifications import DeliverNotification, DispatchNotifications
 from workflows.offboarding import OffboardTenant
 from workflows.provisioning import ProvisionTenant
 from workflows.recovery import RecordLocks, RecoverTenant, RecoverWorkflows, RepairTenant
@@ -116,7 +126,7 @@ from workflows.tenants import Tenant
 TENANT_WORKFLOWS = (Tenant, MonitorRootKeys)
 SHORT_OPERATIONS = (
     *(ProvisionTenant, ChangeRootKey, RotateKeys, RotateCertificateAuthority),
-    *(AssessIsolation, GenerateReport),
+    *(AssessIsolation, GenerateReport, DeliverNotification),
 )
 OPERATION_WORKFLOWS = (*SHORT_OPERATIONS, ConnectService, OffboardTenant)
 PLATFORM_WORKFLOWS = (
@@ -230,7 +240,10 @@ def build(
         database, RowSecuritySuite(database), VaultTenantIsolationSuite(vault, tokens, clock), clock, metrics
     )
     notifications = NotificationActivities(
-        database, queries, senders, timedelta(hours=settings.notification_retry_hours), clock, metrics
+        *(database, queries, senders, _target_sender(settings, intake), outbox),
+        timedelta(hours=settings.notification_retry_hours),
+        clock,
+        metrics,
     )
     services = ServiceActivities(
         database,
@@ -316,6 +329,7 @@ def build(
             isolation.check_boundaries,
             records.activate,
             notifications.announce,
+            notifications.deliver,
             records.break_promise,
             records.record_failure,
             keys.disable_tenant_key,
@@ -464,18 +478,40 @@ def _senders(settings: Settings) -> Mapping[Channel, Sender]:
     if settings.callback_url is not None:
         values = read_secret_values(settings.secrets, secrets.CALLBACK_SECRET)
         senders[Channel.CALLBACK] = CallbackSender(settings.callback_url, values, settings.dashboard_url)
-    if settings.smtp_host is not None and settings.email_to is not None:
-        password = read_secret(settings.secrets, secrets.SMTP_PASSWORD) if settings.smtp_user else None
-        senders[Channel.EMAIL] = EmailSender(
-            settings.smtp_host,
-            settings.smtp_port,
-            security=settings.smtp_security,
-            user=settings.smtp_user,
-            password=password,
-            sender=settings.email_from,
-            to_template=settings.email_to,
-        )
+    mail = _mail_sender(settings)
+    if mail is not None and settings.email_to is not None:
+        senders[Channel.EMAIL] = mail
     return senders
+
+
+def _mail_sender(settings: Settings) -> EmailSender | None:
+    if settings.smtp_host is None:
+        return None
+    password = read_secret(settings.secrets, secrets.SMTP_PASSWORD) if settings.smtp_user else None
+    return EmailSender(
+        settings.smtp_host,
+        settings.smtp_port,
+        security=settings.smtp_security,
+        user=settings.smtp_user,
+        password=password,
+        sender=settings.email_from,
+        to_template=settings.email_to,
+    )
+
+
+def _target_sender(settings: Settings, intake: Sequence[str]) -> TargetSender:
+    """Return the sender to the receivers that tenants choose; `intake` are the private keys, the newest first."""
+    policy = EgressPolicy(networks=webhook_networks(settings))
+    newest = secrets.public_key(settings.secrets, secrets.INTAKE_KEY)
+    signing = SigningSecrets(
+        lambda tenant, ref, sealed: decrypt_signing_secret(intake, tenant, ref, sealed),
+        lambda tenant, ref, secret: encrypt_signing_secret(newest, tenant, ref, secret),
+        is_replaced=len(intake) > 1,
+    )
+    webhooks = WebhookSender(
+        lambda address, encrypted: policy.allows(address, encrypted=encrypted), settings.dashboard_url
+    )
+    return TargetSender(webhooks, _mail_sender(settings), signing)
 
 
 def attacks(

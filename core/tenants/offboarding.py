@@ -23,6 +23,7 @@ KEPT = {
     "records are in signed archive files",
     "audit_archive": "the signed statements about the archive files of the audit stream",
     "audit_head": "the newest record of the audit stream",
+    "audit_hour": "the number of records of the audit stream in each hour, without their content",
     "audit_signed_head": "the signed checkpoints, which reveal a truncated audit stream",
     "key_fingerprint": "keyed fingerprints of the destroyed tenant key, which detect a restored key",
     "boundary_result": "the results of the isolation checks until their retention ends, without names of persons",

@@ -24,13 +24,17 @@ class Permission(StrEnum):
     VIEW_AUDIT = "view-audit"
     MANAGE_SERVICES = "manage-services"
     MANAGE_KEYS = "manage-keys"
+    MANAGE_NOTIFICATIONS = "manage-notifications"
     OPERATE = "operate"
 
 
 PERMISSIONS = MappingProxyType(
     {
         PersonRole.ADMINISTRATOR: frozenset(
-            {Permission.VIEW, Permission.VIEW_AUDIT, Permission.MANAGE_SERVICES, Permission.MANAGE_KEYS}
+            {
+                *(Permission.VIEW, Permission.VIEW_AUDIT, Permission.MANAGE_SERVICES, Permission.MANAGE_KEYS),
+                Permission.MANAGE_NOTIFICATIONS,
+            }
         ),
         # Separation of duties: a user who rotates and locks keys neither connects services nor reads the audit stream.
         PersonRole.KEY_ADMINISTRATOR: frozenset({Permission.VIEW, Permission.MANAGE_KEYS}),

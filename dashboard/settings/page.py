@@ -13,6 +13,7 @@ from dashboard.approvals import view as approvals
 from dashboard.approvals.reason import draw_request
 from dashboard.components.fragments import admitted, draw_refusal, draw_unknown
 from dashboard.components.tenant_status import UNDER_WAY
+from dashboard.notifications import section as notifications_section
 from dashboard.offboarding import section as offboarding_section
 from dashboard.page_context import PageContext
 from dashboard.settings import view as settings
@@ -36,6 +37,7 @@ def draw(context: PageContext) -> None:
     draw_header(context, tenant, "Settings")
     st.caption("Policy of your organization for its keys and key administrators.")
     _draw_policy(context, tenant, policy)
+    notifications_section.draw_part(context)
     offboarding_section.draw_part(context, tenant)
     offboarding_section.draw_leaving(context, tenant)
 

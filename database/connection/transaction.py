@@ -13,7 +13,7 @@ from database.audit import AuditStream
 from database.certificates import Certificates
 from database.isolation import Boundaries
 from database.keys import Fingerprints, Keys
-from database.notifications import Outbox
+from database.notifications import NotificationTargets, Outbox
 from database.offboarding import Leaving
 from database.provisioning import Inbox, Routes, Steps
 from database.reports import Reports
@@ -48,6 +48,7 @@ class TenantTransaction:
         self.boundaries: Boundaries = Boundaries(connection, tenant_id)
         self.inbox: Inbox = Inbox(connection, tenant_id)
         self.outbox: Outbox = Outbox(connection, tenant_id)
+        self.targets: NotificationTargets = NotificationTargets(connection, tenant_id)
         self.services: Services = Services(connection, tenant_id)
         self.enrolments: Enrolments = Enrolments(connection, tenant_id)
         self.objects: ManagedObjects = ManagedObjects(connection, tenant_id)

@@ -14,7 +14,7 @@ from core.tenants.policy import TenantPolicy
 from database.certificates import ExpiringRow
 from database.connection.database import Database
 from database.isolation import FailedAssessment
-from database.notifications import UndeliveredNotification
+from database.notifications import MessageQueue, UndeliveredNotification
 from database.postgres.access import PLATFORM
 from database.postgres.deadline import CALL_SECONDS
 from database.root_keys import MonitoredRootKey, RootKeyChanges, RootKeyRead, VersionedRootKey
@@ -129,6 +129,24 @@ class PlatformQueries:
         """Return tenants whose oldest unsent message on a channel is due, the longest waiting first (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select okcm.due_notifications(%s, %s)", [channel, limit])
+            return [tenant for (tenant,) in rows]
+
+    def due_deliveries(self, limit: int) -> Sequence[tuple[str, MessageQueue]]:
+        """Return queues of targets, with their tenants, whose oldest unsent message is due (worker).
+
+        The longest waiting comes first.
+        """
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select * from okcm.due_deliveries(%s)", [limit])
+            return [
+                (tenant_id, MessageQueue(Channel(channel), target_id, of_tests))
+                for tenant_id, channel, target_id, of_tests in rows
+            ]
+
+    def tenants_with_webhooks(self, after: str, limit: int) -> Sequence[str]:
+        """Return tenants with a signing secret in order of id, from the first behind `after` (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select okcm.tenants_with_webhooks(%s, %s)", [after, limit])
             return [tenant for (tenant,) in rows]
 
     def undelivered_notifications(self, since: timedelta, limit: int) -> Sequence[UndeliveredNotification]:

@@ -23,7 +23,7 @@ def messages(tenant: Provisioning) -> list[tuple[str, str]]:
 
 
 def on_every_channel(kind: str) -> list[tuple[str, str]]:
-    return sorted((kind, channel) for channel in Channel)
+    return sorted((kind, channel) for channel in (Channel.CALLBACK, Channel.EMAIL))
 
 
 def test_intention_is_recorded_before_any_key_is_created(tenant):

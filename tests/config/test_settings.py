@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from config.networks import webhook_networks
 from config.settings import (
     CONFIG_VARIABLE,
     LOOPBACK,
@@ -293,3 +294,11 @@ def test_address_for_agents_without_tls_is_rejected(address):
 def test_address_for_agents_is_https_or_on_loopback():
     for address in ("https://marketplace.example", "http://127.0.0.1:18080"):
         assert Settings(marketplace_base_url=address).enrolment_url == address
+
+
+def test_webhooks_are_allowed_outside_public_addresses_only_by_setting_or_in_the_development_stack() -> None:
+    assert webhook_networks(Settings()) == ("127.0.0.0/8",)
+    assert webhook_networks(Settings(vault_address="https://vault.example")) == ()
+    own = Settings(vault_address="https://vault.example", root_key_networks=("10.20.0.0/16",))
+    assert webhook_networks(own) == ()
+    assert webhook_networks(Settings(webhook_networks=("10.30.0.0/16",))) == ("10.30.0.0/16",)

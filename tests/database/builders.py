@@ -11,6 +11,7 @@ from core.keys.root_keys import OpenBaoKeyRef
 from core.keys.rotation import RotationScope
 from core.names import ca_key, l2_key
 from core.notifications import Channel, Notification, NotificationKind
+from core.notifications.targets import TargetKind
 from core.services import CryptoOperation
 from core.tenants.approvals import Action, VoteChoice
 from core.tenants.lifecycle import Transition
@@ -91,6 +92,16 @@ def an_announcement(tenant_id: str, message_id: str = "message-1", **changed: ob
         body="text",
     )
     return notification.model_copy(update=changed)
+
+
+def a_target(
+    tenant_id: str, label: str = "Security team", **changed: object
+) -> tuple[str, TargetKind, str, str, frozenset[str], str | None]:
+    """Return the arguments of `NotificationTargets.add`: a webhook that gets every event, with a sealed text."""
+    target_id = hashlib.md5(f"{tenant_id} {label}".encode(), usedforsecurity=False).hexdigest()
+    values = {"kind": TargetKind.WEBHOOK, "address": "https://hooks.example/token", "muted": (), "sealed": "sealed"}
+    kind, address, muted, sealed = (values | changed).values()
+    return target_id, kind, label, address, frozenset(muted), sealed
 
 
 def a_result(name: str = "read", **changed: object) -> CheckResult:
@@ -326,6 +337,7 @@ def a_connected_service(field: Field, tenant_id: str, service: str = "orders", s
     with field.open("dashboard", max_size=1).tenant_tx(tenant_id) as tx:
         tx.protection.protect(service, a_protected_field(), "ada")
         tx.sessions.begin("5e" * 32, "ada", NOW + timedelta(days=400))
+        tx.targets.add(*a_target(tenant_id, service))
         approval_id = hashlib.md5(tenant_id.encode(), usedforsecurity=False).hexdigest()
         tx.approvals.ask(approval_id, Action.LOCK, {}, a_person(tenant_id), "maintenance")
         tx.approvals.vote(approval_id, a_person(tenant_id), VoteChoice.WITHDRAW)

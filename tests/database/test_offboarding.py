@@ -42,7 +42,7 @@ ERASED = {
     ),
     *("approval", "certificate_revocation_list", "agent", "protection_use", "backfill", "report"),
     *("join_token", "enrolment", "discovery"),
-    *("protection", "protected_field", "key_probe"),
+    *("protection", "protected_field", "key_probe", "notification_target"),
 }
 WITH_ANOTHER = {"approval_vote"}
 """Tables whose rows are erased with their parent row and are not counted."""

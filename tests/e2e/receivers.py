@@ -41,7 +41,9 @@ class Taken:
 
 
 class CallbackReceiver(ThreadingHTTPServer):
-    """Receives notifications; `holding` delays the response to each sender."""
+    """Receives notifications and responds with `status`; `holding` delays the response to each sender."""
+
+    status = 204
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Take)
@@ -84,7 +86,7 @@ class _Take(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         assert isinstance(self.server, CallbackReceiver)
         self.server.take(Taken({name.lower(): value for name, value in self.headers.items()}, body))
-        self.send_response(204)
+        self.send_response(self.server.status)
         self.end_headers()
 
     def log_message(self, *_arguments: Any) -> None:

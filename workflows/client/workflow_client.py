@@ -31,6 +31,7 @@ from core.errors.tenants import TenantUnknown, WorkflowStarting
 from core.isolation import run_of
 from core.messages.compliance import BoundariesInput, MakeReportInput
 from core.messages.keys import RetireVersionRequest, RootKeyRequest, RotateRequest
+from core.messages.notifications import DeliverInput
 from core.messages.recovery import RecoverTenantInput, RepairTenantInput
 from core.messages.services import EnrolInput, ServiceInput
 from core.messages.tenants import (
@@ -50,6 +51,7 @@ from workflows.client.connection import LogForm, connect_client, unavailable
 from workflows.client.service_start import service_options, service_start, update_with_start
 from workflows.client.tenant_start import tenant_options
 from workflows.isolation import AssessIsolation
+from workflows.notifications import DeliverNotification
 from workflows.recovery import RecoverTenant, RepairTenant
 from workflows.reports import GenerateReport
 from workflows.runtime import options as priorities
@@ -292,6 +294,24 @@ class WorkflowClient:
                 MakeReportInput(tenant_id=tenant_id, report_id=report_id),
                 id=ids.report_workflow(tenant_id, report_id),
                 static_summary=f"compliance report of {tenant_id}",
+                priority=priorities.report(tenant_id),
+            )
+        except WorkflowFailureError as failed:
+            raise _rejection(failed) from None
+
+    async def deliver_notification(self, tenant_id: str, region: str, request: DeliverInput) -> None:
+        """Send a test to a target, or attempt a message again, and wait for the result, which is in the outbox.
+
+        Raises: TemporalUnavailable, OperationTimeout, or UpdateRejected with the code of the cause.
+        """
+        try:
+            await self._run_to_completion(
+                tenant_id,
+                region,
+                DeliverNotification.run,
+                request,
+                id=ids.delivery_workflow(tenant_id, request.operation_id),
+                static_summary=f"notification of {tenant_id}",
                 priority=priorities.report(tenant_id),
             )
         except WorkflowFailureError as failed:

@@ -29,7 +29,7 @@ from database.postgres.access import CURRENT_TRANSACTION
 _TABLES = (
     *("tenant", "marketplace_event", "operation_step", "key", "certificate_authority", "route", "boundary_result"),
     *("boundary_clause", "certificate_revocation_list", "outbox", "audit_event", "audit_head", "audit_signed_head"),
-    "audit_archive",
+    *("audit_archive", "notification_target"),
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
     *("usage_minute", "usage_hour", "usage_day", "usage_batch", "dashboard_session", "isolation_assessment"),
     *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation", "destruction"),

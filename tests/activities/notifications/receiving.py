@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from activities.notifications import SigningSecrets, TargetSender, WebhookSender
 from tests.e2e import receivers
 from tests.ports import free_port
 
@@ -35,3 +36,9 @@ class Mailbox(receivers.Mailbox):
         await super().handle_DATA(server, session, envelope)
         self.recipients += envelope.rcpt_tos
         return self.answer
+
+
+def no_targets() -> TargetSender:
+    """Return a sender to targets that permits no connection."""
+    never = SigningSecrets(lambda *_: None, lambda *_: "")
+    return TargetSender(WebhookSender(lambda *_: False, "https://cmk.openkcm.io"), None, never)

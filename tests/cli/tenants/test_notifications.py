@@ -9,8 +9,9 @@ import pytest
 from core.errors.platform import DatabaseRefused
 from core.errors.tenants import TenantUnknown
 from core.notifications import Channel
+from core.notifications.targets import TargetKind
 from tests.dashboard.scene import ACME
-from tests.database.builders import an_announcement
+from tests.database.builders import a_target, an_announcement
 
 LEASE = timedelta(seconds=30)
 
@@ -86,3 +87,29 @@ def test_old_dead_letters_are_listed_on_request(operator_cli, field) -> None:
         administrator.execute("update okcm.outbox set expired_at = now() - interval '40 days' where sent_at is null")
     assert operator_cli.run("notification", "list") == {"notifications": []}
     assert len(operator_cli.run("notification", "list", "--days", "60")["notifications"]) == 1
+
+
+def test_targets_and_deliveries_are_shown_without_persons_and_tokens(operator_cli, field) -> None:
+    target_id, *target = a_target(ACME, address="https://hooks.example/T000/token-of-the-customer")
+    mail_id, *mail = a_target(ACME, "Ada", kind=TargetKind.EMAIL, address="ada.lovelace@example.com", sealed=None)
+    with field.open("dashboard").tenant_tx(ACME) as tx:
+        tx.targets.add(target_id, *target)
+        tx.targets.add(mail_id, *mail)
+    with operator_cli.worker.tenant_tx(ACME) as tx:
+        tx.outbox.add(an_announcement(ACME, "first", channel=Channel.TARGET_WEBHOOK, target_id=target_id))
+        attempt = tx.outbox.claim(Channel.TARGET_WEBHOOK, LEASE, target_id)
+        assert attempt is not None
+        tx.outbox.record_failure("first", "the receiver responded with 503", LEASE, timedelta(days=1))
+    shown = operator_cli.run("notification", "list-targets", ACME)["targets"]
+    assert [(one["label"], one["kind"], one["address"], one["paused"]) for one in shown][-2:] == [
+        ("Security team", "webhook", "https://hooks.example", False),
+        ("Ada", "email", "…@example.com", False),
+    ]
+    [delivery] = operator_cli.run("notification", "list-deliveries", ACME)["deliveries"]
+    assert (delivery["message_id"], delivery["state"], delivery["attempts"]) == ("first", "waiting", 1)
+    assert delivery["problem"] == "the receiver responded with 503"
+    for command in ("list-targets", "list-deliveries"):
+        printed = operator_cli.invoke("notification", command, ACME).stdout
+        assert not [word for word in ("token-of", "lovelace", "sealed") if word in printed]
+        with pytest.raises(TenantUnknown):
+            operator_cli.run("notification", command, "unknown-corp")

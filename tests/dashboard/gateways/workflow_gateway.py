@@ -7,18 +7,32 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from temporalio.common import MetricMeter
+from temporalio.testing import ActivityEnvironment
 
+from activities.notifications import (
+    NotificationActivities,
+    NotificationOutbox,
+    SigningSecrets,
+    TargetSender,
+    WebhookSender,
+)
+from activities.runtime.metrics import Metrics
+from config.credential_encryption import decrypt_signing_secret
 from core.certificates import AuthorityState
 from core.errors.compliance import AssessmentFailed
 from core.errors.services import ServiceUnknown
 from core.errors.tenants import InvalidTransition, TenantNotOperational
 from core.isolation import CheckResult, run_of
+from core.messages.notifications import DeliverInput
 from core.services import ServiceState, refuse_another_key
 from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State, Transition
 from database.certificates import AuthorityRow
 from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
 from database.reports import StatedRow
 from database.services.repository import ServiceCertificateRow
+from kms.egress_policy import EgressPolicy
 from openkcm.contract.names import service_spiffe
 from openkcm.verification.reports.signed_file import ReportFormat
 from tests.compliance.reports.render.builders import a_standing
@@ -29,6 +43,7 @@ from tests.dashboard.gateways.rotation_gateway import RotationRequests
 from tests.database.builders import a_service_key, an_examination
 
 LIFE = timedelta(hours=72)
+CMK = "https://cmk.openkcm.io"
 
 
 class FakeAuthority:
@@ -55,6 +70,21 @@ class FakeAuthority:
         return signed(subject, key, above, issuer.key, *every, start=datetime.now(UTC), life=LIFE)
 
 
+def notification_activities(worker: Database, intake_key: str) -> NotificationActivities:
+    """Return the activities that send to targets over real sockets; webhooks on the loopback network are allowed."""
+    policy = EgressPolicy(networks=("127.0.0.0/8",))
+    webhooks = WebhookSender(lambda address, encrypted: policy.allows(address, encrypted=encrypted), CMK)
+    signing = SigningSecrets(
+        lambda tenant, ref, sealed: decrypt_signing_secret([intake_key], tenant, ref, sealed), lambda *_: ""
+    )
+    return NotificationActivities(
+        *(worker, PlatformQueries(worker), {}, TargetSender(webhooks, None, signing), NotificationOutbox((), CMK)),
+        timedelta(hours=72),
+        lambda: datetime.now(UTC),
+        Metrics(MetricMeter.noop),
+    )
+
+
 class FakeGateway(RootKeyRequests, ApprovalRequests, RotationRequests):
     """A workflow gateway; `fails` is the error that the next requests raise, for example while Temporal is down.
 
@@ -66,11 +96,16 @@ class FakeGateway(RootKeyRequests, ApprovalRequests, RotationRequests):
         ApprovalRequests.__init__(self, worker)
         RotationRequests.__init__(self, worker)
         self.authority = authority
+        self.notifications = notification_activities(worker, intake_key)
         self.fails: Exception | None = None
         self.asked: list[str] = []
         self.attacks: dict[str, Sequence[CheckResult]] = {}
         self.unexamined: set[str] = set()
         self._examinations = 1
+
+    @request(lambda tenant_id, region, asked: f"deliver {tenant_id} {region} {asked.message_id or 'test'}")
+    def deliver_notification(self, _tenant_id: str, _region: str, asked: DeliverInput) -> None:
+        ActivityEnvironment().run(self.notifications.deliver, asked)
 
     @request(lambda tenant_id, region, *, repeat: f"check {tenant_id} in {region}{' repeat' * repeat}")
     def check_boundaries(self, tenant_id: str, _region: str, *, repeat: bool) -> str:

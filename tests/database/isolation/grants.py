@@ -27,6 +27,9 @@ _PEOPLE = {
 }
 """The common rights of the operator and the dashboard."""
 
+_TARGET = "target_id, number, kind, label, shown_address, muted, paused, secret_number, former_until, created_at"
+_DELIVERY = "channel, kind, added_at, sent_at, attempts, next_try, problem, expired_at, target_id, response"
+
 GRANTS = {
     "worker": {
         "select": """
@@ -34,8 +37,9 @@ GRANTS = {
             boundary_clause boundary_result certificate_authority certificate_revocation_list
             dashboard_session(tenant_id) destruction discovery enrolment(tenant_id) isolation_assessment
             join_token(tenant_id) key key_probe managed_object(tenant_id, l2_key,
-            object_id, service, state) marketplace_event operation_step outbox protected_field(tenant_id, service,
-            store, place, field, mode, plaintext_allowed) protection(tenant_id) protection_use(tenant_id, day, service,
+            object_id, service, state) marketplace_event notification_target operation_step
+            outbox protected_field(tenant_id, service, store, place, field, mode, plaintext_allowed)
+            protection(tenant_id) protection_use(tenant_id, day, service,
             place, operations, bytes, microseconds, requests, request_microseconds) report root_key root_key_change
             root_key_request rotation route service service_certificate service_key service_request shred_certificate
             tenant tenant_policy usage_batch(tenant_id) usage_day(tenant_id, day, service, operation, refusal, count)
@@ -50,7 +54,8 @@ GRANTS = {
             destruction(tenant_id, kind, name, versions, fingerprint) key(tenant_id, name, kind, version)
             key_probe(tenant_id, l2_key, version, ciphertext, tried) marketplace_event(tenant_id, event_id, kind,
             organization, region, occurred_at) operation_step(tenant_id, operation_id, step, number) outbox(tenant_id,
-            message_id, channel, kind, subject, body) root_key(tenant_id, root_key_id, mode, name, place, credentials,
+            message_id, channel, kind, subject, body, target_id)
+            root_key(tenant_id, root_key_id, mode, name, place, credentials,
             l2_version) root_key_change(tenant_id, number, from_mode, from_name, to_mode, to_name, root_key_id)
             rotation(tenant_id, number, tenant_key, from_version, services, service, compromised, scheduled,
             root_key_version) route(tenant_id, l2_key, issuer_fingerprint, region, former_issuer_fingerprint)
@@ -68,7 +73,9 @@ GRANTS = {
             examined_at, operation_id, held, not_checked, digest, signature, key, runs)
             key(version, oldest, rotated_at) key_probe(l2_key, version, ciphertext, tried,
             left_at) marketplace_event(started_at) operation_step(state, attempts, started_at, finished_at, problem)
-            outbox(attempts, next_try, problem, expired_at, sent_at) report(stated, stated_at, seq, json, html, pdf,
+            notification_target(sealed, former_sealed, former_until)
+            outbox(attempts, next_try, problem, expired_at, sent_at, response)
+            report(stated, stated_at, seq, json, html, pdf,
             made_at) root_key(credentials, state, probe, probe_digest, health, health_since, l2_version)
             root_key_change(root_key_id, state, total, wrapped, problem, finished_at) root_key_request(sealed, problems)
             rotation(state, stage, total, done, problem, finished_at) route(l2_key, issuer_fingerprint, region,
@@ -85,10 +92,12 @@ GRANTS = {
         "execute": """
             archivable_streams audit_append audit_append_all audit_keys audit_save_signed_head ctx_ok
             delete_archived_events delete_expired_rows denied_locks denied_tenants due_authorities due_examinations
+            due_deliveries
             due_notifications due_rotations erase_tenant expiring key_probes monitored_root_keys numbered_root_keys
             newest_breach objects_sealed outlived_authorities record_audit_archive record_audit_key record_fingerprint
             report_process schedule_assessment schema_version stale_revocation_lists store_states stuck_rotations
-            tenants_with_expired_rows troubled_examinations unknown_serials unsigned_streams untaken_credentials
+            tenants_with_expired_rows tenants_with_webhooks
+            troubled_examinations unknown_serials unsigned_streams untaken_credentials
             withdraw_report workflow_services workflow_tenants
         """,
     },
@@ -110,7 +119,7 @@ GRANTS = {
         "execute": "audit_append audit_append_all ctx_ok pending_enrolments schema_version unstarted_events",
     },
     "operator": {
-        "select": _PEOPLE["select"] + " marketplace_event outbox usage_batch",
+        "select": f"{_PEOPLE['select']} marketplace_event notification_target(tenant_id, {_TARGET}) outbox usage_batch",
         "insert": _PEOPLE["insert"],
         "update": _PEOPLE["update"] + " outbox(next_try, expired_at)",
         "delete": _PEOPLE["delete"],
@@ -150,16 +159,19 @@ GRANTS = {
         """,
     },
     "dashboard": {
-        "select": _PEOPLE["select"] + " audit_hour backfill dashboard_session protection_use report usage_day",
+        "select": f"{_PEOPLE['select']} audit_hour backfill dashboard_session protection_use report usage_day"
+        f" notification_target(tenant_id, address, {_TARGET}) outbox(tenant_id, message_id, {_DELIVERY})",
         "insert": _PEOPLE["insert"]
         + """
             approval(tenant_id, approval_id, action, argument, requested_by, requested_name, request_reason)
             approval_vote(tenant_id, approval_id, subject, name, roles, choice, reason)
             dashboard_session(tenant_id, session_id, subject, expires_at)
+            notification_target(tenant_id, target_id, number, kind, label, address, shown_address, muted, sealed)
             report(tenant_id, report_id, since, until, made_for)
         """,
-        "update": _PEOPLE["update"] + " dashboard_session(last_seen_at, ended_at)",
-        "delete": _PEOPLE["delete"],
+        "update": _PEOPLE["update"]
+        + " dashboard_session(last_seen_at, ended_at) notification_target(muted, paused, secret_number, sealed)",
+        "delete": _PEOPLE["delete"] + " notification_target",
         "execute": _PEOPLE["execute"]
         + """
             audit_append audit_append_all count_tenants page_of_tenants provisioning_times stuck_tenants

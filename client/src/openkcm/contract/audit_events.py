@@ -58,6 +58,11 @@ class AuditName(StrEnum):
     ANNOUNCED = "tenant.notified"
     ANNOUNCE_EXPIRED = "tenant.notification_expired"
     ANNOUNCE_RETRY_REQUESTED = "tenant.notification_retry_requested"
+    NOTIFICATION_TARGET_ADDED = "tenant.notification_target_added"
+    NOTIFICATION_TARGET_CHANGED = "tenant.notification_target_changed"
+    NOTIFICATION_TARGET_REMOVED = "tenant.notification_target_removed"
+    NOTIFICATION_SECRET_ROTATED = "tenant.notification_secret_rotated"  # noqa: S105 - the name of an event
+    NOTIFICATION_TEST_REQUESTED = "tenant.notification_test_requested"
     SERVICE_CONNECT_INTENDED = "service.connect_intended"
     SERVICE_KEY_CREATED = "key.service_key_created"
     SERVICE_KEY_OPENED = "key.service_key_unwrapped"

@@ -31,6 +31,7 @@ class NotificationKind(StrEnum):
     EXPIRY_LATE = "certificate-renewal-overdue"
     EXPIRY_LAPSED = "certificate-expired"
     BREACHED = "isolation-breached"
+    TEST = "test"
 
 
 _TEXTS: Mapping[NotificationKind, tuple[str, str]] = MappingProxyType(
@@ -129,6 +130,13 @@ _TEXTS: Mapping[NotificationKind, tuple[str, str]] = MappingProxyType(
                 "alerted. For the failed check and its audit records, see {url}\n"
             ),
         ),
+        NotificationKind.TEST: (
+            "Test notification of {organization}",
+            (
+                "An administrator requested this test. You do not need to do anything. For the receivers of "
+                "notifications and their events, see {url}/settings\n"
+            ),
+        ),
         NotificationKind.LEAVING: (
             "Offboarding of {organization} has started",
             (
@@ -189,12 +197,28 @@ def announcement_text(
 
 
 class Channel(StrEnum):
+    """How a message is sent.
+
+    The platform's settings define the receivers of the first two, tenants those of the others
+    (`core.notifications.targets`).
+    """
+
     CALLBACK = "callback"
     EMAIL = "email"
+    TARGET_EMAIL = "target-email"
+    TARGET_WEBHOOK = "target-webhook"
+
+    @property
+    def is_of_target(self) -> bool:
+        """Whether a tenant chose the receiver."""
+        return self in {Channel.TARGET_EMAIL, Channel.TARGET_WEBHOOK}
 
 
 class Notification(BaseModel):
-    """One message on one channel; each retry sends it with the same `message_id`."""
+    """One message to one receiver; each retry sends it with the same `message_id`.
+
+    `target_id` names the receiver on a channel of targets.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -204,6 +228,7 @@ class Notification(BaseModel):
     kind: NotificationKind
     subject: str
     body: str
+    target_id: str | None = None
 
 
 def retry_delay(attempts: int) -> timedelta:
@@ -211,9 +236,12 @@ def retry_delay(attempts: int) -> timedelta:
     return min(timedelta(seconds=2 ** min(attempts - 1, 10)), timedelta(minutes=15))
 
 
-def message_id(tenant_id: str, operation_id: str, kind: NotificationKind, channel: Channel) -> str:
-    """Return the message id of a notification: the same for each attempt of the same operation."""
-    return str(uuid5(NAMESPACE_URL, f"openkcm:{tenant_id}:{operation_id}:{kind}:{channel}"))
+def message_id(tenant_id: str, operation_id: str, kind: NotificationKind, receiver: str) -> str:
+    """Return the message id of a notification: the same for each attempt of the same operation.
+
+    `receiver` is a channel of the platform, or the id of a target.
+    """
+    return str(uuid5(NAMESPACE_URL, f"openkcm:{tenant_id}:{operation_id}:{kind}:{receiver}"))
 
 
 def dashboard_url(base_url: str, tenant_id: str) -> str:
