@@ -111,7 +111,8 @@ _TEXTS: Mapping[NotificationKind, tuple[str, str]] = MappingProxyType(
             (
                 "The certificate is still valid. We retry the renewal every hour, and our operators have been alerted. "
                 "If you chose its lifetime for an appliance, it is not renewed automatically: renew it and install it "
-                "there. For the certificate, its expiry and what you can do, see {url}\n"
+                "there. A database needs openkcm agent on its machine to fetch a renewed certificate. For the "
+                "certificate, its expiry and what you can do, see {url}\n"
             ),
         ),
         NotificationKind.EXPIRY_LAPSED: (

@@ -20,8 +20,8 @@ def draw_part(context: PageContext, tenant: TenantRow) -> None:
         until = {row.serial: tx.certificates.issued_until(row.serial) for row in rows}
     lines = authorities.lines(rows, until, context.now())
     if not lines:
+        st.caption("The tenant has no certificate authority yet.")
         return
-    st.header("Certificate authority", anchor="authority")
     st.markdown("\n".join(f"- {line}" for line in lines))
     if not context.may(Permission.MANAGE_SERVICES):
         st.caption("Read-only for your role. An administrator of your organization can replace the authority.")

@@ -1,21 +1,15 @@
 """Encryption coverage on the page Services: verdict, gaps and overhead."""
 
-from datetime import UTC
+from datetime import date
 
 import streamlit as st
 
-from compliance.coverage.assessment import Coverage
-from compliance.coverage.reader import read_coverage
-from dashboard.page_context import PageContext
+from compliance.coverage.assessment import Coverage, ServiceCoverage
 from dashboard.services import coverage_view as view
-from dashboard.services.coverage_view import Days, Line
 
 
-def draw_part(context: PageContext) -> None:
-    """Draw the coverage of an existing tenant."""
-    with context.database.tenant_tx(context.tenant_id) as tx:
-        found = read_coverage(tx, context.now().astimezone(UTC))
-    st.header("Encryption coverage", anchor="coverage")
+def draw_part(found: Coverage) -> None:
+    """Draw the coverage of a tenant; that of each service is in the table."""
     headline = view.headline(found)
     box, icon = (
         (st.success, ":material/verified_user:")
@@ -39,9 +33,6 @@ def draw_part(context: PageContext) -> None:
                     border=True,
                     height="stretch",
                 )
-        _draw_services(found)
-        if days := view.by_day(found):
-            _draw_days(days)
     if words := view.retired(found):
         st.caption(words)
 
@@ -55,30 +46,27 @@ def _draw_missing(found: Coverage) -> None:
             st.markdown("\n".join(f"- {words}" for words in more))
 
 
-def _draw_services(found: Coverage) -> None:
-    st.subheader("Coverage by service", anchor=False)
-    lines, more = view.lines(found)
-    for line in lines:
-        _draw_service(line)
-    if more:
-        st.caption(f"{more:,} more; `openkcmctl service coverage` lists all.")
-
-
-def _draw_service(line: Line) -> None:
-    icon = ":material/verified_user:" if line.protected else ":material/gpp_maybe:"
-    with st.expander(line.title, icon=icon, key=f"coverage.service.{line.service}"):
+def draw_service(covered: ServiceCoverage, today: date) -> None:
+    """Draw the coverage of the selected service: its gaps with the next step, and its fields."""
+    line = view.line(covered, today)
+    st.markdown(f"**Coverage:** {line.title}")
+    if line.words:
         st.markdown("\n".join(f"- {words}" for words in line.words))
-        if line.fields:
-            st.dataframe(
-                [dict(row) for row in line.fields],
-                hide_index=True,
-                key=f"coverage.fields.{line.service}",
-                alt=f"Fields of {line.service}: mode, operations and last use",
-            )
+    if line.fields:
+        st.dataframe(
+            [dict(row) for row in line.fields],
+            hide_index=True,
+            key=f"coverage.fields.{line.service}",
+            alt=f"Fields of {line.service}: mode, operations and last use",
+        )
 
 
-def _draw_days(days: Days) -> None:
-    st.subheader("Operations per day", anchor=False)
+def draw_days(found: Coverage) -> None:
+    """Draw the operations of the last days, by service."""
+    days = view.by_day(found)
+    if days is None:
+        st.caption("No service has used its key yet.")
+        return
     source = days.source()
     chart, table = st.tabs(["Chart", "Table"], key="coverage-days")
     with chart:

@@ -21,7 +21,7 @@ from compliance.coverage.assessment import (
     first_day,
 )
 from compliance.coverage.gaps import Gap
-from dashboard.components.formatting import KIND_NAMES, code, count, listed
+from dashboard.components.formatting import code, count, listed
 from openkcm.contract.protected_fields import Mode, Store
 
 RESTS_ON = (
@@ -29,8 +29,7 @@ RESTS_ON = (
     "OpenKCM cannot verify: it never sees your data. Only you know which data is sensitive. Data that is not "
     "listed and uses no key of OpenKCM is unknown here."
 )
-_SHOWN = 24
-_GAPS, _MORE_GAPS = 6, 100
+_FIRST_GAPS, _GAPS, _MORE_GAPS = 3, 6, 100
 _SERIES, _OTHERS = 7, "other services"
 """More series cannot be distinguished by colour."""
 _ROWS = 500
@@ -75,7 +74,6 @@ class Line:
     title: str
     words: tuple[str, ...]
     fields: tuple[Mapping[str, str | int], ...]
-    protected: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +136,10 @@ def missing(found: Coverage) -> tuple[Sequence[str], Sequence[str]]:
     """Return the gaps as Markdown lines: those to show at once and the rest."""
     match found.verdict:
         case Incomplete(gaps) | Unknown(gaps) if found.services:
-            shown = [_gap_text(gap) for gap in gaps[: _GAPS + _MORE_GAPS]]
+            shown = [_gap_text(gap) for gap in gaps[: _FIRST_GAPS + _MORE_GAPS]]
             if left := len(gaps) - len(shown):
                 shown.append(f"{left:,} more: `openkcmctl service coverage` lists all")
-            return shown[:_GAPS], shown[_GAPS:]
+            return shown[:_FIRST_GAPS], shown[_FIRST_GAPS:]
         case _:
             return (), ()
 
@@ -168,12 +166,6 @@ def figures(found: Coverage) -> Sequence[Figure]:
 def overhead(measured: Overhead | None) -> str:
     """Return the share of encryption in the request time; never 0 % for an unknown value."""
     return NOT_MEASURED if measured is None else measured.words()
-
-
-def lines(found: Coverage) -> tuple[Sequence[Line], int]:
-    """Return the services, those with gaps first, and how many more there are."""
-    ordered = sorted(found.services, key=lambda one: (isinstance(one.verdict, FullyCovered), one.service))
-    return [_line(one, found.today) for one in ordered[:_SHOWN]], max(len(ordered) - _SHOWN, 0)
 
 
 def by_day(found: Coverage) -> Days | None:
@@ -211,41 +203,28 @@ def _gap_text(gap: Gap) -> str:
     return f"{who}{what}{gap.missing}. **Next:** {gap.next_step}."
 
 
-def _line(one: ServiceCoverage, today: date) -> Line:
+def line(one: ServiceCoverage, today: date) -> Line:
+    """Return the coverage of one service: its gaps with the next step, and its fields."""
     match one.verdict:
         case FullyCovered():
             status, gaps = "protected", []
         case Unknown(unlisted):
-            status, gaps = "coverage unknown", [_gap_text(gap) for gap in unlisted]
+            status, gaps = "unknown", [_gap_text(gap) for gap in unlisted]
         case Incomplete(found):
             status, gaps = count(len(found), "gap"), [_gap_text(gap) for gap in found[:_GAPS]]
     title = (
-        f"{one.service}: {status}, {count(one.days.get(today, 0), 'operation')} today, "
+        f"{status}, {count(one.days.get(today, 0), 'operation')} today, "
         f"{overhead(one.overhead).replace(NOT_MEASURED, 'overhead not measured yet')}"
     )
-    return Line(
-        one.service,
-        title,
-        (*_how(one), *gaps),
-        tuple(_row(field) for field in one.fields[:_ROWS]),
-        protected=isinstance(one.verdict, FullyCovered),
-    )
+    return Line(one.service, title, (*_how(one), *gaps), tuple(_row(field) for field in one.fields[:_ROWS]))
 
 
 def _how(one: ServiceCoverage) -> Iterable[str]:
-    yield KIND_NAMES[one.facts.kind]
     ways = [
         way for way in one.ways if way is not EncryptionMethod.DATA_KEYS or EncryptionMethod.PROGRAMS not in one.ways
     ]
     if ways:
         yield f"Encryption: {listed([_WAYS[way] for way in ways])}"
-    match one.facts.agents_connected:
-        case None:
-            yield "No agent"
-        case 0:
-            yield "No agent connected"
-        case number:
-            yield f"{count(number, 'agent')} connected"
 
 
 def _row(field: FieldCoverage) -> Mapping[str, str | int]:

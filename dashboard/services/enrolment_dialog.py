@@ -1,20 +1,17 @@
-"""The dialog that creates a join token and shows it once, and the list of discovered services.
+"""The dialog that creates a join token and shows it once.
 
 The token is kept in the session until the dialog is closed, and is never stored.
 """
 
-from collections.abc import Sequence
 from datetime import timedelta
 from types import MappingProxyType
 
 import streamlit as st
 
-from core.tenants.roles import Permission
 from dashboard.components.formatting import KIND_NAMES, moment
 from dashboard.components.fragments import draw_refusal
 from dashboard.page_context import PageContext
 from dashboard.services import actions as join_actions
-from dashboard.services.view import Found
 from database.commands import MadeToken
 from openkcm.contract.enrolment import agent_command, folder_of
 from openkcm.contract.services import ServiceKind
@@ -34,27 +31,6 @@ _LIFETIMES = MappingProxyType(
 def open_join(service: str = "", kind: ServiceKind = ServiceKind.POSTGRESQL) -> None:
     st.session_state[_OPEN] = (service, kind)
     st.session_state["join.name"], st.session_state["join.kind"] = service, kind
-
-
-def draw_discovered(context: PageContext, waiting: Sequence[Found], *, closed: bool) -> None:
-    """Draw discovered services that are not connected; nothing without any."""
-    if not waiting:
-        return
-    st.subheader(f"Discovered: {len(waiting):,} not connected", anchor=False)
-    with st.grid(2, min_column_width=340):
-        for one in waiting:
-            with st.container(border=True, height="stretch", gap="xsmall"):
-                st.markdown(f":material/travel_explore: **{one.service}**")
-                st.markdown(f"- {one.words}")
-                if closed or not context.may(Permission.MANAGE_SERVICES):
-                    continue
-                st.button(
-                    "Connect with an agent",
-                    icon=":material/add_link:",
-                    key=f"join.connect.{one.service}",
-                    on_click=open_join,
-                    args=(one.service, one.kind),
-                )
 
 
 def draw_open(context: PageContext) -> None:

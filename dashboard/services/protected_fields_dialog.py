@@ -22,15 +22,9 @@ _OPEN, _REMOVING, _DONE = "protection.open", "protection.taking", "protection.do
 _NEW = "New field"
 
 
-def draw_button(service: str) -> None:
-    """Draw the button that opens the dialog; visible to every role."""
-    st.button(
-        "Protected fields",
-        icon=":material/shield_lock:",
-        key=f"protection.open.{service}",
-        on_click=_open,
-        args=(service,),
-    )
+def open_fields(service: str) -> None:
+    _forget()
+    st.session_state[_OPEN] = service
 
 
 def draw_open(context: PageContext) -> None:
@@ -40,11 +34,6 @@ def draw_open(context: PageContext) -> None:
         st.dialog(f"Protected fields of {service}", width="large", dismissible=False)(guarded_fragment(_draw))(
             context, service
         )
-
-
-def _open(service: str) -> None:
-    _forget()
-    st.session_state[_OPEN] = service
 
 
 def _forget() -> None:

@@ -1,39 +1,36 @@
-"""Texts of the page Services: connected services by kind, their agents, and discovered services.
+"""Texts of the page Services: one row for each service with its status, and what needs attention.
 
-All texts derive from stored data. Except for the time of the last contact, agent data is reported by the agent.
+All texts derive from stored data. Except for the time of the last contact, agent data is reported by the agent. A
+service that cannot renew its certificate without an agent has a date on which it stops.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime
+from enum import StrEnum
 from types import MappingProxyType
 
-from compliance.coverage.assessment import PLAIN
+from compliance.coverage.assessment import PLAIN, FullyCovered, ServiceCoverage, Unknown
 from core.certificates import ExpiryStage, stage
 from core.services import RENEWED, CryptoOperation, ServiceState
-from core.tenants.lifecycle import ENCRYPTS
+from core.tenants.lifecycle import DECRYPTS, ENCRYPTS
+from dashboard.components.attention import AttentionItem
 from dashboard.components.formatting import KIND_NAMES, code, count, listed, moment
+from dashboard.components.tenant_status import Severity
 from database.services.agents import HeartbeatRow, ProtectionUseRow
 from database.services.enrolment import DiscoveryRow
 from database.services.managed_objects import ObjectCountRow
-from database.services.repository import ServiceRow
+from database.services.repository import HeldCertificateRow, ServiceRow
 from database.tenants import TenantRow
 from database.usage import UsageTotalRow
 from openkcm.contract.services import AgentProblem, ServiceKind, is_connected
 
-TITLES: Mapping[ServiceKind, str] = MappingProxyType(
-    {
-        ServiceKind.MONGODB: "MongoDB Clusters",
-        ServiceKind.POSTGRESQL: "PostgreSQL Instances",
-        ServiceKind.MICROSERVICE: "Microservices",
-    }
-)
-
-
-MANY = 12
-_SHOWN = 24
+LATELY_MINUTES = 5
+"""The age within which requests decide the headline."""
+_SHOWN = 500
 _DESTROYED = frozenset({5, 6})
+_SUBJECT, _PATH = "Certificate", "services"
 
 # What each use reports about the data, in display order; other operations report nothing about it.
 _USES: tuple[tuple[frozenset[CryptoOperation], str], ...] = (
@@ -50,54 +47,112 @@ _USES: tuple[tuple[frozenset[CryptoOperation], str], ...] = (
 )
 
 
+class Status(StrEnum):
+    """States of a service; the filter of the table has their names."""
+
+    STOPPED = "stopped"
+    BLOCKED = "blocked"
+    STOPS = "no-agent"
+    EXPIRES = "expires-soon"
+    CONNECTED = "connected"
+    CONNECTING = "connecting"
+    DISCOVERED = "discovered"
+    DISCONNECTED = "disconnected"
+
+
+STATUS_NAMES: Mapping[Status, str] = MappingProxyType(
+    {
+        Status.STOPPED: "Stopped",
+        Status.BLOCKED: "Blocked",
+        Status.STOPS: "No agent",
+        Status.EXPIRES: "Expires soon",
+        Status.CONNECTED: "Connected",
+        Status.CONNECTING: "Connecting",
+        Status.DISCOVERED: "Discovered",
+        Status.DISCONNECTED: "Disconnected",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Stored data: usage of the last 24 hours, objects by state."""
+    """Stored data: usage of the last 24 hours and of the last minutes, objects by state."""
 
     tenant: TenantRow
-    services: list[ServiceRow]
-    usage: list[UsageTotalRow]
-    objects: list[ObjectCountRow]
-    agents: list[HeartbeatRow] = field(default_factory=list)
-    discovered: list[DiscoveryRow] = field(default_factory=list)
+    services: Sequence[ServiceRow]
+    usage: Sequence[UsageTotalRow]
+    objects: Sequence[ObjectCountRow]
+    agents: Sequence[HeartbeatRow] = ()
+    discovered: Sequence[DiscoveryRow] = ()
     programs: Mapping[str, int] = field(default_factory=dict)
     """Result of `per_day`: operations of the service's programs."""
+    held: Mapping[str, HeldCertificateRow] = field(default_factory=dict)
+    lately: Sequence[UsageTotalRow] = ()
+    """Usage of the last `LATELY_MINUTES`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """One service as texts; only a `connected` service can be renewed or disconnected."""
+class ServiceStatus:
+    status: Status
+    words: str
+    severity: Severity
+    stops_at: datetime | None = None
+    """When it stops without an action; None if its certificate is renewed automatically."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One row of the table; times are UTC, and None where nothing is known."""
+
+    service: str
+    kind: str
+    status: str
+    seen: datetime | None
+    requests: int
+    refused: int
+    until: datetime | None
+    agent: str
+    coverage: str
+    protects: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A part of the name, kinds and statuses; an empty one matches all."""
+
+    wanted: str = ""
+    kinds: tuple[ServiceKind, ...] = ()
+    statuses: tuple[Status, ...] = ()
+
+
+NO_FILTER = Filter()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    rows: tuple[TableRow, ...]
+    total: int
+    more: int
+    """Number of matching services that are not in `rows`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """How the services of the tenant are, from measurements of the last minutes."""
+
+    words: str
+    severity: Severity
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """The selected service. Only a `connected` service can be renewed or disconnected; a `known` one has a row."""
 
     service: str
     kind: ServiceKind
-    icon: str
-    state: str
-    operations: str
-    certificate: str
-    seen: str
-    protects: str
+    lines: tuple[str, ...]
     connected: bool
-    agent: str = ""
-    """Status of its agents; empty without a heartbeat."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    kind: ServiceKind
-    title: str
-    cards: tuple[Card, ...]
-    more: int
-
-
-def groups(facts: Facts, now: datetime, wanted: str = "") -> tuple[Group, ...]:
-    """Return the services by kind, filtered by `wanted` in the name, at most one page of each kind."""
-    made = []
-    for kind, title in TITLES.items():
-        mine = [service for service in facts.services if service.kind is kind]
-        matching = [service for service in mine if wanted.strip().lower() in service.service]
-        cards = tuple(_card(service, facts, now) for service in matching[:_SHOWN])
-        made.append(Group(kind, f"{title}: {_summary(facts, mine)}", cards, max(len(matching) - _SHOWN, 0)))
-    return tuple(made)
+    known: bool
 
 
 def per_day(uses: Sequence[ProtectionUseRow]) -> Mapping[str, int]:
@@ -125,78 +180,283 @@ def why_no_renewal(tenant: TenantRow) -> str:
     return "" if tenant.state in RENEWED else f"Certificates cannot be renewed while the tenant is {tenant.state}."
 
 
-def _summary(facts: Facts, services: Sequence[ServiceRow]) -> str:
-    connected = {service.service for service in services if service.state is ServiceState.CONNECTED}
+def headline(facts: Facts, now: datetime) -> Headline:
+    """Return the state of all services; nothing is good that was not measured in the last minutes."""
+    tenant = facts.tenant
+    connected = [one for one in facts.services if one.state is ServiceState.CONNECTED]
+    number = f"{count(len(connected), 'service')} connected"
+    if tenant.state not in DECRYPTS:
+        return Headline(f"{number}. Blocked: the tenant is {tenant.state}, so every request is refused.", Severity.BAD)
     if not connected:
-        return "0 connected (ready)" if facts.tenant.state in ENCRYPTS else "0 connected"
-    using = {row.service for row in facts.usage if row.count > row.refused and _says(row)}
-    encrypting = connected & (using | {service for service, operations in facts.programs.items() if operations})
-    if encrypting == connected:
-        return f"{len(connected):,} connected, encrypting data ✓"
-    if encrypting:
-        return f"{len(connected):,} connected, {len(encrypting):,} encrypting data in the last 24 hours"
-    return f"{len(connected):,} connected, not used in the last 24 hours"
+        return Headline("No service is connected.", Severity.WORKING)
+    asked, refused = sum(row.count for row in facts.lately), sum(row.refused for row in facts.lately)
+    parts = [f"{number}."]
+    severity = Severity.GOOD if asked else Severity.WORKING
+    if tenant.state not in ENCRYPTS:
+        parts.append(f"The tenant is {tenant.state}: services can decrypt and not encrypt.")
+        severity = Severity.WARNING
+    if refused:
+        parts.append(f"{refused:,} of {count(asked, 'request')} refused in the last {LATELY_MINUTES} minutes.")
+        severity = Severity.BAD if refused == asked else Severity.WARNING
+    elif asked:
+        parts.append(f"{count(asked, 'request')} answered in the last {LATELY_MINUTES} minutes, none refused.")
+    else:
+        parts.append(f"No requests in the last {LATELY_MINUTES} minutes.")
+    if waiting := len(attention(facts, now)):
+        parts.append(f"{waiting:,} {'needs' if waiting == 1 else 'need'} attention.")
+        severity = severity if severity is Severity.BAD else Severity.WARNING
+    return Headline(" ".join(parts), severity)
 
 
-def _says(row: UsageTotalRow) -> bool:
-    return any(row.operation in operations for operations, _ in _USES)
+def attention(facts: Facts, now: datetime) -> tuple[AttentionItem, ...]:
+    """Return the connected services that have stopped or will stop, those that stop first at the top."""
+    agents, found = _by_service(facts.agents), []
+    for service in facts.services:
+        if service.state is not ServiceState.CONNECTED:
+            continue
+        status = _certificate_status(service, facts, agents.get(service.service, ()), now)
+        if status is None:
+            continue
+        item = AttentionItem(
+            _SUBJECT,
+            _ATTENTION[status.status].format(_at(status.stops_at, ", ") if status.stops_at else "an unknown date"),
+            _PATH,
+            status.severity,
+            service.service,
+            MappingProxyType({"service": service.service}),
+        )
+        found.append((status.stops_at or datetime.min.replace(tzinfo=UTC), item))
+    return tuple(item for _, item in sorted(found, key=lambda one: (one[0], one[1].service)))
 
 
-def _card(service: ServiceRow, facts: Facts, now: datetime) -> Card:
-    mine = [row for row in facts.usage if row.service == service.service]
-    icon, state = _state(service, now)
-    programs = facts.programs.get(service.service, 0)
-    done, refused = programs + sum(row.count - row.refused for row in mine), sum(row.refused for row in mine)
-    kept = sum(row.count for row in facts.objects if row.service == service.service and row.state not in _DESTROYED)
-    return Card(
-        service=service.service,
-        kind=service.kind,
-        icon=icon,
-        state=state,
-        operations=f"{done:,} operations/day" + (f", {refused:,} rejected" if refused else ""),
-        certificate=_certificate(service, facts.tenant, now),
-        seen=f"Last seen {moment(service.last_seen_at, now)}" if service.last_seen_at else "Never seen",
-        protects=_protects(mine, kept, programs),
-        connected=service.state is ServiceState.CONNECTED,
-        agent=agent_status([one for one in facts.agents if one.service == service.service], now),
+_ATTENTION: Mapping[Status, str] = MappingProxyType(
+    {
+        Status.STOPPED: "has stopped: its certificate expired on {}",
+        Status.STOPS: "has no agent: it stops on {}",
+        Status.EXPIRES: "was not renewed: it stops on {}",
+    }
+)
+
+
+def table(facts: Facts, covered: Mapping[str, ServiceCoverage], now: datetime, chosen: Filter = NO_FILTER) -> Table:
+    """Return the services by name, filtered by a part of the name, kinds and statuses, and limited."""
+    index, part = _Index(facts), chosen.wanted.strip().lower()
+    matching: list[TableRow] = []
+    known = {service.service for service in facts.services if service.state is not ServiceState.DISCONNECTED}
+    waiting = [row for row in facts.discovered if row.service not in known]
+    hidden = {row.service for row in waiting}
+    rows: list[ServiceRow | DiscoveryRow] = [row for row in facts.services if row.service not in hidden]
+    for row in sorted([*rows, *waiting], key=lambda one: one.service):
+        if part not in row.service or (chosen.kinds and row.kind not in chosen.kinds):
+            continue
+        status = _status_of(row, index, now)
+        if not chosen.statuses or status.status in chosen.statuses:
+            matching.append(_table_row(row, status, index, covered.get(row.service), now))
+    return Table(tuple(matching[:_SHOWN]), len(rows) + len(waiting), max(len(matching) - _SHOWN, 0))
+
+
+def details(facts: Facts, service: str, now: datetime) -> Details | None:
+    """Return the details of a service; None if the tenant has no such service."""
+    row = next((one for one in facts.services if one.service == service), None)
+    waiting = next((one for one in facts.discovered if one.service == service), None)
+    if row is None or (row.state is ServiceState.DISCONNECTED and waiting is not None):
+        if waiting is None:
+            return None
+        words = f"{KIND_NAMES[waiting.kind]}, discovered {moment(waiting.discovered_at, now)}"
+        return Details(
+            service,
+            waiting.kind,
+            (f"{words}; not encrypted with OpenKCM",),
+            connected=False,
+            known=row is not None,
+        )
+    index = _Index(facts)
+    agents = index.agents.get(service, ())
+    lines = (
+        f"{KIND_NAMES[row.kind]}: {_since(row, now)}",
+        _certificate(row, facts, agents, now),
+        f"Last seen {moment(row.last_seen_at, now)}" if row.last_seen_at else "Never seen",
+        agent_status(agents, now) or _without_agent(row.kind),
+        _protects(index, service) or "No use of its key in the last 24 hours",
+    )
+    return Details(service, row.kind, lines, connected=row.state is ServiceState.CONNECTED, known=True)
+
+
+class _Index:
+    """The facts by service, so that a row costs the same with thousands of them."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts, self.agents = facts, _by_service(facts.agents)
+        self.usage: defaultdict[str, list[UsageTotalRow]] = defaultdict(list)
+        for use in facts.usage:
+            self.usage[use.service].append(use)
+        self.kept: Counter[str] = Counter()
+        for objects in facts.objects:
+            if objects.state not in _DESTROYED:
+                self.kept[objects.service] += objects.count
+
+
+def _by_service(agents: Sequence[HeartbeatRow]) -> Mapping[str, list[HeartbeatRow]]:
+    found: defaultdict[str, list[HeartbeatRow]] = defaultdict(list)
+    for one in agents:
+        found[one.service].append(one)
+    return found
+
+
+def _status_of(row: ServiceRow | DiscoveryRow, index: _Index, now: datetime) -> ServiceStatus:
+    if isinstance(row, DiscoveryRow):
+        return ServiceStatus(Status.DISCOVERED, "Discovered: not connected", Severity.WARNING)
+    match row.state:
+        case ServiceState.CONNECTING:
+            return ServiceStatus(Status.CONNECTING, "Connecting", Severity.WORKING)
+        case ServiceState.DISCONNECTED:
+            return ServiceStatus(Status.DISCONNECTED, "Disconnected", Severity.WORKING)
+        case ServiceState.CONNECTED:  # pragma: no branch - mypy checks that every case is named
+            status = _certificate_status(row, index.facts, index.agents.get(row.service, ()), now)
+            if index.facts.tenant.state not in DECRYPTS and (status is None or status.status is not Status.STOPPED):
+                return ServiceStatus(Status.BLOCKED, f"Blocked: tenant {index.facts.tenant.state}", Severity.BAD)
+            return status or ServiceStatus(Status.CONNECTED, "Connected", Severity.GOOD)
+
+
+def _certificate_status(
+    row: ServiceRow, facts: Facts, agents: Sequence[HeartbeatRow], now: datetime
+) -> ServiceStatus | None:
+    """Return the status of a connected service whose certificate expires without an action; None for all others."""
+    begins, ends = row.certificate_not_before, row.certificate_not_after
+    if begins is None or ends is None:
+        return ServiceStatus(Status.STOPPED, "Stopped: no valid certificate", Severity.BAD)
+    held = facts.held.get(row.service)
+    stops, by_hand = _stops_at(row, held, agents, now), held is not None and held.by_hand
+    last = stops or ends
+    if last <= now:
+        return ServiceStatus(Status.STOPPED, "Stopped: certificate expired", Severity.BAD, last)
+    if stops is not None and not by_hand:
+        return ServiceStatus(Status.STOPS, f"No agent: stops {_at(stops)}", Severity.WARNING, stops)
+    if stage(begins, ends, now) is ExpiryStage.LATE:
+        return ServiceStatus(Status.EXPIRES, f"Expires soon: {_at(last)}", Severity.WARNING, last)
+    return None
+
+
+def _stops_at(
+    row: ServiceRow, held: HeldCertificateRow | None, agents: Sequence[HeartbeatRow], now: datetime
+) -> datetime | None:
+    """Return when the certificate on the service's machine expires, if nothing there fetches the next one.
+
+    The client library of a microservice fetches it. A database does not: neither its server nor its drivers. Without
+    a connected agent the platform's renewals do not reach it, so its date is that of the certificate it has: as its
+    last agent reported, or else of the oldest that can still be in use.
+    """
+    if held is not None and held.by_hand:
+        return held.until
+    if row.kind is ServiceKind.MICROSERVICE or any(is_connected(one.last_contact_at, now) for one in agents):
+        return None
+    if agents:
+        return agents[0].certificate_not_after
+    return held.until if held is not None else row.certificate_not_after
+
+
+def _table_row(
+    row: ServiceRow | DiscoveryRow,
+    status: ServiceStatus,
+    index: _Index,
+    covered: ServiceCoverage | None,
+    now: datetime,
+) -> TableRow:
+    name = row.service
+    usage, agents = index.usage.get(name, ()), index.agents.get(name, ())
+    refused = sum(use.refused for use in usage)
+    service = row if isinstance(row, ServiceRow) else None
+    return TableRow(
+        service=name,
+        kind=KIND_NAMES[row.kind],
+        status=status.words,
+        seen=None if service is None else service.last_seen_at,
+        requests=sum(use.count for use in usage) + index.facts.programs.get(name, 0),
+        refused=refused,
+        until=status.stops_at or (None if service is None else service.certificate_not_after),
+        agent=_agent_word(row.kind, agents, now),
+        coverage=_coverage(covered),
+        protects=_protects(index, name),
     )
 
 
-def _state(service: ServiceRow, now: datetime) -> tuple[str, str]:
-    match service.state:
+def _agent_word(kind: ServiceKind, agents: Sequence[HeartbeatRow], now: datetime) -> str:
+    if any(is_connected(one.last_contact_at, now) for one in agents):
+        return "Connected"
+    if agents:
+        return "Not connected"
+    return "Not needed" if kind is ServiceKind.MICROSERVICE else "None"
+
+
+def _coverage(covered: ServiceCoverage | None) -> str:
+    if covered is None:
+        return ""
+    match covered.verdict:
+        case FullyCovered():
+            return "Protected"
+        case Unknown():
+            return "Unknown: no fields listed"
+        case incomplete:
+            return count(len(incomplete.gaps), "gap")
+
+
+def _since(row: ServiceRow, now: datetime) -> str:
+    match row.state:
         case ServiceState.CONNECTED:
-            return "check_circle", f"Connected since {moment(service.connected_at, now, 'just now')}"
+            return f"connected since {moment(row.connected_at, now, 'just now')}"
         case ServiceState.CONNECTING:
-            return "pending", "Connecting: creating key and certificate"
-        case ServiceState.DISCONNECTED:
-            when = moment(service.disconnected_at, now, "earlier")
-            return "link_off", f"Disconnected {when}; certificates revoked, key kept"
+            return "connecting, key and certificate are being created"
+        case ServiceState.DISCONNECTED:  # pragma: no branch - mypy checks that every case is named
+            return f"disconnected {moment(row.disconnected_at, now, 'earlier')}; certificates revoked, key kept"
 
 
-def _certificate(service: ServiceRow, tenant: TenantRow, now: datetime) -> str:
-    begins, ends = service.certificate_not_before, service.certificate_not_after
-    if begins is None or ends is None:
+def _certificate(row: ServiceRow, facts: Facts, agents: Sequence[HeartbeatRow], now: datetime) -> str:
+    begins, ends = row.certificate_not_before, row.certificate_not_after
+    if begins is None or ends is None or row.state is not ServiceState.CONNECTED:
         return "No valid certificate"
-    closed = why_no_renewal(tenant)
-    match stage(begins, ends, now):
-        case ExpiryStage.LAPSED:
-            return f"Certificate expired {moment(ends, now)}; {closed or 'renew it, or connect the service again'}"
-        case ExpiryStage.LATE:
-            to_do = closed or "Retried every hour; renew it here to see the error"
-            return f"Certificate not renewed; expires {moment(ends, now)}. {to_do}"
-        case ExpiryStage.DUE | ExpiryStage.FRESH:
-            return f"Certificate valid until {moment(ends, now)}"
+    status, closed = _certificate_status(row, facts, agents, now), why_no_renewal(facts.tenant)
+    if status is None:
+        return f"Certificate valid until {moment(ends, now)}"
+    when = moment(status.stops_at, now, "at an unknown time")
+    match status.status:
+        case Status.STOPPED:
+            return f"Certificate expired {when}; {closed or 'renew it and install it, or run the agent'}"
+        case Status.STOPS:
+            return f"No agent: the service stops {when}. {closed or f'{renewal(row.kind)} Run the agent: see Guide.'}"
+        case _ if (held := facts.held.get(row.service)) is not None and held.by_hand:
+            return f"Certificate expires {when}. {closed or 'Renew it and install it on the appliance.'}"
+        case _:
+            return f"Certificate not renewed; expires {when}. {closed or 'Renew it here to see the error.'}"
 
 
-def _protects(usage: Sequence[UsageTotalRow], kept: int, programs: int) -> str:
-    used = {row.operation for row in usage if row.count > row.refused}
-    parts = ["fields encrypted by its programs"] if programs else []
+def renewal(kind: ServiceKind) -> str:
+    """Return who renews the certificate of a service of a kind on its machine, in one sentence."""
+    match kind:
+        case ServiceKind.MONGODB:
+            return "Neither mongod nor the drivers fetch a renewed certificate."
+        case ServiceKind.POSTGRESQL:
+            return "PostgreSQL does not fetch a renewed certificate."
+        case ServiceKind.MICROSERVICE:  # pragma: no branch - mypy checks that every case is named
+            return "The client library fetches each renewed certificate."
+
+
+def _without_agent(kind: ServiceKind) -> str:
+    return "No agent; the client library renews the certificate" if kind is ServiceKind.MICROSERVICE else "No agent"
+
+
+def _protects(index: _Index, service: str) -> str:
+    used = {row.operation for row in index.usage.get(service, ()) if row.count > row.refused}
+    parts = ["fields encrypted by its programs"] if index.facts.programs.get(service) else []
     parts += [words for operations, words in _USES if used & operations]
-    if kept:
+    if kept := index.kept[service]:
         parts.append(f"data encrypted with its {count(kept, 'KMIP object')}")
-    if not parts:
-        return "No use of its key in the last 24 hours"
-    return f"Protects {listed(parts)}"
+    return f"Protects {listed(parts)}" if parts else ""
+
+
+def _at(time: datetime, comma: str = " ") -> str:
+    """Return a time without its year, which a certificate's end does not need: `30 Nov 17:08 UTC`."""
+    utc = time.astimezone(UTC)
+    return f"{utc.day} {utc:%b}{comma}{utc:%H:%M} UTC"
 
 
 _PROBLEMS: Mapping[str, str] = MappingProxyType(
@@ -234,26 +494,3 @@ def agent_status(agents: Sequence[HeartbeatRow], now: datetime) -> str:
     found = {one.problem for one in connected}
     problems = [words for problem, words in _PROBLEMS.items() if problem in found]
     return words + (f". Problem: {listed(problems)}" if problems else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One discovered service as text."""
-
-    service: str
-    kind: ServiceKind
-    words: str
-
-
-def found(discovered: Sequence[DiscoveryRow], services: Sequence[ServiceRow], now: datetime) -> tuple[Found, ...]:
-    """Return the discovered services that are neither connected nor connecting."""
-    there = {service.service for service in services if service.state is not ServiceState.DISCONNECTED}
-    return tuple(
-        Found(
-            row.service,
-            row.kind,
-            f"{KIND_NAMES[row.kind]}, discovered {moment(row.discovered_at, now)}; not encrypted with OpenKCM",
-        )
-        for row in discovered
-        if row.service not in there
-    )

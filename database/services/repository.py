@@ -1,6 +1,6 @@
 """Connected services, their certificates and their keys."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,6 +23,15 @@ _SERVICE = (
     "select service, kind, state, connected_at, disconnected_at, last_seen_at, newest.not_after, newest.not_before"
     " from okcm.service s left join lateral (select not_after, not_before from okcm.service_certificate c"
     " where c.service = s.service and revoked_at is null order by generation desc limit 1) as newest on true"
+)
+# Renewals of a service that fetches none pile up, so only the newest certificates are read: at most two are valid.
+_HELD = (
+    "select s.service, held.until, held.days is not null from okcm.service s cross join lateral ("
+    "  select min(c.not_after) filter (where c.not_after >= coalesce(s.last_seen_at, s.connected_at)) as until,"
+    "  (array_agg(r.certificate_days order by c.generation desc))[1] as days from ("
+    "   select generation, not_after, request_id from okcm.service_certificate n"
+    "   where n.service = s.service and n.revoked_at is null order by generation desc limit 3) as c"
+    "  left join okcm.service_request r on r.request_id = c.request_id) as held where s.state = 'connected'"
 )
 _LEAF_COLUMNS = "serial, service, generation, request_id, certificate_pem, not_before, not_after, authority, revoked_at"
 _LEAF = f"select {_LEAF_COLUMNS} from okcm.service_certificate where service = %s"  # noqa: S608 - a constant
@@ -104,6 +113,16 @@ class ServiceCertificateRow:
     authority: str
     """The serial of the authority that signed it."""
     revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCertificateRow:
+    """What is known of the certificate on a service's machine, which need not be the newest one."""
+
+    until: datetime | None
+    """The end of the oldest certificate that the service can still use, as it was last seen."""
+    by_hand: bool
+    """It is that of an appliance: the platform does not renew it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +250,10 @@ class Services:
     def all(self) -> Sequence[ServiceRow]:
         """Return the services by name."""
         return [_service(row) for row in self.connection.execute(f"{_SERVICE} order by service")]
+
+    def held(self) -> Mapping[str, HeldCertificateRow]:
+        """Return for each connected service what is known of the certificate on its machine."""
+        return {name: HeldCertificateRow(*row) for name, *row in self.connection.execute(_HELD)}
 
     def names(self, after: str, limit: int) -> Sequence[str]:
         """Return up to `limit` names of services, in order, after `after`."""

@@ -90,7 +90,7 @@ def _places(customer: Person, operator: Person) -> list[tuple[Person, Place]]:
     return [
         (customer, Place("Overview", "", wait_for_text("Encryption Dashboard"))),
         (customer, Place("Keys", "keys", wait_for_text("Service keys (L3)"))),
-        (customer, Place("Services", "services", wait_for_text("orders:"))),
+        (customer, Place("Services", "services", wait_for_text("5 of 5 shown"))),
         (customer, Place("Usage", "usage", wait_for_text("By service and operation"))),
         (customer, Place("Audit", "audit", wait_for_table)),
         (operator, Place("Operations", "", wait_for_text("customer-00001"))),

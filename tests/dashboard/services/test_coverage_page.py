@@ -37,7 +37,7 @@ def test_each_gap_is_shown_with_the_next_step(scene: Scene) -> None:
     scene.service("clinic-db", ServiceKind.POSTGRESQL)
     scene.service("shop", ServiceKind.MICROSERVICE, uses=50)
     protect(scene, "clinic-db")
-    said = text(shown("services", scene.page_context()))
+    said = text(shown("services", scene.page_context(), service="clinic-db"))
     assert SENTENCE not in said
     assert "**clinic-db**: `public.patients.diagnosis` is protected, but no program encrypted or decrypted it" in said
     assert "**Next:** start every program that uses it with openkcm run" in said
@@ -72,10 +72,12 @@ def test_coverage_is_visible_to_every_role_of_the_tenant_and_to_no_other_tenant(
     protect(scene, "clinic-db")
     report_use(scene, "clinic-db")
     for role in (PersonRole.ADMINISTRATOR, PersonRole.KEY_ADMINISTRATOR, PersonRole.AUDITOR):
-        at = shown("services", scene.page_context(ACME, role))
+        at = shown("services", scene.page_context(ACME, role), service="clinic-db")
         assert f"Encryption Status: {SENTENCE}" in text(at)
-        assert at.dataframe[0].value["Field"].tolist() == ["public.patients.diagnosis", "public.secret.plans"]
-    at = shown("services", scene.page_context(BETA))
+        assert at.dataframe[1].value["Field"].tolist() == ["public.patients.diagnosis", "public.secret.plans"]
+        assert at.dataframe[0].value["coverage"].tolist() == ["Protected"]
+    at = shown("services", scene.page_context(BETA), service="clinic-db")
     assert "did not encrypt anything in the last" in text(at)
-    assert not at.dataframe
+    assert at.dataframe[0].value["coverage"].tolist() == ["2 gaps"]
+    assert len(at.dataframe) == 1
     assert not shown("services", scene.page_context(ACME, PersonRole.OPERATOR)).metric

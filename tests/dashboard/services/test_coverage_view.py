@@ -46,7 +46,7 @@ def test_a_service_without_listed_fields_makes_the_coverage_unknown() -> None:
         said(found)
     )
     assert [one.value for one in view.figures(found) if one.label == "Services protected"] == ["1 of 2"]
-    assert view.lines(found)[0][0].title.startswith("users: coverage unknown, 10 operations today")
+    assert [view.line(one, TODAY).title.split(",")[0] for one in found.services] == ["protected", "unknown"]
     many = judged(*(replace(whole(f"s-{n}"), fields=()) for n in range(9)))
     assert "`s-5` and 3 more have no listed fields" in view.headline(many).words
 
@@ -64,9 +64,9 @@ def test_without_a_connected_service_there_is_no_warning() -> None:
 def test_all_gaps_are_listed_and_the_first_are_shown_at_once() -> None:
     lacking = [replace(whole(f"s-{n}"), state=None, discovered=True) for n in range(9)]
     shown, more = view.missing(judged(*lacking))
-    assert (len(shown), len(more)) == (6, 3)
+    assert (len(shown), len(more)) == (3, 6)
     shown, more = view.missing(judged(*(replace(lacking[0], service=f"s-{n}") for n in range(200))))
-    assert (len(shown), len(more), more[-1]) == (6, 101, "94 more: `openkcmctl service coverage` lists all")
+    assert (len(shown), len(more), more[-1]) == (3, 101, "97 more: `openkcmctl service coverage` lists all")
     assert view.headline(judged(*lacking)).words.startswith("9 gaps.")
     assert view.headline(judged(lacking[0])).words.startswith("1 gap.")
 
@@ -100,14 +100,10 @@ def test_a_service_shows_its_encryption_and_each_field() -> None:
     fields = (DIAGNOSIS, replace(PHONE, plaintext_allowed=True))
     uses = (a_use(), a_use(f"{PLACE}#plain", 1, operations=1200), a_use("public.t.x", bytes=2_500_000))
     asked = (RequestCount(TODAY, CryptoOperation.DATA_KEY, 2),)
-    [line], more = view.lines(judged(replace(whole("orders", *fields), uses=uses, asked=asked, agents_connected=1)))
-    assert more == 0
-    assert line.title == "orders: 3 gaps, 22 operations today, 3.5% overhead"
-    assert line.words[:3] == (
-        "PostgreSQL instance",
-        "Encryption: field encryption in its programs",
-        "1 agent connected",
-    )
+    [found] = judged(replace(whole("orders", *fields), uses=uses, asked=asked)).services
+    line = view.line(found, TODAY)
+    assert line.title == "3 gaps, 22 operations today, 3.5% overhead"
+    assert line.words[0] == "Encryption: field encryption in its programs"
     assert dict(line.fields[0]) == {
         "Field": "public.patients.diagnosis",
         "Mode": "randomised",
@@ -120,21 +116,17 @@ def test_a_service_shows_its_encryption_and_each_field() -> None:
         "Overhead": "3.5% overhead",
     }
     running = replace(whole("orders", DIAGNOSIS), backfills=(a_backfill(Backfill.RUNNING),))
-    assert view.lines(judged(running))[0][0].fields[0]["Plain values"] == "60 to be encrypted"
+    [found] = judged(running).services
+    assert view.line(found, TODAY).fields[0]["Plain values"] == "60 to be encrypted"
     assert (line.fields[1]["Last seen"], line.fields[1]["Plain values"]) == ("not seen", "allowed")
     assert line.fields[1]["Mode"] == "deterministic: equal values visible"
     assert line.fields[1]["Overhead"] == "not measured yet"
     assert [line.fields[2][name] for name in ("Field", "Mode", "Data")] == ["public.t.x", "not on the list", "2.5 MB"]
 
 
-def test_services_with_gaps_come_first_and_the_list_is_limited() -> None:
-    many = [whole(f"a-{n}") for n in range(30)]
-    silent = replace(whole("z"), uses=(), agents_connected=0)
-    shown, more = view.lines(judged(*many, silent))
-    assert (shown[0].service, shown[0].protected, len(shown), more) == ("z", False, 24, 7)
-    assert shown[0].title == "z: 2 gaps, 0 operations today, overhead not measured yet"
-    assert "No agent connected" in shown[0].words
-    assert (shown[1].words[-1], shown[1].protected) == ("No agent", True)
+def test_a_service_without_measurements_says_so() -> None:
+    [found] = judged(replace(whole("z"), uses=())).services
+    assert view.line(found, TODAY).title == "2 gaps, 0 operations today, overhead not measured yet"
 
 
 def test_each_of_thirty_days_is_in_the_chart_and_its_summary() -> None:

@@ -6,15 +6,18 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from core.errors.platform import TemporalUnavailable
-from core.services import ServiceState
+from core.services import CryptoOperation, ServiceState
 from core.tenants.lifecycle import State
+from core.tenants.locks import LockReason
 from core.tenants.roles import PersonRole
 from database.services.agents import HeartbeatRow
+from database.usage import UsesRow
 from openkcm.contract.enrolment import parse_join_token
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, a_request_pem, press, shown, text
 
-HERE = "Generate here and download once"
+OWN_MACHINE = "Generate on the service's machine"
+_BUTTONS = ("services.renew", "services.disconnect", "services.fields", "services.guide", "services.join.selected")
 
 
 def state_of(scene: Scene, service: str) -> ServiceState | None:
@@ -26,9 +29,8 @@ def state_of(scene: Scene, service: str) -> ServiceState | None:
 def fill(at, name: str, csr_pem: str | None = None) -> None:
     at.button(key="services.connect").click().run()
     at.text_input(key="services.name").set_value(name).run()
-    if csr_pem is None:
-        at.radio(key="services.way").set_value(HERE).run()
-    else:
+    if csr_pem is not None:
+        at.radio(key="services.way").set_value(OWN_MACHINE).run()
         at.text_area(key="services.csr").set_value(csr_pem).run()
 
 
@@ -68,40 +70,134 @@ def test_a_rejected_token_request_shows_the_reason_and_keeps_the_input(scene: Sc
     press(at, "join.cancel")
 
 
-def test_a_discovered_service_is_shown_with_a_button_to_connect_it(scene: Scene) -> None:
+def test_a_discovered_service_is_a_row_with_a_button_to_connect_it(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     with scene.field.open("marketplace", max_size=1).tenant_tx(ACME) as tx:
         tx.enrolments.discover("orders-db", ServiceKind.MICROSERVICE)
         tx.enrolments.discover("carts", ServiceKind.MONGODB)
     scene.service("carts", ServiceKind.MONGODB)
-    at = shown("services", scene.page_context())
-    assert "Discovered: 1 not connected" in text(at)
+    at = shown("services", scene.page_context(), service="orders-db")
+    assert at.dataframe[0].value["status"].tolist()[1] == "Discovered: not connected"
     for role in (PersonRole.AUDITOR, PersonRole.KEY_ADMINISTRATOR):
-        other = shown("services", scene.page_context(ACME, role))
-        assert "orders-db" in text(other)
-        assert {button.key for button in other.button} == {"protection.open.carts"}
-    at.button(key="join.connect.orders-db").click().run()
+        other = shown("services", scene.page_context(ACME, role), service="orders-db")
+        assert other.dataframe[0].value["service"].tolist() == ["carts", "orders-db"]
+        assert actions(other) == ["services.guide"]
+    assert actions(at) == ["services.guide", "services.join.selected"]
+    at.button(key="services.join.selected").click().run()
     assert at.text_input(key="join.name").value == "orders-db"
     assert "--service orders-db --kind microservice" in press(at, "join.do")
 
 
-def test_services_are_listed_by_kind_with_their_operations_and_agents(scene: Scene) -> None:
+def actions(at) -> list[str]:
+    return [key for key in sorted(_BUTTONS) if key in {button.key for button in at.button}]
+
+
+def test_one_table_lists_all_services_with_requests_and_agents(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
-    said = text(shown("services", scene.page_context()))
-    for title in ("MongoDB Clusters", "PostgreSQL Instances", "Microservices"):
-        assert f"{title}: 0 connected (ready)" in said
-    assert "Follow these steps to enable encryption for a service." in said
+    at = shown("services", scene.page_context())
+    assert "No service is connected." in text(at)
+    assert not at.dataframe
     scene.service("customer-db", ServiceKind.MONGODB, uses=1253)
     scene.service("analytics-db", ServiceKind.MONGODB, uses=893)
     now = datetime.now(UTC)
     contact = HeartbeatRow("customer-db", "db-1", "0.1.0", now + timedelta(hours=48), "reload_failed", now)
     with scene.crypto.tenant_tx(ACME) as tx:
         tx.agents.note([contact], [])
-    said = text(shown("services", scene.page_context()))
-    assert "MongoDB Clusters: 2 connected, encrypting data ✓" in said
-    assert "**customer-db:** 1,250 operations/day, 3 rejected" in said
+    at = shown("services", scene.page_context(), service="customer-db")
+    table = at.dataframe[0].value
+    assert table["service"].tolist() == ["analytics-db", "customer-db"]
+    assert table["requests"].tolist() == [893, 1253]
+    assert table["refused"].tolist() == [3, 3]
+    assert table["agent"].tolist() == ["None", "Connected"]
+    assert [words.split(" 2026")[0].split(":")[0] for words in table["status"]] == ["No agent", "Connected"]
+    said = text(at)
     assert "Agent connected (version `0.1.0`)" in said
     assert "Problem: service not reloaded after renewal" in said
+    assert "[Audit](audit?service=customer-db)" in said
+    assert actions(at) == ["services.disconnect", "services.fields", "services.guide", "services.renew"]
+
+
+def test_the_table_is_filtered_by_the_values_in_the_address(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    for name, kind in (("orders-db", ServiceKind.MONGODB), ("ledger", ServiceKind.POSTGRESQL)):
+        scene.service(name, kind)
+    scene.service("shop", ServiceKind.MICROSERVICE)
+
+    def names(**query: str) -> list[str]:
+        return shown("services", scene.page_context(), **query).dataframe[0].value["service"].tolist()
+
+    assert names(find="led") == ["ledger"]
+    assert names(kind="MongoDB cluster") == ["orders-db"]
+    assert names(status="Connected") == ["shop"]
+    assert "None of 3 services matches the filter." in text(shown("services", scene.page_context(), find="nothing"))
+    assert "There is no service named" in text(shown("services", scene.page_context(), service="nothing"))
+
+
+def test_a_locked_tenants_services_are_blocked_and_not_encrypting(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("shop", ServiceKind.MICROSERVICE, uses=50)
+    with scene.worker.tenant_tx(ACME) as tx:
+        tx.tenants.hold(LockReason.MANUAL)
+    at = shown("services", scene.page_context())
+    assert "1 service connected. Blocked: the tenant is locked" in text(at)
+    assert "✓" not in text(at)
+    [table] = [one.value for one in at.dataframe if "status" in one.value]
+    assert table["status"].tolist() == ["Blocked: tenant locked"]
+
+
+def test_recent_refusals_are_in_the_headline(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("shop", ServiceKind.MICROSERVICE)
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
+    with scene.crypto.tenant_tx(ACME) as tx:
+        tx.usage.add([UsesRow(now, "shop", CryptoOperation.ENCRYPT, "key_server_unavailable", 7, 0)], "batch-refused")
+    said = text(shown("services", scene.page_context()))
+    assert ":material/error: 1 service connected. 7 of 7 requests refused in the last 5 minutes." in said
+
+
+def test_the_guide_of_a_service_has_complete_commands_and_a_token_on_request(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("orders-db", ServiceKind.POSTGRESQL)
+    at = shown("services", scene.page_context(), service="orders-db")
+    at.button(key="services.guide").click().run()
+    assert "Without it the service stops when its certificate expires" in text(at)
+    assert any("psql --file '/etc/openkcm/orders-db/pg_tde.sql'" in one.value for one in at.code)
+    press(at, "services.token.do")
+    assert at.code[1].value == (
+        "openkcm agent --url https://enrol.example --service orders-db --kind postgresql"
+        " --out '/etc/openkcm/orders-db' --join-token-file -"
+    )
+
+
+def test_connecting_an_existing_name_issues_nothing_until_it_is_asked_for_twice(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("orders", ServiceKind.MICROSERVICE)
+    scene.gateway.asked.clear()
+    at = shown("services", scene.page_context())
+    fill(at, "orders")
+    said = press(at, "services.connect.do")
+    assert "orders is already connected" in said
+    assert "Microservice, connected since" in said
+    assert scene.gateway.asked == []
+    press(at, "services.connect.do")
+    assert scene.gateway.asked == []
+    at.checkbox(key="services.another").check().run()
+    assert at.button(key="services.connect.do").label == "Issue another certificate"
+    assert "orders is connected" in press(at, "services.connect.do")
+    with scene.worker.tenant_tx(ACME) as tx:
+        assert tx.services.generation("orders") == 2
+
+
+def test_an_existing_name_can_be_renewed_or_changed(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("orders", ServiceKind.MICROSERVICE)
+    at = shown("services", scene.page_context())
+    fill(at, "orders")
+    at.button(key="services.connect.do").click().run()
+    at.text_input(key="services.name").set_value("orders-2").run()
+    assert "is already connected" not in text(at)
+    at.text_input(key="services.name").set_value("orders").run()
+    assert "Issues a new certificate for the existing key of **orders**" in press(at, "services.exists.renew")
 
 
 @pytest.mark.parametrize("csr", [True, False])
@@ -116,7 +212,7 @@ def test_a_service_is_connected_in_the_dialog_and_listed_afterwards(scene: Scene
     assert ("Download it now" in said) is not csr
     press(at, "services.close")
     assert "services.delivery" not in at.session_state
-    assert "**orders:**" in text(at)
+    assert at.dataframe[0].value["service"].tolist() == ["orders"]
 
 
 def test_the_lifetime_of_an_appliance_is_chosen_with_its_consequence(scene: Scene) -> None:
@@ -160,7 +256,7 @@ def test_with_temporal_down_the_page_works_and_the_same_request_is_retried(scene
     scene.gateway.asked.clear()
     scene.gateway.fails = TemporalUnavailable()
     at = shown("services", scene.page_context())
-    assert "**customer-db:**" in text(at)
+    assert at.dataframe[0].value["service"].tolist() == ["customer-db"]
     fill(at, "orders")
     assert "The platform's control service does not answer." in press(at, "services.connect.do")
     scene.gateway.fails = None
@@ -172,8 +268,8 @@ def test_with_temporal_down_the_page_works_and_the_same_request_is_retried(scene
 def test_a_service_is_disconnected_only_after_its_name_is_entered(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     scene.service("orders", ServiceKind.MONGODB)
-    at = shown("services", scene.page_context())
-    at.button(key="services.disconnect.orders").click().run()
+    at = shown("services", scene.page_context(), service="orders")
+    at.button(key="services.disconnect").click().run()
     assert "Nothing was done." in press(at, "services.disconnect.do")
     assert state_of(scene, "orders") is ServiceState.CONNECTED
     at.text_input(key="services.confirm").set_value("orders").run()
@@ -189,8 +285,8 @@ def test_a_service_is_disconnected_only_after_its_name_is_entered(scene: Scene) 
 def test_a_certificate_is_renewed_and_returned(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     scene.service("orders", ServiceKind.MICROSERVICE)
-    at = shown("services", scene.page_context())
-    at.button(key="services.renew.orders").click().run()
+    at = shown("services", scene.page_context(), service="orders")
+    at.button(key="services.renew").click().run()
     assert "Certificate renewed" in press(at, "services.renew.do")
     scene.gateway.fails = TemporalUnavailable()
     assert "Certificate not renewed" in press(at, "services.renew.do")

@@ -27,8 +27,8 @@ def listed(scene: Scene, tenant_id: str = ACME) -> list[ProtectedField]:
 
 
 def open_dialog(scene: Scene, *roles: PersonRole) -> AppTest:
-    at = shown("services", scene.page_context(ACME, *roles))
-    return at.button(key="protection.open.clinic").click().run()
+    at = shown("services", scene.page_context(ACME, *roles), service="clinic")
+    return at.button(key="services.fields").click().run()
 
 
 def fill(at: AppTest, place: str = "public.patients", field: str = "diagnosis") -> None:
@@ -92,7 +92,7 @@ def test_a_role_without_the_permission_sees_the_list_and_changes_nothing(clinic:
     [listing] = [one.value for one in at.dataframe if "Last changed" in one.value]
     assert listing["Field"].tolist() == ["diagnosis"]
     keys = {button.key for button in at.button if button.key and button.key.startswith("protection.")}
-    assert keys == {"protection.open.clinic", "protection.close"}
+    assert keys == {"protection.close"}
 
 
 def test_another_tenants_fields_are_never_shown(clinic: Scene) -> None:

@@ -12,6 +12,7 @@ from core.names import l2_key
 from core.services import ServiceState
 from core.tenants.lifecycle import State, Transition
 from database.connection.database import Database
+from database.services.repository import HeldCertificateRow
 from openkcm.contract.services import ServiceKind
 from tests.database.builders import (
     NOW,
@@ -252,6 +253,33 @@ def test_last_seen_time_never_decreases(connected: Field) -> None:
     with crypto.tenant_tx("beta") as tx:
         other = tx.services.get("orders")
     assert (service.last_seen_at, other.last_seen_at) == (NOW + timedelta(minutes=1), None)
+
+
+def test_held_certificate_is_the_oldest_that_the_service_can_still_use(connected: Field, worker: Database) -> None:
+    dashboard, crypto = connected.open("dashboard", max_size=1), connected.open("crypto", max_size=1)
+
+    def held() -> HeldCertificateRow | None:
+        with dashboard.tenant_tx("acme") as tx:
+            return tx.services.held().get("orders")
+
+    first = held()
+    assert first == HeldCertificateRow(NOW + timedelta(hours=72), by_hand=False)
+    with worker.tenant_tx("acme") as tx:
+        tx.services.record_leaf(replace(a_leaf("aa02", generation=2), not_after=NOW + timedelta(hours=120)))
+    assert held() == first  # the platform has renewed it, and nothing has fetched the renewal
+    with crypto.tenant_tx("acme") as tx:
+        tx.services.seen(["orders"], NOW + timedelta(hours=80))
+    assert held() == HeldCertificateRow(NOW + timedelta(hours=120), by_hand=False)
+    with connected.open("operator", max_size=1).tenant_tx("acme") as tx:
+        tx.services.request(replace(a_request(), request_id="request-9", certificate_days=90))
+    with worker.tenant_tx("acme") as tx:
+        tx.services.record_leaf(
+            replace(a_leaf("aa03", generation=3), request_id="request-9", not_after=NOW + timedelta(days=90))
+        )
+    assert held() == HeldCertificateRow(NOW + timedelta(hours=120), by_hand=True)
+    with worker.tenant_tx("acme") as tx:
+        tx.services.disconnect("orders")
+    assert held() is None
 
 
 def test_database_rejects_service_names_invalid_in_certificates(field: Field) -> None:

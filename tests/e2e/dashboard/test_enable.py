@@ -38,7 +38,7 @@ def test_one_click_leads_to_a_service_that_encrypts_and_sign_out_ends_every_tab(
 
     go_to(page, "Services")
     folder = unpack(connect(page, "orders"), tmp_path, "orders")
-    expect(page.get_by_text("orders:", exact=True)).to_be_visible()
+    expect(page.get_by_text("1 of 1 shown")).to_be_visible()
     result = stack.command("service", "smoke-test", str(folder), "--record", "Jane Roe", "--resource", "orders/1")
     assert (result["decrypted"], result["opens_elsewhere"]) == ("Jane Roe", False)
     assert result["ciphertext"].startswith("okcm:v1:")

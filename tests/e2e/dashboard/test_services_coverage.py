@@ -20,7 +20,7 @@ from tests.concurrency import wait_until
 from tests.e2e.connected import Service, connect
 from tests.e2e.dashboard.harness.accessibility import assert_accessible
 from tests.e2e.dashboard.harness.browser import Visitor
-from tests.e2e.dashboard.harness.dashboard_pages import go_to
+from tests.e2e.dashboard.harness.dashboard_pages import go_to, select_service
 from tests.e2e.dashboard.harness.sign_ons import sign_in
 from tests.e2e.stack import OPENKCM, ROOT, Stack, other_machine
 from tests.e2e.tenants import new_tenant
@@ -114,7 +114,7 @@ def test_the_status_all_data_protected_appears_with_the_last_field_and_disappear
     expect(page.get_by_text(SENTENCE)).to_be_visible()
     expect(page.get_by_text("2 of 2", exact=True)).to_be_visible()
     expect(page.get_by_text("overhead in 7 days")).to_be_visible()
-    page.get_by_text("clinic-db: protected").click()
+    select_service(page, "clinic-db")
     expect(page.get_by_text("field encryption in its programs")).to_be_visible()
     assert_accessible(page)
 

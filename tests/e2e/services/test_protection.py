@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, Page, expect
 from tests.client.field_encryption.running.programs import DEMO
 from tests.concurrency import wait_until
 from tests.e2e.connected import connect
-from tests.e2e.dashboard.harness.dashboard_pages import ADA, go_to
+from tests.e2e.dashboard.harness.dashboard_pages import ADA, go_to, select_service
 from tests.e2e.dashboard.harness.root_key_pages import close, open_dialog
 from tests.e2e.dashboard.harness.sign_ons import sign_in, subject
 from tests.e2e.stack import OPENKCM, Stack
@@ -64,7 +64,8 @@ def until(encrypted: Callable[[], bool], *, wanted: bool) -> None:
 
 def open_fields(page: Page, service: str) -> Locator:
     go_to(page, "Services")
-    dialog = open_dialog(page, f"protection-open-{service}")
+    select_service(page, service)
+    dialog = open_dialog(page, "services-fields")
     expect(dialog.get_by_text("Your data is never sent to OpenKCM")).to_be_visible()
     return dialog
 

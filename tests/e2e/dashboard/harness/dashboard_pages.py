@@ -10,7 +10,6 @@ from tests.e2e.dashboard.harness.browser import drawn, title
 from tests.e2e.dashboard.harness.root_key_pages import close, confirm, finish, open_dialog, press
 
 ADA, KAI, UMA, BEA, OLGA = "Ada Admin", "Kai Keys", "Uma Auditor", "Bea Admin", "Olga Operator"
-MADE_HERE = "Generate here and download once"
 
 
 def go_to(page: Page, name: str, heading: str = "") -> None:
@@ -22,13 +21,12 @@ def go_to(page: Page, name: str, heading: str = "") -> None:
 
 
 def fill_connect(page: Page, name: str, kind: str = "Microservice") -> Locator:
-    """Open the dialog and fill it in for a service whose key is made there; return the dialog."""
+    """Open the dialog and fill it in for a service whose key is made there, the default; return the dialog."""
     page.get_by_role("button", name="Connect service").click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_text(kind, exact=True).click()
+    if kind != "Microservice":
+        dialog.get_by_text(kind, exact=True).click()
     dialog.get_by_label("Name", exact=True).fill(name)
-    dialog.get_by_text(MADE_HERE).click()
-    expect(dialog.get_by_text("Less secure option")).to_be_visible()
     # What moved is gone from its old place.
     expect(dialog.get_by_role("button", name="Connect", exact=True)).to_have_count(1)
     return dialog
@@ -43,6 +41,13 @@ def connect(page: Page, name: str) -> bytes:
     delivered = Path(download.value.path()).read_bytes()
     close(dialog)
     return delivered
+
+
+def select_service(page: Page, name: str) -> None:
+    """Show the page Services with a service selected, by its address."""
+    page.goto(f"{page.url.partition('?')[0]}?service={name}")
+    drawn(page)
+    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
 
 
 def make_token(page: Page, name: str, kind: str = "PostgreSQL instance") -> tuple[str, str]:
@@ -68,7 +73,8 @@ def unpack(delivered: bytes, folder: Path, name: str) -> Path:
 
 
 def disconnect(page: Page, name: str) -> None:
-    """Disconnect a service on its card and confirm with its name."""
-    dialog = open_dialog(page, f"services-disconnect-{name}")
+    """Select a service, disconnect it and confirm with its name."""
+    select_service(page, name)
+    dialog = open_dialog(page, "services-disconnect")
     confirm(dialog, name)
     finish(dialog, "Disconnect", f"{name} is disconnected")
