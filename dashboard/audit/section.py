@@ -95,12 +95,11 @@ def _write_address() -> None:
 
 def _go_to(query: AuditQuery) -> None:
     """Show the records of a query; the address is read again at the next run."""
-    wanted = query.address()
-    for name in (*address.FILTERS, address.SEQ):
-        if name in wanted:
-            st.query_params[name] = wanted[name]
-        else:
-            st.query_params.pop(name, None)
+    ours = (*address.FILTERS, address.SEQ)
+    query_now = st.query_params
+    wanted: dict[str, str | list[str]] = {name: query_now.get_all(name) for name in query_now if name not in ours}
+    # In one step: each assignment of a single value is a step of the browser's history, to which Back returns.
+    query_now.from_dict(wanted | query.address())
 
 
 def _write_live() -> None:
