@@ -23,7 +23,7 @@ from dashboard.overview import view as overview
 from dashboard.overview.progress import Progress, progress, stopped
 from dashboard.page_context import PageContext
 from dashboard.root_keys import dialog as root_key_dialog
-from dashboard.services import dialogs as service_dialogs
+from dashboard.services import connect_dialog
 from dashboard.status import badges
 from dashboard.status.section import draw_header
 from database.platform.status import read_facts
@@ -100,7 +100,7 @@ def _draw_first_steps(context: PageContext) -> None:
     st.header("First steps", anchor=False)
     with st.grid(3, min_column_width=240):
         if _draws_step("1. Connect a service", "It gets a key and a certificate.", "Connect service", "connect"):
-            service_dialogs.open_connect()
+            connect_dialog.open_connect()
             context.navigation.go("services")
         if _draws_step(
             "2. Choose the root key", "Keep the platform's key, or hold it yourself.", "Choose root key", "root-key"
