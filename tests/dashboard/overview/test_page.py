@@ -33,7 +33,11 @@ def test_an_active_tenant_has_its_facts_metrics_and_first_steps(scene: Scene) ->
 
 @pytest.mark.parametrize(
     ("button", "page", "dialog"),
-    [("connect", "services", "services.connecting"), ("root-key", "keys", "root-key.open"), ("approvals", "settings", "")],
+    [
+        ("connect", "services", "services.connecting"),
+        ("root-key", "keys", "root-key.open"),
+        ("approvals", "settings", ""),
+    ],
 )
 def test_each_first_step_opens_its_page_and_dialog(scene: Scene, button: str, page: str, dialog: str) -> None:
     scene.tenant(State.ACTIVE)
