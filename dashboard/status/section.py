@@ -3,6 +3,7 @@
 Strip and notices are one fragment, which measures again every two seconds: an open page shows a fault within seconds.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import streamlit as st
@@ -19,6 +20,7 @@ from dashboard.offboarding import section as offboarding_section
 from dashboard.page_context import PageContext
 from dashboard.rotation import view as rotation
 from dashboard.status import badges
+from dashboard.status.badges import Badge
 from dashboard.status.view import notices
 from dashboard.tenants import section as tenant_section
 from dashboard.tenants.lock_progress import LockedBy, LockProgress, lock_progress
@@ -40,7 +42,8 @@ def draw_header(context: PageContext, drawn: TenantRow, title: str) -> None:
     offboarding_section.draw_restoring(context)
     with st.container(horizontal=True, vertical_alignment="center", key="header"):
         st.title(title, anchor=False, width="stretch")
-        tenant_section.draw_controls(context, drawn)
+        with st.container(horizontal=True, width="content"):
+            tenant_section.draw_controls(context, drawn)
     tenant_section.draw_open(context, drawn)
 
 
@@ -67,7 +70,7 @@ def _draw_measured(context: PageContext, drawn: TenantRow) -> None:
         st.rerun()
     found = verdict(facts)
     st.session_state[_AT] = now
-    st.markdown(" ".join(one.markdown for one in badges.strip(found, shown_time(now, now))))
+    _draw_strip(badges.strip(found, shown_time(now, now)))
     draw_notices((*notices(tenant, key, context.grace_seconds, now, left), *badges.notices(found)))
     draw_notices(rotation.notice(newest, tenant, now))
     if asked := approvals.notice(waiting, context.person, now):
@@ -81,7 +84,7 @@ def _draw_measured(context: PageContext, drawn: TenantRow) -> None:
 def _draw_unmeasured(context: PageContext) -> None:
     now = context.now()
     since = shown_time(st.session_state.setdefault(_AT, now), now)
-    st.markdown(" ".join(one.markdown for one in badges.not_measured(since)))
+    _draw_strip(badges.not_measured(since))
     draw_notices(
         [
             TenantStatusView(
@@ -93,6 +96,11 @@ def _draw_unmeasured(context: PageContext) -> None:
             )
         ]
     )
+
+
+def _draw_strip(shown: Iterable[Badge]) -> None:
+    with st.container(key="status-strip"):
+        st.markdown(" ".join(one.markdown for one in shown))
 
 
 def _read_lock(context: PageContext) -> LockProgress:
