@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -26,9 +27,11 @@ from core import names as ids
 from core.errors.tenants import TenantUnknown
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import TITLES
+from core.tenants.status import Subject, Verdict, verdict
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.platform.scheduled import PlatformQueries
+from database.platform.status import read_facts
 from database.services.repository import ServiceRow
 from database.tenants import TenantRow
 from openkcm.cli import output
@@ -76,10 +79,25 @@ def list_tenants(*, every: All = False, as_json: output.AsJson = False) -> None:
 
 def show(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
     """Show one tenant: state, keys, services, tenant CA, route, steps, isolation checks, end of the audit stream."""
-    with operator_database(load_settings()) as database, database.tenant_tx(parse_any_tenant_id(tenant)) as tx:
-        shown = describe_tenant(tx)
-
+    tenant_id, settings = parse_any_tenant_id(tenant), load_settings()
+    with operator_database(settings) as database:
+        with database.tenant_tx(tenant_id) as tx:
+            shown = describe_tenant(tx)
+        facts = read_facts(database, tenant_id, settings.root_key_shards, datetime.now(UTC))
+    shown["status"] = None if facts is None else describe_status(verdict(facts))
     output.answer(shown, as_json=as_json, show=lambda console: tenant_view.draw(console, shown))
+
+
+def describe_status(found: Verdict) -> dict[str, Any]:
+    """Return the verdict over what is measured now, without coverage, as JSON types."""
+    return {
+        "overall": found.overall,
+        "subjects": [
+            {"subject": one.subject, "status": one.status, "words": one.words, "causes": list(one.causes)}
+            for one in found.subjects
+            if one.subject is not Subject.COVERAGE
+        ],
+    }
 
 
 def retry(tenant: Tenant, *, as_json: output.AsJson = False) -> None:

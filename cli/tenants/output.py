@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from core.certificates import BELIEVED, AuthorityState
+from core.tenants.status import Status
 
 _MARKS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "retrying": "[yellow]…[/]", "pending": "·"}
 
@@ -37,6 +38,7 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("tenant", tenant["tenant_id"]),
         ("organization", tenant["organization"]),
         ("state", state(tenant)),
+        *_status(tenant["status"]),
         ("region", tenant["region"]),
         ("root key", tenant["root_key_mode"]),
         ("ready", ready),
@@ -53,6 +55,19 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
     if tenant["provisioning_slo_breached_at"]:
         facts.append(("provisioning SLO", f"breached at {tenant['provisioning_slo_breached_at'][:19]}"))
     return facts
+
+
+def _status(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return the overall status, and each subject that is not operational."""
+    if found is None:
+        return []
+    faults = [one for one in found["subjects"] if one["status"] != Status.OPERATIONAL]
+    parts = [f"{one['subject']}: {one['words']}{_causes(one['causes'])}" for one in faults]
+    return [("status", "; ".join([str(found["overall"]), *parts]))]
+
+
+def _causes(codes: Sequence[str]) -> str:
+    return f" ({', '.join(codes)})" if codes else ""
 
 
 def _boundaries(checks: Counter[str]) -> str:

@@ -17,6 +17,7 @@ from dashboard.root_keys import view as root_key
 from dashboard.root_keys.view import Health
 from dashboard.rotation import dialog as rotation_dialog
 from dashboard.rotation import view as rotation
+from dashboard.status.measured import read_verdict
 from database.keys import KeyVersionRow
 from database.root_keys import CustomerRootKeyRow, RootKeyChangeRow, RootKeyVersionsRow
 from database.rotation import RotationRow
@@ -45,7 +46,7 @@ def draw_root_key(context: PageContext, drawn: TenantRow) -> None:
         st.markdown(code(name))
         st.caption(f"{place} {root_key.versions(rows.versions)}")
         if how := root_key.health(rows.tenant, rows.key, context.grace_seconds, context.now()):
-            _draw_health(how)
+            _draw_health(root_key.measured(how, read_verdict(context)))
         newest = rows.changes[0] if rows.changes else None
         if running := root_key.progress(newest):
             st.progress(running.share, text=running.words)

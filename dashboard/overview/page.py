@@ -24,6 +24,8 @@ from dashboard.overview.progress import Progress, progress, stopped
 from dashboard.page_context import PageContext
 from dashboard.root_keys import dialog as root_key_dialog
 from dashboard.services import connect_dialog
+from dashboard.services import page as services_page
+from dashboard.services import view as services_view
 from dashboard.status import badges
 from dashboard.status.section import draw_header
 from database.platform.status import read_facts
@@ -56,6 +58,7 @@ class _Live:
     waiting: list[Approval]
     course: list[HourSum]
     tenant: TenantRow
+    services: tuple[AttentionItem, ...]
 
 
 def draw(context: PageContext) -> None:
@@ -151,12 +154,14 @@ def _read_live(context: PageContext) -> _Live | None:
             return None
         found = read_coverage(tx, now)
         course, waiting = tx.usage.course(overview.first_hour(now)), tx.approvals.pending()
+        services = services_page.read_facts(tx, now)
     coverage = CoverageFacts(
         sum(isinstance(one.verdict, FullyCovered) for one in found.services),
         len(found.services),
         is_complete=isinstance(found.verdict, FullyCovered),
     )
-    return _Live(replace(facts, coverage=coverage), coverage, list(waiting), list(course), tenant)
+    items = () if services is None else services_view.attention(services, now)
+    return _Live(replace(facts, coverage=coverage), coverage, list(waiting), list(course), tenant, items)
 
 
 def _draw_metrics(live: _Live, context: PageContext) -> None:
@@ -176,7 +181,7 @@ def _draw_metrics(live: _Live, context: PageContext) -> None:
 
 
 def _draw_attention(context: PageContext, live: _Live) -> None:
-    items = overview.attention(live.facts, live.waiting, live.coverage, ())
+    items = overview.attention(live.facts, live.waiting, live.coverage, live.services)
     with st.container(border=True, gap="small"):
         st.subheader("Needs attention", anchor=False)
         if not items:

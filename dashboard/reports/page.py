@@ -16,14 +16,17 @@ from dashboard.components.fragments import ICONS, admitted, draw_refusal, draw_u
 from dashboard.components.tenant_status import Severity
 from dashboard.isolation import section as isolation_section
 from dashboard.isolation import view as isolation
+from dashboard.isolation.view import Check
 from dashboard.page_context import PageContext
 from dashboard.reports import actions as report_actions
 from dashboard.reports import view as compliance
 from dashboard.reports import view as report_query
 from dashboard.reports import view as reports
 from dashboard.reports.view import Choice, Row
+from dashboard.status.measured import read_verdict
 from dashboard.status.section import draw_header
 from openkcm.errors import OpenKcmError
+from openkcm.verification.reports.model import Snapshot
 from openkcm.verification.reports.signed_file import ReportFormat
 from workflows.client.workflow_client import OperationTimeout
 
@@ -47,17 +50,23 @@ def draw(context: PageContext) -> None:
     st.caption("Current compliance status, and signed reports of any period that an auditor can verify offline.")
     chain = audit.status(ends, stream.signature(context.database, context.tenant_id, ends), context.now())
     st.header("Status")
+    _draw_status(context, stated, checked, chain)
+    _draw_reports(context, tenant.requested_at)
+    isolation_section.draw_isolation(context)
+    isolation_section.draw_readiness(context)
+
+
+@polling_fragment
+def _draw_status(context: PageContext, stated: Snapshot, checked: Check | None, chain: audit.Status) -> None:
+    """Draw the status of each subject; what is measured refreshes, so that no line stays good after a fault."""
     with st.grid(3, min_column_width=280):
-        for line in compliance.lines(stated, checked, chain, context.now()):
+        for line in compliance.lines(stated, checked, chain, read_verdict(context)):
             with st.container(border=True, height="stretch", gap="xsmall"):
                 st.markdown(f"{ICONS[line.tone]} **{line.label}**")
                 st.markdown(line.value)
                 st.caption(line.detail)
                 if line.advice:
                     st.caption(f":material/arrow_forward: {line.advice}")
-    _draw_reports(context, tenant.requested_at)
-    isolation_section.draw_isolation(context)
-    isolation_section.draw_readiness(context)
 
 
 def _draw_reports(context: PageContext, enabled_at: datetime) -> None:

@@ -5,7 +5,7 @@ The status follows the snapshot that a report created now would contain. Also th
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from compliance.reports import periods as report_period
 from compliance.reports.periods import Period
 from core.errors.services import InvalidRequest
 from core.tenants.lifecycle import State
+from core.tenants.status import Status, Subject, SubjectStatus, Verdict
 from dashboard.audit import view as audit
 from dashboard.components.formatting import code, count, listed, moment
 from dashboard.components.key_map import mode
@@ -41,16 +42,24 @@ class Line:
     advice: str = ""
 
 
-def lines(stated: Snapshot, checked: Check | None, chain: audit.Status, now: datetime) -> tuple[Line, ...]:
-    """Return the status of every subject that has a section in the report."""
+def lines(stated: Snapshot, checked: Check | None, chain: audit.Status, found: Verdict) -> tuple[Line, ...]:
+    """Return the status of every subject that has a section in the report; `found` is what is measured now."""
     return (
-        _isolation(checked, now),
-        _custody(stated),
+        _measured(_isolation(checked, found.at), found.of(Subject.ISOLATION)),
+        _measured(_custody(stated), found.of(Subject.ROOT_KEY)),
         _ages(stated),
         _coverage(stated),
         _chain(chain),
         _approvals(stated.four_eyes),
     )
+
+
+def _measured(line: Line, one: SubjectStatus) -> Line:
+    """Return the line as it is, or as it was measured where a stored good state is not confirmed now."""
+    if line.tone is not Severity.GOOD or one.status is Status.OPERATIONAL:
+        return line
+    tone = Severity.BAD if one.status is Status.STOPPED else Severity.WARNING
+    return replace(line, value=one.words, tone=tone, detail=one.detail or line.detail)
 
 
 def _isolation(checked: Check | None, now: datetime) -> Line:

@@ -1,7 +1,7 @@
 """Texts about a root key: place, health, since when, the effect on services, and its changes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 
@@ -10,6 +10,7 @@ from core.keys.root_keys import AwsKmsKeyRef, OpenBaoKeyRef, Pkcs11KeyRef, RootK
 from core.names import root_key as root_key_name
 from core.tenants.lifecycle import DECRYPTS, State
 from core.tenants.locks import HEALTHY, OUT_OF_REACH, LockReason, may_change_root_key
+from core.tenants.status import Status, Subject, Verdict
 from dashboard.components import formatting as refusals
 from dashboard.components.formatting import count, family, moment, span
 from dashboard.components.key_map import mode
@@ -115,6 +116,16 @@ def health(tenant: TenantRow, key: CustomerRootKeyRow | None, grace_seconds: flo
         "This is a decision of the key holder and not an outage, so the tenant is being locked immediately. "
         f"{NO_FALLBACK}",
     )
+
+
+def measured(how: Health, found: Verdict) -> Health:
+    """Return the health as it was measured now: a recorded health that nothing checks is unknown, and never good."""
+    one = found.of(Subject.ROOT_KEY)
+    if how.tone is not Severity.GOOD:
+        return how
+    if one.status is Status.OPERATIONAL:
+        return replace(how, title="Healthy, checked continuously.")
+    return Health(Severity.WORKING, f"{one.words}.", one.detail, f"Last known as healthy. {how.since}", "")
 
 
 def _grace(key: CustomerRootKeyRow, grace_seconds: float, now: datetime) -> str:

@@ -12,7 +12,7 @@ from compliance.coverage.reader import read_coverage
 from core.tenants.roles import Permission
 from dashboard.certificates import section as authorities_section
 from dashboard.components.formatting import KIND_NAMES
-from dashboard.components.fragments import ICONS, admitted, draw_unknown
+from dashboard.components.fragments import admitted, draw_unknown
 from dashboard.page_context import PageContext
 from dashboard.services import connect_dialog, coverage_section
 from dashboard.services import dialogs as service_dialogs
@@ -59,8 +59,7 @@ def draw(context: PageContext) -> None:
     st.caption(
         "Databases and services that encrypt with keys of your tenant. Each has a dedicated key and certificate."
     )
-    headline = services.headline(facts, context.now())
-    st.markdown(f"{ICONS[headline.severity]} {headline.words}")
+    st.markdown(services.summary(facts, context.now()))
     _draw_connect(context, facts)
     _draw_table(context, facts, found)
     if selected := st.query_params.get(_SELECTED, ""):
@@ -94,7 +93,6 @@ def read_facts(tx: TenantTransaction, now: datetime) -> Facts | None:
         tx.enrolments.discovered(),
         services.per_day(tx.agents.uses(now.date() - _DAY, now.date())),
         tx.services.held(),
-        tx.usage.totals(now - timedelta(minutes=services.LATELY_MINUTES), soon),
     )
 
 

@@ -26,8 +26,6 @@ from database.tenants import TenantRow
 from database.usage import UsageTotalRow
 from openkcm.contract.services import AgentProblem, ServiceKind, is_connected
 
-LATELY_MINUTES = 5
-"""The age within which requests decide the headline."""
 _SHOWN = 500
 _DESTROYED = frozenset({5, 6})
 _SUBJECT, _PATH = "Certificate", "services"
@@ -87,8 +85,6 @@ class Facts:
     programs: Mapping[str, int] = field(default_factory=dict)
     """Result of `per_day`: operations of the service's programs."""
     held: Mapping[str, HeldCertificateRow] = field(default_factory=dict)
-    lately: Sequence[UsageTotalRow] = ()
-    """Usage of the last `LATELY_MINUTES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +133,6 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Headline:
-    """How the services of the tenant are, from measurements of the last minutes."""
-
-    words: str
-    severity: Severity
-
-
-@dataclass(frozen=True, slots=True)
 class Details:
     """The selected service. Only a `connected` service can be renewed or disconnected; a `known` one has a row."""
 
@@ -180,32 +168,13 @@ def why_no_renewal(tenant: TenantRow) -> str:
     return "" if tenant.state in RENEWED else f"Certificates cannot be renewed while the tenant is {tenant.state}."
 
 
-def headline(facts: Facts, now: datetime) -> Headline:
-    """Return the state of all services; nothing is good that was not measured in the last minutes."""
-    tenant = facts.tenant
-    connected = [one for one in facts.services if one.state is ServiceState.CONNECTED]
-    number = f"{count(len(connected), 'service')} connected"
-    if tenant.state not in DECRYPTS:
-        return Headline(f"{number}. Blocked: the tenant is {tenant.state}, so every request is refused.", Severity.BAD)
-    if not connected:
-        return Headline("No service is connected.", Severity.WORKING)
-    asked, refused = sum(row.count for row in facts.lately), sum(row.refused for row in facts.lately)
-    parts = [f"{number}."]
-    severity = Severity.GOOD if asked else Severity.WORKING
-    if tenant.state not in ENCRYPTS:
-        parts.append(f"The tenant is {tenant.state}: services can decrypt and not encrypt.")
-        severity = Severity.WARNING
-    if refused:
-        parts.append(f"{refused:,} of {count(asked, 'request')} refused in the last {LATELY_MINUTES} minutes.")
-        severity = Severity.BAD if refused == asked else Severity.WARNING
-    elif asked:
-        parts.append(f"{count(asked, 'request')} answered in the last {LATELY_MINUTES} minutes, none refused.")
-    else:
-        parts.append(f"No requests in the last {LATELY_MINUTES} minutes.")
+def summary(facts: Facts, now: datetime) -> str:
+    """Return how many services are connected and how many need attention; the status strip says what was measured."""
+    connected = sum(one.state is ServiceState.CONNECTED for one in facts.services)
+    words = f"{count(connected, 'service')} connected." if connected else "No service is connected."
     if waiting := len(attention(facts, now)):
-        parts.append(f"{waiting:,} {'needs' if waiting == 1 else 'need'} attention.")
-        severity = severity if severity is Severity.BAD else Severity.WARNING
-    return Headline(" ".join(parts), severity)
+        words += f" {waiting:,} {'needs' if waiting == 1 else 'need'} attention."
+    return words
 
 
 def attention(facts: Facts, now: datetime) -> tuple[AttentionItem, ...]:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from core.keys.root_keys import RootKeyMode, RootKeyState, parse_place
 from core.services import CryptoOperation, ServiceState
 from core.tenants.lifecycle import State
+from core.tenants.status import CertificateFacts, Facts, IsolationFacts, ProcessFacts, ProcessKind
 from database.keys import KeyVersionRow
 from database.root_keys import CustomerRootKeyRow, RootKeyChangeRow
 from database.services.repository import ServiceRow
@@ -59,3 +60,18 @@ def a_change(state: str = "running", **changed: object) -> RootKeyChangeRow:
         ended,
     )
     return replace(row, **changed)
+
+
+PROCESSES = tuple(
+    ProcessFacts(kind, "host", 0.5, None if kind is ProcessKind.SHIPPER else "ok") for kind in ProcessKind
+)
+WELL = Facts(
+    measured_at=NOW,
+    state=State.ACTIVE,
+    processes=PROCESSES,
+    answered=10,
+    certificates=CertificateFacts(1),
+    isolation=IsolationFacts(NOW - HOUR, passed=True),
+    approvals=0,
+)
+"""What is measured of a tenant without a fault."""

@@ -10,12 +10,8 @@ from core.tenants.approvals import Action, Approval, ApprovalState
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import NUMBERS, Step, StepState
 from core.tenants.status import (
-    CertificateFacts,
     CoverageFacts,
-    Facts,
     IsolationFacts,
-    ProcessFacts,
-    ProcessKind,
     RootKeyFacts,
     Status,
     verdict,
@@ -28,7 +24,7 @@ from dashboard.overview.progress import progress, ready, stopped
 from database.keys import KeyRow
 from database.provisioning import RouteRow, StepRow
 from database.usage import HourSum
-from tests.dashboard.held import HOUR, NOW, a_service
+from tests.dashboard.held import HOUR, NOW, PROCESSES, WELL, a_service
 from tests.dashboard.held import TENANT as ENABLED
 
 SECOND = timedelta(seconds=1)
@@ -38,19 +34,7 @@ L2 = KeyRow("L2-acme-primary", "L2", 3, NOW, 3, NOW)
 MADE = replace(TENANT, state=State.PROVISIONING, ready_at=None)
 
 
-PROCESSES = tuple(
-    ProcessFacts(kind, "host", 0.5, None if kind is ProcessKind.SHIPPER else "ok") for kind in ProcessKind
-)
 SILENT_SERVER = tuple(replace(one, key_server=one.key_server and "vault_unavailable") for one in PROCESSES)
-WELL = Facts(
-    measured_at=NOW,
-    state=State.ACTIVE,
-    processes=PROCESSES,
-    answered=10,
-    certificates=CertificateFacts(1),
-    isolation=IsolationFacts(NOW - HOUR, passed=True),
-    approvals=0,
-)
 
 
 def a_step(step: Step, state: StepState = StepState.DONE, **changed: object) -> StepRow:

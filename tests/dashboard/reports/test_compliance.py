@@ -1,9 +1,11 @@
 """The compliance status of a tenant: each subject in order, not in order, and what to do."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from core.tenants.status import IsolationFacts, verdict
 from dashboard.audit import view as audit
 from dashboard.components.tenant_status import Severity
 from dashboard.isolation import view as isolation
@@ -12,6 +14,7 @@ from database.isolation import BoundaryRunRow
 from openkcm.verification.isolation_controls import CLAUSES
 from openkcm.verification.reports.model import Snapshot
 from tests.compliance.reports.render.builders import a_key, a_service, a_standing
+from tests.dashboard.held import WELL
 from tests.database.builders import a_result
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -30,6 +33,10 @@ LABELS = [
 ISOLATED = isolation.check(BoundaryRunRow(NOW - timedelta(hours=3), tuple(a_result(clause=one) for one in CLAUSES)))
 
 
+MEASURED = verdict(replace(WELL, measured_at=NOW, isolation=IsolationFacts(NOW, passed=True)))
+SILENT = verdict(replace(WELL, measured_at=NOW, processes=(), isolation=None))
+
+
 def well() -> Snapshot:
     return a_standing(
         root_key_mode="aws-kms",
@@ -40,17 +47,23 @@ def well() -> Snapshot:
 
 
 def line(label: str, chain: audit.Status = SIGNED, **changed: object) -> compliance.Line:
-    isolated = changed.pop("isolated", ISOLATED)
+    isolated, measured = changed.pop("isolated", ISOLATED), changed.pop("measured", MEASURED)
     stated = well().model_copy(update=changed)
-    return next(one for one in compliance.lines(stated, isolated, chain, NOW) if one.label == label)
+    return next(one for one in compliance.lines(stated, isolated, chain, measured) if one.label == label)
 
 
 def test_a_compliant_tenant_has_no_advice():
-    lines = compliance.lines(well(), ISOLATED, SIGNED, NOW)
+    lines = compliance.lines(well(), ISOLATED, SIGNED, MEASURED)
     assert [one.label for one in lines] == LABELS
     assert {one.tone for one in lines} == {Severity.GOOD}
     assert [one.advice for one in lines if one.advice] == []
     assert line("Two-person approval").detail == "Leave and change root key."
+
+
+def test_nothing_is_good_that_is_not_measured_now():
+    assert line("Isolation", measured=SILENT).tone is Severity.WARNING
+    custody = line("Root key custody", measured=SILENT)
+    assert (custody.value, custody.tone) == ("Not measured", Severity.WARNING)
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,10 @@ def test_a_key_is_checked_and_then_changed_to_with_the_credentials_given_once(sc
     assert NO_FALLBACK in said
     assert mode_of(scene) == "openbao"
     assert [one.token.get_secret_value() for one in scene.gateway.taken] == [SECRET, SECRET]
+    scene.measured()
     said = press(at, "root-key.close")
     assert "Your own key in your key server (HYOK)" in said
-    assert "**Health:** Healthy." in said
+    assert "**Health:** Healthy, checked continuously." in said
     assert "1 version of service keys re-wrapped" in said
 
 
@@ -196,7 +197,11 @@ def test_the_card_shows_the_health_and_the_dialog_explains_each_provider(scene: 
     scene.tenant(State.ACTIVE)
     scene.held_key()
     said = text(shown("keys", scene.page_context()))
-    assert "**Health:** Healthy." in said
+    assert "**Health:** Not checked now." in said
+    assert "Last known as healthy." in said
+    scene.measured()
+    said = text(shown("keys", scene.page_context()))
+    assert "**Health:** Healthy, checked continuously." in said
     assert "1111" in said  # the account in the key's ARN
     at = open_dialog(scene)
     for provider in RootKeyMode:

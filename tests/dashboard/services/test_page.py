@@ -139,20 +139,22 @@ def test_a_locked_tenants_services_are_blocked_and_not_encrypting(scene: Scene) 
     with scene.worker.tenant_tx(ACME) as tx:
         tx.tenants.hold(LockReason.MANUAL)
     at = shown("services", scene.page_context())
-    assert "1 service connected. Blocked: the tenant is locked" in text(at)
+    assert ":red-badge[:material/error: Stopped] :red-badge[:material/error: Tenant: Locked]" in text(at)
     assert "✓" not in text(at)
     [table] = [one.value for one in at.dataframe if "status" in one.value]
     assert table["status"].tolist() == ["Blocked: tenant locked"]
 
 
-def test_recent_refusals_are_in_the_headline(scene: Scene) -> None:
+def test_recent_refusals_are_in_the_strip_and_nothing_says_that_services_encrypt(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     scene.service("shop", ServiceKind.MICROSERVICE)
     now = datetime.now(UTC).replace(second=0, microsecond=0)
     with scene.crypto.tenant_tx(ACME) as tx:
-        tx.usage.add([UsesRow(now, "shop", CryptoOperation.ENCRYPT, "key_server_unavailable", 7, 0)], "batch-refused")
+        tx.usage.add([UsesRow(now, "shop", CryptoOperation.ENCRYPT, "vault_unavailable", 7, 0)], "batch-refused")
     said = text(shown("services", scene.page_context()))
-    assert ":material/error: 1 service connected. 7 of 7 requests refused in the last 5 minutes." in said
+    assert "Requests: All 7 rejected in 5 min" in said
+    assert "Causes: Key server unavailable." in said
+    assert "encrypting" not in said
 
 
 def test_the_guide_of_a_service_has_complete_commands_and_a_token_on_request(scene: Scene) -> None:

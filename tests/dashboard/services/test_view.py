@@ -13,13 +13,12 @@ from core.tenants.lifecycle import State
 from dashboard.components.tenant_status import Severity
 from dashboard.services import setup_guides as guides
 from dashboard.services import view
-from dashboard.services.view import Facts, Filter, Status, TableRow, attention, headline, per_day, why_not
+from dashboard.services.view import Facts, Filter, Status, TableRow, attention, per_day, summary, why_not
 from database.services.agents import HeartbeatRow
 from database.services.enrolment import DiscoveryRow
 from database.services.managed_objects import ObjectCountRow
 from database.services.repository import HeldCertificateRow, ServiceRow
 from database.tenants import TenantRow
-from database.usage import UsageTotalRow
 from openkcm.contract.services import AgentProblem, ServiceKind
 from tests.dashboard.held import DAY, HOUR, NOW, TENANT, a_service, some_use
 from tests.database.builders import a_protection_use
@@ -50,39 +49,16 @@ def details_of(found: Facts, service: str = "a") -> str:
     return "\n".join(shown.lines)
 
 
-def some_requests(asked: int, refused: int = 0) -> list[UsageTotalRow]:
-    return [some_use("a", asked, refused)]
-
-
 @pytest.mark.parametrize("state", [state for state in State if state not in {State.ACTIVE, State.SUSPENDED}])
-def test_services_of_a_blocked_tenant_are_never_shown_as_good(state: State) -> None:
-    found = facts(a_shop(), a_service("a"), tenant=replace(TENANT, state=state), lately=some_requests(10))
-    assert headline(found, NOW).severity is Severity.BAD
-    assert f"Blocked: the tenant is {state}" in headline(found, NOW).words
+def test_services_of_a_blocked_tenant_are_shown_as_blocked(state: State) -> None:
+    found = facts(a_shop(), a_service("a"), tenant=replace(TENANT, state=state))
     assert {row.status for row in rows(found)} == {f"Blocked: tenant {state}"}
 
 
-@given(st.sampled_from(State), st.integers(0, 20), st.integers(0, 20))
-def test_a_good_headline_needs_recent_requests_without_a_refusal(state: State, answered: int, refused: int) -> None:
-    lately = some_requests(answered + refused, refused) if answered + refused else []
-    found = facts(a_shop(), tenant=replace(TENANT, state=state), lately=lately)
-    good = headline(found, NOW).severity is Severity.GOOD
-    assert good is (state is State.ACTIVE and answered > 0 and refused == 0)
-    assert "✓" not in headline(found, NOW).words
-
-
-def test_the_headline_says_what_was_measured() -> None:
-    shop = a_shop()
-    assert headline(facts(shop, lately=some_requests(8)), NOW).words == (
-        "1 service connected. 8 requests answered in the last 5 minutes, none refused."
-    )
-    assert "3 of 8 requests refused" in headline(facts(shop, lately=some_requests(8, 3)), NOW).words
-    assert headline(facts(shop, lately=some_requests(8, 8)), NOW).severity is Severity.BAD
-    assert headline(facts(shop), NOW).words.endswith("No requests in the last 5 minutes.")
-    assert headline(facts(), NOW).words == "No service is connected."
-    assert "services can decrypt and not encrypt" in headline(facts(shop, tenant=SUSPENDED), NOW).words
-    stopping = headline(facts(a_service("a"), lately=some_requests(8)), NOW)
-    assert (stopping.severity, stopping.words[-18:]) == (Severity.WARNING, "1 needs attention.")
+def test_the_summary_counts_services_and_says_nothing_that_was_not_measured() -> None:
+    assert summary(facts(), NOW) == "No service is connected."
+    assert summary(facts(a_shop()), NOW) == "1 service connected."
+    assert summary(facts(a_shop(), a_service("a")), NOW) == "2 services connected. 1 needs attention."
 
 
 def test_a_row_shows_requests_certificate_agent_and_protected_data() -> None:

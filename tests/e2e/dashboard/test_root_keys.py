@@ -40,7 +40,7 @@ from worker import wiring
 
 OPENBAO, AWS_KMS, PLATFORM = RootKeyMode.OPENBAO, RootKeyMode.AWS_KMS, RootKeyMode.PLATFORM
 ONLY_DECRYPTION = {"encrypt": False, "decrypt": True, "data key": False}
-WORKS = "Healthy."
+WORKS = "Healthy, checked continuously."
 
 
 @pytest.fixture
