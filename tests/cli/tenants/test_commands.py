@@ -136,6 +136,24 @@ def test_show_of_a_new_tenant_has_no_resources_yet() -> None:
     assert len(shown["audit"]["head"]) == 64
 
 
+def test_show_states_what_is_measured_and_nothing_measured_as_unknown(operator_cli, field) -> None:
+    a_provisioned_tenant(field.open("worker"), "acme")
+    found = operator_cli.run("tenant", "show", "acme")["status"]
+    assert found["overall"] == "degraded"
+    assert {one["subject"]: one["status"] for one in found["subjects"]} == {
+        "tenant": "unknown",
+        "requests": "unknown",
+        "crypto-service": "unknown",
+        "key-server": "unknown",
+        "root-key": "unknown",
+        "certificates": "operational",
+        "isolation": "operational",
+        "changes": "stopped",
+        "approvals": "operational",
+    }
+    assert "crypto-service: No report" in operator_cli.invoke("tenant", "show", "acme").stdout
+
+
 @pytest.mark.usefixtures("stand")
 def test_show_of_an_unknown_tenant_is_rejected() -> None:
     with pytest.raises(TenantUnknown):
