@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Literal
 
 from psycopg import Connection
@@ -81,23 +81,66 @@ from okcm.usage_hour where hour >= %s group by hour order by hour
 _SUMS = f"""
 select service, operation, refusal, sum(count)::bigint, sum(bytes)::bigint, sum(microseconds)::bigint,
        {_buckets("sum(latency[{0}])")}
-from okcm.usage_day where day between %(first)s and %(last)s and refusal = '' group by service, operation, refusal
+from {{table}} where {{within}} and refusal = '' group by service, operation, refusal
 union all
 select service, operation, refusal, sum(count)::bigint, sum(bytes)::bigint, 0, array_fill(0::bigint, array[{BUCKETS}])
-from okcm.usage_day where day between %(first)s and %(last)s and refusal <> '' group by service, operation, refusal
+from {{table}} where {{within}} and refusal <> '' group by service, operation, refusal
 order by 1, 2, 3
 """  # noqa: S608 - constants
+_COUNTS = """
+select {time}{utc}, {part}, sum(count)::bigint from {table}
+where {within} and operation = any(%(operations)s) group by {time}, {part} order by {time}, {part}
+"""
+_LATENCIES = f"""
+select {{time}}{{utc}}, sum(microseconds)::bigint, {_buckets("sum(latency[{0}])")} from {{table}}
+where {{within}} and refusal = '' and operation = any(%(operations)s) group by {{time}} order by {{time}}
+"""  # noqa: S608 - constants
+_REFUSED = """
+select service, operation, refusal, sum(count)::bigint, min({time}){utc}, max({last}){utc} from {table}
+where {within} and refusal <> '' group by 1, 2, 3 order by 1, 2, 3
+"""
+_CAUSES = """
+select {time}{utc}, refusal, sum(count)::bigint from {table}
+where {within} and refusal <> '' group by {time}, refusal order by {time}, refusal
+"""
 
 UsagePart = Literal["service", "operation"]
 
 
-_BY_DAY: dict[UsagePart, str] = {
-    part: (
-        f"select day, {part}, sum(count)::bigint from okcm.usage_day"  # noqa: S608 - constants
-        f" where day between %s and %s and operation = any(%s) group by day, {part} order by day, {part}"
-    )
-    for part in ("service", "operation")
-}
+@dataclass(frozen=True, slots=True)
+class Days:
+    """Whole UTC days, including `first` and `last`."""
+
+    first: date
+    last: date
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """The whole hours that begin in [since, until). They are kept for 90 days (core/retention.py)."""
+
+    since: datetime
+    until: datetime
+
+
+UsageSpan = Days | Hours
+
+
+def _of(span: UsageSpan, form: str, part: UsagePart = "service") -> bytes:
+    """Return a statement for the counters of a span: of its days or of its hours."""
+    if isinstance(span, Days):
+        # A day becomes a time after the aggregation: the conversion of each row takes as long as the sum.
+        names = {"time": "day", "last": "day", "utc": "::timestamp at time zone 'UTC'", "table": "okcm.usage_day"}
+        within = "day between %(first)s and %(last)s"
+    else:
+        names = {"time": "hour", "last": "last_minute", "utc": "", "table": "okcm.usage_hour"}
+        within = "hour >= %(first)s and hour < %(last)s"
+    return form.format(within=within, part=part, **names).encode()
+
+
+def _ends(span: UsageSpan, operations: Collection[CryptoOperation] = ()) -> dict[str, Any]:
+    first, last = (span.first, span.last) if isinstance(span, Days) else (span.since, span.until)
+    return {"first": first, "last": last, "operations": [one.value for one in operations]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +203,41 @@ class UsageDay:
 
 
 @dataclass(frozen=True, slots=True)
-class DayCount:
-    """The number of uses of one `part` (a service or an operation) on one UTC day, including rejected ones."""
+class UsageCount:
+    """The uses of one `part` in the UTC day or hour that `begins`: of a service, an operation or an error code."""
 
-    day: date
+    begins: datetime
     part: str
     count: int
+
+    @property
+    def day(self) -> date:
+        """The UTC day."""
+        return self.begins.astimezone(UTC).date()
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedSum:
+    """Rejected uses of one service and operation with one error code.
+
+    `first` is the beginning of the first day or hour with one. `last` is the newest minute with one for a span of
+    hours, and the beginning of the last day for a span of days.
+    """
+
+    service: str
+    operation: CryptoOperation
+    refusal: str
+    count: int
+    first: datetime
+    last: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UsageLatency:
+    """Latencies of the successful uses in the UTC day or hour that `begins`."""
+
+    begins: datetime
+    latency: Latency
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,19 +371,34 @@ class Usage:
         """Return all rows of a period, oldest first: for files, not for pages."""
         return [UsageDay(day, _sum(rest)) for day, *rest in self.connection.execute(_DAYS, [first, last])]
 
-    def sums(self, first: date, last: date) -> Sequence[UsageSum]:
-        """Return the sums of a period, by service, operation and refusal, in this order.
+    def sums(self, span: UsageSpan) -> Sequence[UsageSum]:
+        """Return the sums of a span, by service, operation and refusal, in this order.
 
         Latencies cover successful requests only.
         """
-        return [_sum(row) for row in self.connection.execute(_SUMS.encode(), {"first": first, "last": last})]
+        return [_sum(row) for row in self.connection.execute(_of(span, _SUMS), _ends(span))]
 
-    def by_day(
-        self, first: date, last: date, part: UsagePart, operations: Collection[CryptoOperation]
-    ) -> Sequence[DayCount]:
-        """Return the uses of each part on each day by these operations, in order, without days that have none."""
-        rows = self.connection.execute(_BY_DAY[part].encode(), [first, last, [one.value for one in operations]])
-        return [DayCount(*row) for row in rows]
+    def counts(self, span: UsageSpan, part: UsagePart, operations: Collection[CryptoOperation]) -> Sequence[UsageCount]:
+        """Return the uses of each part in each day or hour by these operations, with rejected ones, in order."""
+        return [UsageCount(*row) for row in self.connection.execute(_of(span, _COUNTS, part), _ends(span, operations))]
+
+    def refused(self, span: UsageSpan) -> Sequence[RefusedSum]:
+        """Return the rejected uses of a span, by service, operation and refusal, in this order."""
+        return [
+            RefusedSum(service, CryptoOperation(operation), *rest)
+            for service, operation, *rest in self.connection.execute(_of(span, _REFUSED), _ends(span))
+        ]
+
+    def causes(self, span: UsageSpan) -> Sequence[UsageCount]:
+        """Return the rejected uses by error code in each day or hour, in order, where there are any."""
+        return [UsageCount(*row) for row in self.connection.execute(_of(span, _CAUSES), _ends(span))]
+
+    def latencies(self, span: UsageSpan, operations: Collection[CryptoOperation]) -> Sequence[UsageLatency]:
+        """Return the latencies of successful uses by these operations in each day or hour with one, in order."""
+        return [
+            UsageLatency(begins, Latency(tuple(counts), microseconds))
+            for begins, microseconds, counts in self.connection.execute(_of(span, _LATENCIES), _ends(span, operations))
+        ]
 
     def answered(self, first: date, last: date, operations: Collection[CryptoOperation]) -> Sequence[AnsweredDay]:
         """Return the successful uses of the given operations, by service, day and operation, in this order."""

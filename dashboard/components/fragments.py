@@ -51,7 +51,9 @@ def part(draw: Callable[Concatenate[PageContext, P], None]) -> Callable[Concaten
     return st.fragment(guarded_fragment(draw))
 
 
-def polling_fragment(draw: Callable[Concatenate[PageContext, P], None]) -> Callable[Concatenate[PageContext, P], None]:
+def polling_fragment(
+    draw: Callable[Concatenate[PageContext, P], None], *, seconds: float = REFRESH_SECONDS
+) -> Callable[Concatenate[PageContext, P], None]:
     """Return `draw` as a fragment that refreshes every few seconds.
 
     Refreshing does not count as activity of the session.
@@ -67,7 +69,7 @@ def polling_fragment(draw: Callable[Concatenate[PageContext, P], None]) -> Calla
         except DatabaseUnavailable as down:
             _draw_outage(context, down, "It refreshes automatically.")
 
-    return st.fragment(drawn, run_every=REFRESH_SECONDS)
+    return st.fragment(drawn, run_every=seconds)
 
 
 ICONS: Mapping[Severity, str] = MappingProxyType(

@@ -18,6 +18,7 @@ from dashboard.root_keys import dialog as root_key_dialog
 from dashboard.rotation import dialog as rotation_dialog
 from dashboard.status.section import draw_header
 from database.tenants import TenantRow
+from database.usage import Days
 
 _DAY = timedelta(hours=24)
 _OPERATIONS = tuple(CryptoOperation)
@@ -64,7 +65,7 @@ def _read(context: PageContext) -> _Page | None:
             keys,
             tx.objects.counts(),
             Counter({service: len(fields) for service, fields in tx.protection.by_service().items()}),
-            tx.usage.by_day(view.first_day(today), today, "service", _OPERATIONS),
+            tx.usage.counts(Days(view.first_day(today), today), "service", _OPERATIONS),
             tx.usage.totals(now - _DAY, now + timedelta(minutes=1)),
         )
         health = HEALTHY if held is None else held.health

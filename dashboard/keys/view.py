@@ -17,7 +17,7 @@ from database.keys import KeyVersionRow
 from database.services.managed_objects import ObjectCountRow
 from database.services.repository import ServiceRow
 from database.tenants import TenantRow
-from database.usage import DayCount, UsageTotalRow
+from database.usage import UsageCount, UsageTotalRow
 from openkcm.contract.services import ServiceKind
 
 DAYS = 30
@@ -47,7 +47,7 @@ class Facts:
     keys: Sequence[KeyVersionRow]
     objects: Sequence[ObjectCountRow] = ()
     fields: Mapping[str, int] = field(default_factory=dict)
-    days: Sequence[DayCount] = ()
+    days: Sequence[UsageCount] = ()
     """Requests of the last `DAYS` days by service."""
     recent: Sequence[UsageTotalRow] = ()
     """Requests of the last 24 hours by service and operation."""
@@ -159,7 +159,7 @@ def first_day(today: date) -> date:
     return today - timedelta(days=DAYS - 1)
 
 
-def _lines(days: Sequence[DayCount], today: date) -> Mapping[str, tuple[int, ...]]:
+def _lines(days: Sequence[UsageCount], today: date) -> Mapping[str, tuple[int, ...]]:
     counts: dict[str, Counter[date]] = {}
     for row in days:
         counts.setdefault(row.part, Counter())[row.day] += row.count

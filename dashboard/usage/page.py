@@ -1,21 +1,23 @@
-"""The page Usage: key requests by service, denied attempts and latency."""
+"""The page Usage: key requests by service, refused requests by cause, and latency."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date
+from datetime import date
 from functools import partial
+from typing import Any
 
 import streamlit as st
 
 from core.errors.tenants import AccessDenied
-from core.services import KEY_REQUESTS
 from core.tenants.roles import Permission
+from dashboard.components.fragments import part, polling_fragment
+from dashboard.components.local_time import shown_time
 from dashboard.page_context import PageContext
 from dashboard.status.section import draw_header
 from dashboard.usage import periods, view
-from dashboard.usage.periods import Choice, Period, file_name, to_csv
-from dashboard.usage.view import DEFINITION
-from database.usage import DayCount, UsagePart, UsageSum
+from dashboard.usage.periods import Choice, Interval, Period, file_name, to_csv
+from dashboard.usage.readings import Group, Readings, read
+from dashboard.usage.view import BEYOND, DEFINITION, LatencyCourse, Refusal, Series
 from openkcm.contract.audit_events import AuditName
 
 _LATENCY = (
@@ -23,17 +25,25 @@ _LATENCY = (
     "the flush of the record to disk are not included. A percentile is an upper bound: the exact value is at most "
     "29 % lower. Percentiles cover successful requests only."
 )
-_BY_OPERATION, _BY_SERVICE = "Operation", "Service"
-_DAILY, _MONTHLY = "Day", "Month"
+_REFRESH_SECONDS = 10
+_STEP = "step"
+_REFUSALS, _SELECTED = "usage-refusals", "usage-refusals-selected"
+_NUMBER = st.column_config.NumberColumn(format="localized")
+_MILLISECONDS = st.column_config.NumberColumn(format="%.3f")
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
-    """Data of one transaction: totals of the period, its key requests by day and group, and those of this month."""
+class _Chosen:
+    """What the address and the choices say; the period follows from the time of each draw."""
 
-    totals: Sequence[UsageSum]
-    counts: Sequence[DayCount]
-    month: Sequence[DayCount]
+    choice: str
+    picked: Sequence[date]
+    group: Group
+    step: Interval
+
+    @property
+    def is_live(self) -> bool:
+        return self.choice == Choice.TODAY
 
 
 def draw(context: PageContext) -> None:
@@ -42,7 +52,6 @@ def draw(context: PageContext) -> None:
         st.title("Usage")
         st.error("Your role does not include this page. Ask an administrator of your organization for access.")
         return
-    today = context.now().astimezone(UTC).date()
     with context.database.tenant_tx(context.tenant_id) as tx:
         tenant, services, first_day = tx.tenants.get(), len(tx.services.all()), tx.usage.first_day()
     if tenant is None:
@@ -51,29 +60,12 @@ def draw(context: PageContext) -> None:
         draw_header(context, tenant, "Usage")
     if first_day is None:
         _draw_nothing_yet(services)
-        return
-    with st.container(horizontal=True):
-        choice = _choose("Period", [one.value for one in Choice], key="period", default=periods.DEFAULT.value)
-        split = _choose("Group by", [_BY_OPERATION, _BY_SERVICE], key="bars")
-        step = _choose("Interval", [_DAILY, _MONTHLY], key="step")
-    period = _period(choice, today, first_day)
-    shown = _read(context, period, today, split)
-    if shown.totals:
-        _draw_headlines(view.headlines(shown.totals, period, shown.month))
-        _draw_chart(shown.counts, period, split, step)
-        _draw_lines(shown.totals)
-        _draw_refusals(shown.totals)
-        _draw_download(context, period)
     else:
-        st.info(
-            f"No requests in this period. The first request was on {Period(first_day, first_day).words()}: select "
-            "a period that includes it.",
-            icon=":material/event_busy:",
-        )
+        _draw_usage(context)
     with st.expander("Definitions", key="usage-definition"):
         st.write(DEFINITION)
         st.write(_LATENCY)
-        st.write("Days and months are in UTC. Requests appear within about a second.")
+        st.write("Hours, days and months are in UTC. Requests appear within about a second.")
 
 
 def _draw_nothing_yet(services: int) -> None:
@@ -84,55 +76,97 @@ def _draw_nothing_yet(services: int) -> None:
         )
     else:
         st.info(
-            "No service is connected. Connect one on the Services page; its key requests, denied attempts and "
+            "No service is connected. Connect one on the Services page; its key requests, refused requests and "
             "latency then appear here.",
             icon=":material/power_off:",
         )
 
 
-def _period(choice: str, today: date, first_day: date) -> Period:
-    """Return the selected period; ask for the days of a custom one."""
-    picked: Sequence[date] = ()
-    if choice == Choice.CUSTOM:
-        picked = st.date_input(
-            "First and last day (UTC)",
-            value=(max(first_day, today.replace(day=1)), today),
-            min_value=min(first_day, today),
-            max_value=today,
-            format="YYYY-MM-DD",
-            key="days",
-            bind="query-params",
-            help="At most two years.",
-        )
-    period = periods.period(choice, picked, today)
+@part
+def _draw_usage(context: PageContext) -> None:
+    """Draw the choices and the figures: a fragment, so that a choice does not redraw the page."""
+    with st.container(horizontal=True):
+        choice = _choose("Period", [one.value for one in Choice], key="period", default=periods.DEFAULT)
+        group = _choose("Group by", [one.value for one in Group], key="bars", default=Group.OPERATION)
+        intervals = st.container()
+    picked = _draw_days(context) if choice == Choice.CUSTOM else ()
+    period = periods.period(choice, picked, context.now())
     if choice == Choice.CUSTOM and len(picked) > 1 and (period.first, period.last) != tuple(picked):
         st.warning("The period is longer than two years. The default period is shown instead.")
-    st.caption(f"{period.words()}. Days are UTC days.")
-    return period
+    with intervals:
+        step = _choose_interval(period)
+    chosen = _Chosen(choice, picked, Group(group), step)
+    (_draw_live if chosen.is_live else _draw_once)(context, chosen)
+    _draw_download(context, period)
 
 
-def _choose(label: str, options: Sequence[str], *, key: str, default: str | None = None) -> str:
-    """Draw a radio group, bind it to the query string, and return the selection."""
-    index = options.index(default) if default else 0
-    return st.radio(label, options, index, horizontal=True, key=key, bind="query-params")
-
-
-def _read(context: PageContext, period: Period, today: date, split: str) -> _Shown:
-    part: UsagePart = "service" if split == _BY_SERVICE else "operation"
-    month = periods.this_month(today)
+def _draw_days(context: PageContext) -> Sequence[date]:
+    """Ask for the days of a custom period."""
     with context.database.tenant_tx(context.tenant_id) as tx:
-        return _Shown(
-            tx.usage.sums(period.first, period.last),
-            tx.usage.by_day(period.first, period.last, part, KEY_REQUESTS),
-            tx.usage.by_day(month.first, month.last, "operation", KEY_REQUESTS),
+        first_day = tx.usage.first_day()
+    days = periods.this_month(context.now())
+    return st.date_input(
+        "First and last day (UTC)",
+        value=(max(first_day or days.first, days.first), days.last),
+        min_value=min(first_day or days.first, days.last),
+        max_value=days.last,
+        format="YYYY-MM-DD",
+        key="days",
+        bind="query-params",
+        help="At most two years.",
+    )
+
+
+def _choose(label: str, options: Sequence[str], *, key: str, default: str) -> str:
+    """Draw a choice, bind it to the query string, and return the selection."""
+    chosen = st.segmented_control(label, options, default=default, required=True, key=key, bind="query-params")
+    return chosen if chosen in options else default
+
+
+def _choose_interval(period: Period) -> Interval:
+    """Draw the intervals of the period; another period can have others."""
+    options = [one.value for one in period.intervals]
+    if st.session_state.get(_STEP) not in {None, *options}:
+        del st.session_state[_STEP]
+    return Interval(_choose("Interval", options, key=_STEP, default=options[0]))
+
+
+def _draw_figures(context: PageContext, chosen: _Chosen) -> None:
+    """Draw the figures of the period as it is now."""
+    query = st.session_state.pop(_SELECTED, None)
+    if query is not None and context.may(Permission.VIEW_AUDIT):
+        context.navigation.go("audit", **query)
+    now = context.now()
+    period = periods.period(chosen.choice, chosen.picked, now)
+    readings = read(context, period, chosen.group)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        kept = f"Refreshes every {_REFRESH_SECONDS} seconds." if chosen.is_live else ""
+        st.caption(f"{period.words()}, UTC. As of {shown_time(now, now)}. {kept}".strip())
+        if not chosen.is_live:
+            st.button("Refresh", key="usage-refresh", icon=":material/refresh:", type="tertiary")
+    if not readings.totals:
+        first = periods.whole_days(readings.first_day, readings.first_day).words()
+        st.info(
+            f"No requests in this period. The first request was on {first}: select a period that includes it.",
+            icon=":material/event_busy:",
         )
+        return
+    _draw_headlines(view.headlines(readings.totals, readings.counts, readings.headline_facts(now)))
+    _draw_requests(readings, chosen.step)
+    _draw_refusals(context, readings, chosen.step)
+    _draw_latency(view.latency_course(readings.latencies, period, chosen.step))
+    _draw_lines(readings)
+
+
+_draw_once = part(_draw_figures)
+_draw_live = polling_fragment(_draw_figures, seconds=_REFRESH_SECONDS)
 
 
 def _draw_headlines(texts: view.Headlines) -> None:
     metrics = (
         ("Key requests", texts.requests, texts.per_day),
         ("Key requests this month", texts.this_month, "since the 1st, UTC"),
-        ("Denied attempts", texts.denied, texts.denied_share),
+        ("Refused or failed", texts.refused, texts.refused_note),
         ("p95 latency (upper bound)", texts.p95, texts.p95_note),
     )
     with st.grid(4, gap="medium", min_column_width=180):
@@ -140,44 +174,88 @@ def _draw_headlines(texts: view.Headlines) -> None:
             st.metric(label, value, delta=note, delta_color="off", delta_arrow="off", border=True, height="stretch")
 
 
-def _draw_chart(counts: Sequence[DayCount], period: Period, split: str, step: str) -> None:
+def _draw_requests(readings: Readings, step: Interval) -> None:
     st.header("Key requests over time")
-    name = view.service_name if split == _BY_SERVICE else view.operation_name
-    series = (view.by_month if step == _MONTHLY else view.by_day)(counts, period, name)
-    source = series.source()
-    chart, table = st.tabs(["Chart", "Table"], key="usage-over-time")
+    name = view.service_name if readings.group is Group.SERVICE else view.operation_name
+    shown = view.course(readings.counts, readings.period, step, name, "key requests")
+    _draw_course(shown, "usage-requests", f"Key requests by {readings.group.lower()} for each {step.lower()}")
+
+
+def _draw_course(shown: Series, key: str, alt: str) -> None:
+    """Draw bars and a table of the same counts."""
+    if not shown.names:
+        st.info(shown.summary())
+        return
+    source = shown.source()
+    chart, table = st.tabs(["Chart", "Table"], key=f"{key}-tabs")
     with chart:
-        if not series.names:
-            st.info("No key requests in this period. Other requests are listed below.")
-            return
         st.echarts_chart(
             {
+                **_axes(source),
                 # Patterns as well as colours: series stay distinguishable in print and for colour-blind users.
                 "aria": {"enabled": True, "decal": {"show": True}},
-                "tooltip": {"trigger": "axis", "valueFormatter": "localized"},
                 "legend": {"type": "scroll", "top": 0},
-                "grid": {"left": 8, "right": 8, "top": 40, "bottom": 8, "containLabel": True},
-                "dataset": {"source": source},
-                "xAxis": {"type": "category"},
                 "yAxis": {"type": "value", "minInterval": 1},
-                "series": [{"type": "bar", "stack": "all", "name": one} for one in series.names],
+                "series": [{"type": "bar", "stack": "all", "name": one} for one in shown.names],
             },
-            height=340,
-            key="usage-chart",
-            alt=series.summary(),
+            height=300,
+            key=f"{key}-chart",
+            alt=shown.summary(),
         )
-        st.caption(series.summary())
+        st.caption(shown.summary())
     with table:
-        st.dataframe(
-            [dict(zip(source[0], row, strict=True)) for row in source[1:]],
-            hide_index=True,
-            key="usage-series",
-            alt=f"Key requests by {split.lower()} for each {step.lower()}",
+        _draw_rows(source, f"{key}-table", alt)
+
+
+def _draw_latency(shown: LatencyCourse) -> None:
+    st.header("p95 latency over time")
+    header = [f"{shown.interval} (UTC)", "p95 (ms, upper bound)", "Measured requests"]
+    rows: list[list[Any]] = [header, *map(list, shown.rows)]
+    chart, table = st.tabs(["Chart", "Table"], key="usage-latency-tabs")
+    with chart:
+        st.echarts_chart(
+            {
+                **_axes([row[:2] for row in rows]),
+                "legend": {"show": False},
+                "yAxis": {"type": "value", "name": "ms", "min": 0},
+                # A symbol for each value: between two gaps there is no line. Unknown is a gap, never zero.
+                "series": [{"type": "line", "name": header[1], "showSymbol": True, "connectNulls": False}],
+            },
+            height=240,
+            key="usage-latency-chart",
+            alt=shown.summary(),
         )
+        beyond = f" {BEYOND}" if shown.is_beyond else ""
+        st.caption(f"Successful key requests; each value is the upper bound of its range. {shown.summary()}{beyond}")
+    with table:
+        _draw_rows(rows, "usage-latency-table", f"p95 latency of key requests for each {shown.interval.lower()}")
 
 
-def _draw_lines(totals: Sequence[UsageSum]) -> None:
+def _axes(source: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    return {
+        "tooltip": {"trigger": "axis", "valueFormatter": "localized"},
+        "grid": {"left": 8, "right": 8, "top": 40, "bottom": 8, "containLabel": True},
+        "dataset": {"source": source},
+        "xAxis": {"type": "category"},
+    }
+
+
+def _draw_rows(source: Sequence[Sequence[Any]], key: str, alt: str) -> None:
+    header, *rows = source
+    numbers = {name: _MILLISECONDS if "ms" in name else _NUMBER for name in header[1:]}
+    st.dataframe(
+        [dict(zip(header, row, strict=True)) for row in rows],
+        column_config=numbers,
+        hide_index=True,
+        placeholder="-",
+        key=key,
+        alt=alt,
+    )
+
+
+def _draw_lines(readings: Readings) -> None:
     st.header("By service and operation")
+    lines = view.lines(readings.totals)
     st.dataframe(
         [
             {
@@ -185,49 +263,73 @@ def _draw_lines(totals: Sequence[UsageSum]) -> None:
                 "Operation": line.operation,
                 "Requests": line.requests,
                 "Refused or failed": line.refused,
-                "p95 (upper bound)": line.p95,
-                "Average": line.average,
-                "p50 (upper bound)": line.p50,
-                "p99 (upper bound)": line.p99,
+                "p95 (ms, upper bound)": line.p95,
+                "Average (ms)": line.average,
+                "p50 (ms, upper bound)": line.p50,
+                "p99 (ms, upper bound)": line.p99,
                 "Counted as": line.kind,
             }
-            for line in view.lines(totals)
+            for line in lines
         ],
         column_config={
-            "Requests": st.column_config.NumberColumn(format="localized"),
-            "Refused or failed": st.column_config.NumberColumn(format="localized"),
+            "Requests": _NUMBER,
+            "Refused or failed": _NUMBER,
+            **dict.fromkeys((f"{name} (ms, upper bound)" for name in ("p50", "p95", "p99")), _MILLISECONDS),
+            "Average (ms)": _MILLISECONDS,
         },
         hide_index=True,
+        placeholder="-",
         key="usage-lines",
         alt="Requests, refusals and latency by service and operation",
     )
+    beyond = f" {BEYOND}" if any(line.is_beyond for line in lines) else ""
+    st.caption(f"{view.total(lines)} Latencies are of successful requests; “-” means not measured.{beyond}")
 
 
-def _draw_refusals(totals: Sequence[UsageSum]) -> None:
-    st.header("Denied attempts")
-    found = view.refusals(totals)
+def _draw_refusals(context: PageContext, readings: Readings, step: Interval) -> None:
+    st.header("Refused or failed requests")
+    found = view.refusals(readings.refused, readings.period)
     if not found:
-        st.write("No denied or failed requests in this period.")
+        st.write("No refused or failed requests in this period.")
         return
+    causes = view.course(readings.causes, readings.period, step, view.cause_name, "refused or failed requests")
+    _draw_course(causes, "usage-causes", f"Refused or failed requests by cause for each {step.lower()}")
+    selects = context.may(Permission.VIEW_AUDIT)
+    st.subheader("By service, operation and cause", anchor=False)
     st.dataframe(
         [
             {
                 "Service": one.service,
-                "Reason": one.reason,
                 "Operation": one.operation,
-                "Attempts": one.count,
+                "Cause": one.reason,
+                "Requests": one.count,
+                "First (UTC)": one.first,
+                "Last (UTC)": one.last,
                 "Counted as": "Denied" if one.denied else "Failed",
             }
             for one in found
         ],
-        column_config={"Attempts": st.column_config.NumberColumn(format="localized")},
+        column_config={"Requests": _NUMBER},
         hide_index=True,
-        key="usage-refusals",
-        alt="Refused or failed requests, by service, reason and operation",
+        key=_REFUSALS,
+        on_select=partial(_select_refusal, found) if selects else "ignore",
+        selection_mode="single-row",
+        alt="Refused or failed requests, by service, operation and cause",
     )
+    if selects:
+        st.caption(
+            "Select a row to see its records on the page Audit. Each refused request is recorded there; requests over "
+            "the rate limit share one record."
+        )
     meanings = dict.fromkeys((one.reason, one.meaning) for one in found)
-    st.markdown("\n".join(f"- **{reason}.** {meaning}" for reason, meaning in meanings))
-    st.caption("Each attempt is recorded in the audit stream; attempts over the rate limit share one record.")
+    st.markdown("\n".join(f"- **{name}.** {meaning}" for name, meaning in meanings))
+
+
+def _select_refusal(found: Sequence[Refusal]) -> None:
+    """Keep the query of the selected row, as the user saw it: the table can have other rows at the next refresh."""
+    rows = st.session_state[_REFUSALS]["selection"]["rows"]
+    if rows and rows[0] < len(found):
+        st.session_state[_SELECTED] = found[rows[0]].query
 
 
 def _draw_download(context: PageContext, period: Period) -> None:
@@ -241,21 +343,26 @@ def _draw_download(context: PageContext, period: Period) -> None:
         on_click="ignore",
         key="usage-download",
     )
+    each = "hour" if period.is_hourly else "day"
     st.caption(
-        f"Every day of {period.words()} by service, operation and result. The download is recorded in the audit stream."
+        f"Every {each} of {period.words()} by service, operation and result. The download is recorded in the audit "
+        "stream."
     )
 
 
 def _export(context: PageContext, period: Period) -> bytes:
     """Return the file, when the user clicks the button. Recorded before it is returned."""
-    subject = f"usage {period.first.isoformat()} to {period.last.isoformat()}"
+    subject = periods.recorded(period)
     allowed = context.may(Permission.VIEW)
     with context.database.tenant_tx(context.tenant_id) as tx:
         if allowed:
-            days = tx.usage.days(period.first, period.last)
-            tx.audit.append(context.event(AuditName.EXPORTED, subject, "success", rows=str(len(days)), format="csv"))
+            usage = tx.usage
+            rows = (
+                usage.hours(period.begins, period.ends) if period.is_hourly else usage.days(period.first, period.last)
+            )
+            tx.audit.append(context.event(AuditName.EXPORTED, subject, "success", rows=str(len(rows)), format="csv"))
         else:
             tx.audit.append(context.event(AuditName.ACTION_REFUSED, subject, "refused"))
     if not allowed:
         raise AccessDenied
-    return to_csv(days)
+    return to_csv(rows, is_hourly=period.is_hourly)

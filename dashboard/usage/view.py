@@ -1,20 +1,37 @@
-"""Texts of the Usage page: totals, series, operations, and the meaning of refusals for the customer."""
+"""Texts of the Usage page: totals, courses, operations, and the meaning of refusals for the customer."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, timedelta
+from functools import cache
 from types import MappingProxyType
 
 from core.services import KEY_REQUESTS, CryptoOperation
 from core.usage import BOUNDS, Latency, together
-from dashboard.usage.periods import Period
-from database.usage import DayCount, UsageSum
+from dashboard.audit.address import minute
+from dashboard.usage.periods import Interval, Period
+from database.usage import RefusedSum, UsageCount, UsageLatency, UsageSum
 
 _MOST_SERIES = 7
 """Larger numbers of colours and patterns cannot be distinguished; further series are merged."""
 OTHERS = "Other"
 _UNITS = (("s", 1_000_000), ("ms", 1000))
+_BEYOND = BOUNDS[-1] / 1000
+"""The value of a latency in the last bucket, which has no upper end; in milliseconds."""
+_TIME, _DAY = "%Y-%m-%d %H:%M", "%Y-%m-%d"
+_SHIPPED = timedelta(minutes=1)
+"""Within it an audit record follows its request; its time is that of the record."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadlineFacts:
+    """What the metrics need beside the counts: `this_month` has the key requests of the month so far."""
+
+    period: Period
+    first_day: date
+    today: date
+    this_month: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,88 +41,164 @@ class Headlines:
     requests: str
     per_day: str
     this_month: str
-    denied: str
-    denied_share: str
+    refused: str
+    refused_note: str
     p95: str
     p95_note: str
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A stacked chart: for each time of the axis the counts of every name, largest name first."""
+    """A stacked chart: for each interval the counts of every name, largest name first. `noun` is what is counted."""
 
+    noun: str
+    interval: Interval
     names: tuple[str, ...]
     rows: tuple[tuple[str, tuple[int, ...]], ...]
 
     def source(self) -> list[list[str | int]]:
         """Return the series as a table with its header, for the chart and the table view."""
-        header: list[str | int] = ["Day", *self.names]
+        header: list[str | int] = [f"{self.interval} (UTC)", *self.names]
         rows: list[list[str | int]] = [[label, *counts] for label, counts in self.rows]
         return [header, *rows]
+
+    @property
+    def total(self) -> int:
+        """The sum of all bars."""
+        return sum(sum(counts) for _, counts in self.rows)
 
     def summary(self) -> str:
         """Return the content of the chart as one sentence."""
         totals = {label: sum(counts) for label, counts in self.rows}
-        everything = sum(totals.values())
-        if not everything:
-            return "No key requests in this period."
+        if not self.total:
+            return f"No {self.noun} in this period."
         busiest = max(totals, key=lambda label: totals[label])
+        bars = "1 bar" if len(self.rows) == 1 else f"{len(self.rows):,} bars"
         return (
-            f"{everything:,} key requests over {len(self.rows):,} bars, most on {busiest} with {totals[busiest]:,}; "
+            f"{self.total:,} {self.noun} over {bars}, most on {busiest} with {totals[busiest]:,}; "
             f"the largest part is {self.names[0]}."
         )
 
 
 @dataclass(frozen=True, slots=True)
+class LatencyCourse:
+    """For each interval the p95 latency in milliseconds, None where nothing was measured, and how many were."""
+
+    interval: Interval
+    rows: tuple[tuple[str, float | None, int], ...]
+
+    def summary(self) -> str:
+        """Return the content of the chart as one sentence."""
+        measured = [(p95, label) for label, p95, _ in self.rows if p95 is not None]
+        if not measured:
+            return "No latency was measured in this period."
+        highest, when = max(measured)
+        return (
+            f"p95 latency was measured in {len(measured):,} of {len(self.rows):,} intervals; its highest upper bound "
+            f"is {duration(highest * 1000)} on {when}. Intervals without a measurement have no value."
+        )
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether a value is beyond the largest bucket."""
+        return any(p95 == _BEYOND for _, p95, _ in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
-    """One service and operation. Latencies are of successful requests, as text."""
+    """One service and operation. Latencies are of successful requests, in milliseconds; None without a measurement."""
 
     service: str
     operation: str
     kind: str
     requests: int
     refused: int
-    average: str
-    p50: str
-    p95: str
-    p99: str
+    average: float | None
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether a value is beyond the largest bucket."""
+        return _BEYOND in (self.p50, self.p95, self.p99)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
+    """Refused or failed requests of one service and operation with one cause; `query` finds them on the page Audit."""
+
     service: str
     operation: str
     reason: str
     count: int
     meaning: str
     denied: bool
+    first: str
+    last: str
+    query: dict[str, str]
 
 
-def headlines(totals: Sequence[UsageSum], period: Period, month: Sequence[DayCount]) -> Headlines:
-    """Return the four metrics; `month` are the key requests of this month so far."""
-    requests = sum(one.count for one in totals if one.operation in KEY_REQUESTS)
+def headlines(totals: Sequence[UsageSum], counts: Sequence[UsageCount], facts: HeadlineFacts) -> Headlines:
+    """Return the four metrics; `counts` are the key requests of the period by day or hour."""
     everything = sum(one.count for one in totals)
+    refused = sum(one.count for one in totals if one.refusal)
     denied = sum(one.count for one in totals if one.refusal and reason(one.refusal).denied)
     latency = _of_key_requests(totals)
     return Headlines(
-        requests=f"{requests:,}",
-        per_day=f"{_rounded(requests / period.days)} a day" if period.days > 1 else "so far today (UTC)",
-        this_month=f"{sum(one.count for one in month):,}",
-        denied=f"{denied:,}",
-        denied_share=f"{_share(denied, everything)} of all",
+        requests=f"{sum(one.count for one in counts):,}",
+        per_day=_per_day(counts, facts),
+        this_month=f"{facts.this_month:,}",
+        refused=f"{refused:,}",
+        refused_note=f"{denied:,} denied, {refused - denied:,} failed: {_share(refused, everything)} of all requests",
         p95=duration(latency.within(95)),
         p95_note=f"average {duration(latency.average())}" if latency.timed else "no measurements in this period",
     )
 
 
-def by_day(counts: Sequence[DayCount], period: Period, name: Callable[[str], str]) -> Series:
-    """Return each day of the period, including days without use."""
-    return _series(counts, period, name, lambda day: day.isoformat())
+def _per_day(counts: Sequence[UsageCount], facts: HeadlineFacts) -> str:
+    """Return the average of the complete days: without the first day of use and without today."""
+    period = facts.period
+    if period.is_hourly:
+        if period.first != period.last:
+            return "in 24 hours, with the current one"
+        return "today since 00:00 UTC" if period.last == facts.today else "in this UTC day"
+    first = max(period.first, facts.first_day + timedelta(days=1))
+    last = min(period.last, facts.today - timedelta(days=1))
+    days = (last - first).days + 1
+    if days < 1:
+        return "no complete UTC day yet"
+    number = sum(one.count for one in counts if first <= one.day <= last)
+    return f"average {_rounded(number / days)} per complete UTC day"
 
 
-def by_month(counts: Sequence[DayCount], period: Period, name: Callable[[str], str]) -> Series:
-    """Return each month of the period, with its days in the period."""
-    return _series(counts, period, name, lambda day: f"{day:%Y-%m}")
+def course(
+    counts: Sequence[UsageCount], period: Period, interval: Interval, name: Callable[[str], str], noun: str
+) -> Series:
+    """Return the counts of each interval of the period, including intervals without use."""
+    sizes: Counter[str] = Counter()
+    for one in counts:
+        sizes[name(one.part)] += one.count
+    largest = sorted(sizes, key=lambda one: (-sizes[one], one))
+    shown = largest if len(largest) <= _MOST_SERIES + 1 else [*largest[:_MOST_SERIES], OTHERS]
+    place = {one: min(number, len(shown) - 1) for number, one in enumerate(largest)}
+    rows = {label: [0] * len(shown) for label in period.labels(interval)}
+    label_of = cache(interval.label)  # a year of fifty services has 18,000 counts of 365 days
+    for one in counts:
+        rows[label_of(one.begins)][place[name(one.part)]] += one.count
+    return Series(noun, interval, tuple(shown), tuple((when, tuple(numbers)) for when, numbers in rows.items()))
+
+
+def latency_course(latencies: Sequence[UsageLatency], period: Period, interval: Interval) -> LatencyCourse:
+    """Return the p95 latency of each interval of the period."""
+    parts: dict[str, list[Latency]] = {label: [] for label in period.labels(interval)}
+    for one in latencies:
+        parts[interval.label(one.begins)].append(one.latency)
+    found = [(label, together(ones)) for label, ones in parts.items()]
+    return LatencyCourse(interval, tuple((label, milliseconds(one.within(95)), one.timed) for label, one in found))
+
+
+BEYOND = f"{_BEYOND:,.3f} ms is the largest bound: with this value the latency can be longer."
 
 
 def service_name(name: str) -> str:
@@ -116,6 +209,19 @@ def service_name(name: str) -> str:
 def operation_name(value: str) -> str:
     """Return the name of an operation on the page."""
     return operation(CryptoOperation(value))
+
+
+def cause_name(code: str) -> str:
+    """Return the name of a cause on the page."""
+    return reason(code).name
+
+
+def total(lines: Sequence[Line]) -> str:
+    """Return the sum of the lines as text: the same numbers as the metrics."""
+    keys = sum(line.requests for line in lines if line.kind == KEY_REQUEST)
+    others = sum(line.requests for line in lines) - keys
+    refused = sum(line.refused for line in lines)
+    return f"Total: {keys:,} key requests and {others:,} other requests, of which {refused:,} refused or failed."
 
 
 def lines(totals: Sequence[UsageSum]) -> Sequence[Line]:
@@ -130,15 +236,15 @@ def lines(totals: Sequence[UsageSum]) -> Sequence[Line]:
     return sorted(found, key=lambda line: (line.service, -line.requests, line.operation))
 
 
-def refusals(totals: Sequence[UsageSum]) -> Sequence[Refusal]:
+def refusals(refused: Sequence[RefusedSum], period: Period) -> Sequence[Refusal]:
     """Return refused and failed requests, denied ones first, the most frequent first."""
-    found = []
-    for one in totals:
-        if one.refusal:
-            why = reason(one.refusal)
-            service = service_name(one.service)
-            found.append(Refusal(service, operation(one.operation), why.name, one.count, why.meaning, why.denied))
+    found = [_refusal(one, period) for one in refused]
     return sorted(found, key=lambda refusal: (not refusal.denied, -refusal.count, refusal.service, refusal.operation))
+
+
+def milliseconds(microseconds: float | None) -> float | None:
+    """Return milliseconds for a sortable column; the largest bound for a latency beyond it (see `BEYOND`)."""
+    return None if microseconds is None else round(min(microseconds, BOUNDS[-1]) / 1000, 3)
 
 
 def duration(microseconds: float | None) -> str:
@@ -160,28 +266,37 @@ def _line(service: str, operated: CryptoOperation, ones: Sequence[UsageSum], lat
         kind(operated),
         sum(one.count for one in ones),
         sum(one.count for one in ones if one.refusal),
-        duration(latency.average()),
-        *(duration(latency.within(percent)) for percent in (50, 95, 99)),
+        milliseconds(latency.average()),
+        *(milliseconds(latency.within(percent)) for percent in (50, 95, 99)),
+    )
+
+
+def _refusal(one: RefusedSum, period: Period) -> Refusal:
+    why = reason(one.refusal)
+    unit = timedelta(minutes=1) if period.is_hourly else timedelta(days=1)
+    query = {
+        "service": one.service,
+        "operation": one.operation.value,
+        "outcome": "refused",
+        "from": minute(one.first),
+        "to": minute(one.last + unit + _SHIPPED),
+    }
+    first, last = (f"{time.astimezone(UTC):{_TIME if period.is_hourly else _DAY}}" for time in (one.first, one.last))
+    return Refusal(
+        service_name(one.service),
+        operation(one.operation),
+        why.name,
+        one.count,
+        why.meaning,
+        why.denied,
+        first,
+        last,
+        {name: value for name, value in query.items() if value},
     )
 
 
 def _of_key_requests(totals: Sequence[UsageSum]) -> Latency:
     return together([one.latency for one in totals if one.operation in KEY_REQUESTS and not one.refusal])
-
-
-def _series(
-    counts: Sequence[DayCount], period: Period, name: Callable[[str], str], label: Callable[[date], str]
-) -> Series:
-    sizes: Counter[str] = Counter()
-    for one in counts:
-        sizes[name(one.part)] += one.count
-    largest = sorted(sizes, key=lambda one: (-sizes[one], one))
-    shown = largest if len(largest) <= _MOST_SERIES + 1 else [*largest[:_MOST_SERIES], OTHERS]
-    place = {one: min(number, len(shown) - 1) for number, one in enumerate(largest)}
-    rows = {label(day): [0] * len(shown) for day in period.all_days()}
-    for one in counts:
-        rows[label(one.day)][place[name(one.part)]] += one.count
-    return Series(tuple(shown), tuple((when, tuple(numbers)) for when, numbers in rows.items()))
 
 
 def _rounded(number: float) -> str:
@@ -195,6 +310,7 @@ def _share(part: int, whole: int) -> str:
     return "under 0.01 %" if percent < 0.01 else f"{percent:.2f} %"
 
 
+KEY_REQUEST = "Key request"
 NO_SERVICE = "no known service"
 """Replaces the name of requests with a certificate of the tenant that belongs to no service."""
 
@@ -319,7 +435,7 @@ def operation(one: CryptoOperation) -> str:
 
 def kind(one: CryptoOperation) -> str:
     """Return whether it is a key request."""
-    return "Key request" if one in KEY_REQUESTS else "Other request"
+    return KEY_REQUEST if one in KEY_REQUESTS else "Other request"
 
 
 def reason(code: str) -> Reason:

@@ -8,7 +8,20 @@ from core.errors.platform import DatabaseRefused
 from core.services import CryptoOperation
 from core.usage import Latency
 from database.connection.database import Database
-from database.usage import AnsweredDay, DayCount, RecentUse, UsageDay, UsageHour, UsageRow, UsageSum, UsageTotalRow
+from database.usage import (
+    AnsweredDay,
+    Days,
+    Hours,
+    RecentUse,
+    RefusedSum,
+    UsageCount,
+    UsageDay,
+    UsageHour,
+    UsageLatency,
+    UsageRow,
+    UsageSum,
+    UsageTotalRow,
+)
 from tests.concurrency import at_once
 from tests.database.builders import NOW, some_uses, took
 from tests.database.fixtures import Field
@@ -110,7 +123,9 @@ def test_rejections_without_a_known_service_are_counted(crypto: Database) -> Non
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([refused], "a")
         assert tx.usage.between(NOW, NOW + HOUR) == [UsageRow(NOW, "", CryptoOperation.CONNECT, 1, 1, 0)]
-        assert tx.usage.sums(TODAY, TODAY) == [UsageSum("", CryptoOperation.CONNECT, "client_not_authorized", 1, 0)]
+        assert tx.usage.sums(Days(TODAY, TODAY)) == [
+            UsageSum("", CryptoOperation.CONNECT, "client_not_authorized", 1, 0)
+        ]
 
 
 def test_batch_without_rows_is_recorded(crypto: Database) -> None:
@@ -161,7 +176,7 @@ def test_utc_day_sums_its_minutes_batches_and_latencies(crypto: Database) -> Non
             UsageDay(TODAY - DAY, SOME_OF_A_DAY),
             UsageDay(TODAY, replace(SOME_OF_A_DAY, count=30, bytes=3000, latency=took(40, 50, 40, 9_000_000))),
         ]
-        assert tx.usage.sums(TODAY - DAY, TODAY) == [
+        assert tx.usage.sums(Days(TODAY - DAY, TODAY)) == [
             replace(SOME_OF_A_DAY, count=40, bytes=4000, latency=took(40, 50, 40, 9_000_000))
         ]
 
@@ -170,26 +185,72 @@ def test_sums_are_separate_by_service_operation_and_error(crypto: Database) -> N
     denied = some_uses("users", operation=GET, refusal="object_not_found", count=2, bytes=0)
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([denied, some_uses("users", operation=GET), some_uses(), some_uses(minute=NOW - DAY)], "a")
-        assert tx.usage.sums(TODAY - DAY, TODAY) == [
+        assert tx.usage.sums(Days(TODAY - DAY, TODAY)) == [
             replace(SOME_OF_A_DAY, count=20, bytes=2000),
             UsageSum("users", GET, "", 10, 1000),
             UsageSum("users", GET, "object_not_found", 2, 0),
         ]
-        assert tx.usage.sums(TODAY + DAY, TODAY + 2 * DAY) == []
+        assert tx.usage.sums(Days(TODAY + DAY, TODAY + 2 * DAY)) == []
 
 
-def test_counts_by_day_cover_the_requested_operations_and_part(crypto: Database) -> None:
+def test_counts_cover_the_requested_operations_and_part(crypto: Database) -> None:
+    midnight, hour = NOW.replace(hour=0, minute=0), NOW.replace(minute=0)
+    days, hours = Days(TODAY - DAY, TODAY), Hours(hour - HOUR, hour + HOUR)
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([some_uses(), some_uses("users", refusal="x"), some_uses(operation=GET, minute=NOW - DAY)], "a")
-        assert tx.usage.by_day(TODAY - DAY, TODAY, "operation", {ENCRYPT, GET}) == [
-            DayCount(TODAY - DAY, "get", 10),
-            DayCount(TODAY, "encrypt", 20),
+        tx.usage.add([some_uses(minute=NOW - HOUR, count=3), some_uses(minute=NOW + HOUR, count=100)], "b")
+        assert tx.usage.counts(days, "operation", {ENCRYPT, GET}) == [
+            UsageCount(midnight - DAY, "get", 10),
+            UsageCount(midnight, "encrypt", 123),
         ]
-        assert tx.usage.by_day(TODAY - DAY, TODAY, "service", {ENCRYPT}) == [
-            DayCount(TODAY, "orders", 10),
-            DayCount(TODAY, "users", 10),
+        assert tx.usage.counts(days, "operation", {GET})[0].day == TODAY - DAY
+        assert tx.usage.counts(hours, "service", {ENCRYPT}) == [
+            UsageCount(hour - HOUR, "orders", 3),
+            UsageCount(hour, "orders", 10),
+            UsageCount(hour, "users", 10),
         ]
-        assert tx.usage.by_day(TODAY, TODAY, "service", {GET}) == []
+        assert tx.usage.counts(Days(TODAY, TODAY), "service", {GET}) == []
+
+
+def test_rejections_are_counted_by_cause_over_time_and_by_service_with_their_first_and_last_time(
+    crypto: Database,
+) -> None:
+    midnight, hour = NOW.replace(hour=0, minute=0), NOW.replace(minute=0)
+    later = NOW + timedelta(minutes=7)
+    locked = some_uses(refusal="locked", count=2, bytes=0)
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([some_uses(), locked, replace(locked, minute=later), replace(locked, minute=NOW - DAY)], "a")
+        tx.usage.add([replace(locked, service="users", refusal="down", operation=GET, minute=NOW - HOUR)], "b")
+        days, hours = Days(TODAY - DAY, TODAY), Hours(hour - HOUR, hour + HOUR)
+        assert tx.usage.refused(days) == [
+            RefusedSum("orders", ENCRYPT, "locked", 6, midnight - DAY, midnight),
+            RefusedSum("users", GET, "down", 2, midnight, midnight),
+        ]
+        assert tx.usage.refused(hours) == [
+            RefusedSum("orders", ENCRYPT, "locked", 4, hour, later),
+            RefusedSum("users", GET, "down", 2, hour - HOUR, NOW - HOUR),
+        ]
+        assert tx.usage.causes(days) == [
+            UsageCount(midnight - DAY, "locked", 2),
+            UsageCount(midnight, "down", 2),
+            UsageCount(midnight, "locked", 4),
+        ]
+        assert tx.usage.causes(hours) == [UsageCount(hour - HOUR, "down", 2), UsageCount(hour, "locked", 4)]
+        assert [one.refusal for one in tx.usage.sums(hours)] == ["", "locked", "down"]
+
+
+def test_latencies_are_those_of_successful_uses_in_hours_and_days_that_have_one(crypto: Database) -> None:
+    midnight, hour = NOW.replace(hour=0, minute=0), NOW.replace(minute=0)
+    slow = some_uses(minute=NOW - 2 * HOUR, latency=took(9000))
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([some_uses(latency=took(40)), some_uses("users", latency=took(50)), slow], "a")
+        tx.usage.add([some_uses(refusal="x", latency=took(7), minute=NOW - HOUR)], "b")
+        tx.usage.add([some_uses(operation=GET, latency=took(7))], "c")
+        assert tx.usage.latencies(Hours(hour - 2 * HOUR, hour + HOUR), {ENCRYPT}) == [
+            UsageLatency(hour - 2 * HOUR, took(9000)),
+            UsageLatency(hour, took(40, 50)),
+        ]
+        assert tx.usage.latencies(Days(TODAY, TODAY), {ENCRYPT}) == [UsageLatency(midnight, took(9000, 40, 50))]
 
 
 def test_first_day_belongs_to_the_tenant(crypto: Database) -> None:

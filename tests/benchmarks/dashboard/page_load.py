@@ -31,7 +31,7 @@ _PAINT_SECONDS, _INTERACTION_SECONDS = 1.5, 0.5
 _SEED = 20261125
 _PERIOD_SHOWN = (
     "() => [...document.querySelectorAll('[data-testid=stCaptionContainer]')].map(one => one.innerText)"
-    ".find(text => text.includes('Days are UTC days')) ?? ''"
+    ".find(text => text.includes('UTC. As of')) ?? ''"
 )
 _PROTOCOL = (
     "{tenants:,} tenants in every state, {events:,} audit records with a valid chain in one tenant and {days} days of "
@@ -99,7 +99,7 @@ def _places(customer: Person, operator: Person) -> list[tuple[Person, Place]]:
 
 def _usage() -> list[Interaction]:
     def a_year(page: Page) -> None:
-        choice = page.get_by_test_id("stRadio").get_by_text("12 months", exact=True)
+        choice = page.get_by_role("radio", name="12 months", exact=True)
         changes(page, _PERIOD_SHOWN, choice.click)
         at_rest(page)
 

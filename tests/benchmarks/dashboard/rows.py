@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import psycopg
 
@@ -51,6 +52,7 @@ class Amounts:
     usage_days: int = 365
 
 
+_HOURS_KEPT_DAYS = 90
 QUICK = Amounts(tenants=300, events=5_000, usage_days=10)
 
 
@@ -252,16 +254,26 @@ def fill_usage(connection: psycopg.Connection, tenant_id: str, days: int, now: d
                 "until": now.astimezone(UTC),
             },
         )
-    # The product's sums per day: all successful uses in one bucket, all rejections for one reason.
+    # The product's sums per hour and day: all successful uses in one bucket, all rejections for one reason.
+    _sum_usage(connection, tenant_id, "day", now - timedelta(days=days + 1))
+    _sum_usage(connection, tenant_id, "hour", now - timedelta(days=min(days, _HOURS_KEPT_DAYS)))
+
+
+def _sum_usage(connection: psycopg.Connection, tenant_id: str, unit: Literal["day", "hour"], since: datetime) -> None:
+    """Sum the minutes by day or hour."""
+    time, newest = {
+        "day": ("(minute at time zone 'UTC')::date", ""),
+        "hour": ("date_trunc('hour', minute, 'UTC')", ", last_minute"),
+    }[unit]
     connection.execute(
-        "insert into okcm.usage_day"
-        " (tenant_id, day, service, operation, refusal, count, bytes, microseconds, latency)"
-        " select tenant_id, day, service, operation, refusal, used, bytes, 60 * used,"
+        f"insert into okcm.usage_{unit}"
+        f" (tenant_id, {unit}, service, operation, refusal, count, bytes, microseconds, latency{newest})"
+        " select tenant_id, begins, service, operation, refusal, used, bytes, 60 * used,"
         "  (select array_agg(case when n = 5 then used else 0 end order by n) from generate_series(1, 40) as n)"
-        " from (select tenant_id, (minute at time zone 'UTC')::date as day, service, operation,"
+        f" {newest} from (select tenant_id, {time} as begins, service, operation, max(minute) as last_minute,"
         "   sum(count - refused)::bigint as answered, sum(refused)::bigint as refused, sum(bytes)::bigint as bytes"
-        "  from okcm.usage_minute where tenant_id = %s group by 1, 2, 3, 4) as sums,"
+        "  from okcm.usage_minute where tenant_id = %s and minute >= %s group by 1, 2, 3, 4) as sums,"
         " lateral (values ('', answered), ('ciphertext_refused', refused)) as split (refusal, used)"
         " where used > 0 on conflict do nothing",
-        [tenant_id],
+        [tenant_id, since],
     )

@@ -18,7 +18,7 @@ from dashboard.keys.view import Facts, ServiceKey
 from dashboard.root_keys import guides
 from database.keys import KeyVersionRow
 from database.services.managed_objects import ObjectCountRow
-from database.usage import DayCount
+from database.usage import UsageCount
 from tests.dashboard.held import DAY, HOUR, NOW, TENANT, a_key, a_service, some_use
 
 POLICY = TenantPolicy()
@@ -91,7 +91,7 @@ def test_the_last_use_is_an_answered_request_or_a_contact() -> None:
 
 def test_the_line_of_requests_has_a_value_for_each_of_the_last_thirty_days() -> None:
     today = NOW.date()
-    days = [DayCount(today, "orders", 5), DayCount(today - 29 * DAY, "orders", 2), DayCount(today, "users", 9)]
+    days = [UsageCount(NOW, "orders", 5), UsageCount(NOW - 29 * DAY, "orders", 2), UsageCount(NOW, "users", 9)]
     assert one_row(a_version(1), days=days).requests == (2, *(0,) * 28, 5)
     assert one_row(a_version(1)).requests == (0,) * 30
     assert view.first_day(today) == today - 29 * DAY

@@ -1,34 +1,62 @@
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from dashboard.usage.periods import LONGEST, Period, period, this_month
+from dashboard.usage.periods import LONGEST, Interval, period, this_month, whole_days
+from database.usage import Days, Hours
 
-TODAY = date(2026, 11, 25)
-THIRTY_DAYS = Period(date(2026, 10, 27), TODAY)
+NOW = datetime(2026, 11, 25, 12, 34, 56, tzinfo=UTC)
+TODAY = NOW.date()
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+THIRTY_DAYS = whole_days(date(2026, 10, 27), TODAY)
 
 
 @pytest.mark.parametrize(
     ("choice", "first", "days"),
     [
-        ("Today", TODAY, 1),
         ("7 days", date(2026, 11, 19), 7),
         ("30 days", date(2026, 10, 27), 30),
         ("12 months", date(2025, 12, 1), 360),
     ],
 )
 def test_a_choice_ends_today_and_has_its_days(choice: str, first: date, days: int):
-    chosen = period(choice, (), TODAY)
-    assert (chosen, chosen.days) == (Period(first, TODAY), days)
-    assert chosen.all_days()[:: days - 1 or 1] in ([first, TODAY], [TODAY])
+    chosen = period(choice, (), NOW)
+    assert (chosen, chosen.days) == (whole_days(first, TODAY), days)
+    assert (chosen.span, chosen.intervals) == (Days(first, TODAY), (Interval.DAY, Interval.MONTH))
+    labels = chosen.labels(Interval.DAY)
+    assert (len(labels), labels[0], labels[-1]) == (days, first.isoformat(), "2026-11-25")
+    assert chosen.labels(Interval.MONTH)[-1] == "2026-11"
 
 
-def test_custom_days_are_shown_as_selected_and_one_day_alone_is_valid():
+@pytest.mark.parametrize(
+    ("choice", "begins", "hours", "words"),
+    [
+        ("Today", datetime(2026, 11, 25, tzinfo=UTC), 13, "25 Nov 2026"),
+        ("24 hours", datetime(2026, 11, 24, 13, tzinfo=UTC), 24, "24 Nov 13:00 to 25 Nov 2026 13:00"),
+    ],
+)
+def test_hours_end_with_the_current_one(choice: str, begins: datetime, hours: int, words: str):
+    chosen = period(choice, (), NOW)
+    assert (chosen.words(), chosen.intervals) == (words, (Interval.HOUR,))
+    assert chosen.span == Hours(begins, begins + hours * HOUR)
+    labels = chosen.labels(Interval.HOUR)
+    assert (len(labels), labels[-1]) == (hours, "2026-11-25 12:00")
+
+
+def test_one_custom_day_is_in_hours_while_they_are_kept():
+    for ago, is_hourly in ((0, True), (1, True), (28, True), (29, False), (400, False)):
+        chosen = period("Custom", (TODAY - ago * DAY,), NOW)
+        assert (chosen.first, chosen.last, chosen.is_hourly) == (TODAY - ago * DAY, TODAY - ago * DAY, is_hourly)
+    yesterday = period("Custom", (TODAY - DAY,), NOW)
+    assert (len(yesterday.labels(Interval.HOUR)), yesterday.words()) == (24, "24 Nov 2026")
+    assert period("Custom", (TODAY,), NOW) == period("Today", (), NOW)
+
+
+def test_custom_days_are_shown_as_selected():
     first = date(2026, 2, 1)
-    assert period("Custom", (first, date(2026, 3, 1)), TODAY) == Period(first, date(2026, 3, 1))
-    assert period("Custom", (first,), TODAY) == Period(first, first)
+    assert period("Custom", (first, date(2026, 3, 1)), NOW) == whole_days(first, date(2026, 3, 1))
     leap = date(2024, 1, 1), date(2025, 12, 31)
-    assert period("Custom", leap, TODAY) == Period(*leap)
+    assert period("Custom", leap, NOW) == whole_days(*leap)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +71,7 @@ def test_custom_days_are_shown_as_selected_and_one_day_alone_is_valid():
     ],
 )
 def test_an_invalid_choice_is_the_default(choice: str | None, picked: tuple[date, ...]):
-    assert period(choice, picked, TODAY) == THIRTY_DAYS
+    assert period(choice, picked, NOW) == THIRTY_DAYS
 
 
 @pytest.mark.parametrize(
@@ -55,5 +83,5 @@ def test_an_invalid_choice_is_the_default(choice: str | None, picked: tuple[date
     ],
 )
 def test_a_period_is_shown_with_the_required_years(first: date, words: str):
-    assert Period(first, TODAY).words() == words
-    assert this_month(TODAY) == Period(date(2026, 11, 1), TODAY)
+    assert whole_days(first, TODAY).words() == words
+    assert this_month(NOW) == Days(date(2026, 11, 1), TODAY)

@@ -1,0 +1,59 @@
+"""The figures of the Usage page, read in one snapshot, so that bars, totals and tables agree."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from enum import StrEnum
+
+from core.services import KEY_REQUESTS
+from dashboard.page_context import PageContext
+from dashboard.usage import periods
+from dashboard.usage.periods import Period
+from dashboard.usage.view import HeadlineFacts
+from database.usage import RefusedSum, UsageCount, UsageLatency, UsageSum
+
+
+class Group(StrEnum):
+    """What the bars of key requests distinguish."""
+
+    OPERATION = "Operation"
+    SERVICE = "Service"
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Data of one snapshot.
+
+    Totals of the period, and by day or hour: key requests by group, rejected requests by cause, and latencies.
+    """
+
+    period: Period
+    group: Group
+    first_day: date
+    this_month: int
+    totals: Sequence[UsageSum]
+    counts: Sequence[UsageCount]
+    refused: Sequence[RefusedSum]
+    causes: Sequence[UsageCount]
+    latencies: Sequence[UsageLatency]
+
+    def headline_facts(self, now: datetime) -> HeadlineFacts:
+        """Return what the metrics need beside the counts."""
+        return HeadlineFacts(self.period, self.first_day, now.astimezone(UTC).date(), self.this_month)
+
+
+def read(context: PageContext, period: Period, group: Group) -> Readings:
+    """Read the figures of a period."""
+    month, span = periods.this_month(context.now()), period.span
+    with context.database.tenant_snapshot(context.tenant_id) as tx:
+        return Readings(
+            period,
+            group,
+            tx.usage.first_day() or month.last,
+            sum(one.count for one in tx.usage.counts(month, "operation", KEY_REQUESTS)),
+            tx.usage.sums(span),
+            tx.usage.counts(span, "service" if group is Group.SERVICE else "operation", KEY_REQUESTS),
+            tx.usage.refused(span),
+            tx.usage.causes(span),
+            tx.usage.latencies(span, KEY_REQUESTS),
+        )
