@@ -88,7 +88,7 @@ _LOCKED: Mapping[frozenset[LockReason], tuple[str, str]] = MappingProxyType(
     {
         _SWITCH: (
             "locked by an administrator",
-            "Only a key administrator can unlock the tenant, on the page Keys.",
+            "Only a key administrator can unlock the tenant, at the top of any page.",
         ),
         _ROOT_KEY: (
             "locked: your root key is disabled or unreachable",
@@ -100,7 +100,7 @@ _LOCKED: Mapping[frozenset[LockReason], tuple[str, str]] = MappingProxyType(
         _SWITCH | _ROOT_KEY: (
             "locked by an administrator; your root key is also disabled or unreachable",
             (
-                "Both are required: a key administrator unlocks the tenant on the page Keys, and the root key "
+                "Both are required: a key administrator unlocks the tenant at the top of any page, and the root key "
                 "works again. There is no fallback to a key of the platform."
             ),
         ),

@@ -78,7 +78,7 @@ def test_a_healthy_key_and_the_platforms_key_need_no_notice() -> None:
 @pytest.mark.parametrize(
     ("tenant", "unlocks"),
     [
-        (SWITCHED, "Only a key administrator can unlock the tenant, on the page Keys."),
+        (SWITCHED, "Only a key administrator can unlock the tenant, at the top of any page."),
         (GONE, "unlocks automatically within seconds when the root key works again"),
         (BOTH, "Both are required"),
     ],

@@ -80,4 +80,4 @@ def test_a_tenant_locked_for_a_breach_cannot_be_unlocked_by_its_administrators()
         status = standing(State.LOCKED, tenant.locks)
         assert "a tenant isolation check failed" in status.meaning
         assert "all isolation checks have passed again" in status.advice
-        assert ("on the page Keys" in status.advice) is (LockReason.MANUAL in others)
+        assert ("at the top of any page" in status.advice) is (LockReason.MANUAL in others)

@@ -34,7 +34,7 @@ def test_one_click_leads_to_a_service_that_encrypts_and_sign_out_ends_every_tab(
     page.wait_for_url(re.compile(f"/tenant/{BETA}/"))
     drawn(page)
     expect(title(page)).to_have_text(f"{ORGANIZATION} - Encryption Dashboard")
-    expect(page.get_by_text("Active", exact=True).first).to_be_visible()
+    expect(page.get_by_text("Tenant Status: Active")).to_be_visible()
 
     go_to(page, "Services")
     folder = unpack(connect(page, "orders"), tmp_path, "orders")

@@ -131,7 +131,7 @@ def select_service(page: Page, service: str) -> None:
 
 
 def ask_for(page: Page, move: str) -> Locator:
-    """Open the dialog of one of the buttons under Emergency controls; return the dialog."""
+    """Open the dialog of one of the emergency controls at the top of the page; return the dialog."""
     return open_dialog(page, f"standing-{move}")
 
 
