@@ -1,6 +1,6 @@
 """What a user reads while the platform cannot carry out a request. Operators read the error's own hint in the logs."""
 
-from core.errors.platform import TemporalUnavailable
+from core.errors.platform import DatabaseUnavailable, TemporalUnavailable
 from openkcm.errors import OpenKcmError
 from workflows.client.workflow_client import OperationQueued, OperationTimeout
 
@@ -41,4 +41,6 @@ def customer_words(failed: OpenKcmError) -> tuple[str, str] | None:
             return CONTINUES
         case TemporalUnavailable():
             return _UNANSWERED
+        case DatabaseUnavailable():
+            return "The platform's database does not respond.", ""
     return None

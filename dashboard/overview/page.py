@@ -125,12 +125,12 @@ def _draws_step(title: str, words: str, button: str, key: str) -> bool:
 
 @st.fragment(run_every=_REFRESH_SECONDS)
 def _draw_live(context: PageContext) -> None:
-    if context.left():
-        st.rerun()
     try:
+        if context.left():
+            st.rerun()
         live = _read_live(context)
     except DatabaseUnavailable as down:
-        draw_refusal(down, "Metrics not available", "They refresh automatically.")
+        draw_refusal(down, "Metrics not available", "The metrics refresh automatically.")
         return
     if live is None:
         st.rerun()
@@ -219,9 +219,9 @@ def _draw_events(context: PageContext) -> None:
 @st.fragment(run_every=_PROGRESS_SECONDS)
 def _follow(context: PageContext) -> None:
     """Refresh the steps while provisioning runs; afterwards redraw the whole page."""
-    if context.left():
-        st.rerun()
     try:
+        if context.left():
+            st.rerun()
         with context.database.tenant_tx(context.tenant_id) as tx:
             tenant, steps = tx.tenants.get(), tx.steps.latest()
     except DatabaseUnavailable as down:

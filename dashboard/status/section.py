@@ -50,9 +50,9 @@ def draw_header(context: PageContext, drawn: TenantRow, title: str) -> None:
 @st.fragment(run_every=REFRESH_SECONDS)
 def _draw_status(context: PageContext, drawn: TenantRow) -> None:
     """Measure and draw; redraw the whole page when the tenant has changed since it was `drawn`."""
-    if context.left():
-        st.rerun()
     try:
+        if context.left():
+            st.rerun()
         _draw_measured(context, drawn)
     except DatabaseUnavailable:
         _draw_unmeasured(context)

@@ -3,7 +3,7 @@
 import pytest
 
 from core.errors.keys import RootKeyRefused
-from core.errors.platform import TemporalUnavailable
+from core.errors.platform import DatabaseLoginRefused, DatabaseUnavailable, TemporalUnavailable
 from dashboard.components.outage_words import customer_words
 from openkcm.errors import OpenKcmError
 from workflows.client.workflow_client import OperationQueued, OperationTimeout
@@ -22,6 +22,11 @@ def test_customers_read_no_name_of_a_component_and_whether_a_retry_is_safe(outag
 
 def test_each_outage_has_different_words() -> None:
     assert len({customer_words(outage) for outage in OUTAGES}) == 3
+
+
+@pytest.mark.parametrize("outage", [DatabaseUnavailable(), DatabaseLoginRefused()], ids=lambda one: type(one).__name__)
+def test_customers_read_that_the_database_does_not_respond_without_its_name(outage: OpenKcmError) -> None:
+    assert customer_words(outage) == ("The platform's database does not respond.", "")
 
 
 def test_operators_read_the_component() -> None:

@@ -1,10 +1,12 @@
 """The top of every page on a real database: measured badges, notices, the progress of a lock, emergency controls."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from core.errors.platform import DatabaseUnavailable
 from core.services import CryptoOperation
 from core.tenants.lifecycle import State
 from core.tenants.roles import PersonRole
@@ -98,6 +100,18 @@ def test_lock_names_who_and_when_and_each_process_until_it_rejects(scene: Scene)
     assert "Last rejected request: ledger" in said
     assert at.button(key="standing.unlock").label == "Unlock…"
     assert ":red-badge[:material/error: Stopped]" in strip(at)
+
+
+@pytest.mark.parametrize("state", [State.ACTIVE, State.PROVISIONING])
+def test_open_page_without_the_database_says_so_and_raises_nothing(scene: Scene, state: State) -> None:
+    def left() -> bool:
+        raise DatabaseUnavailable("PostgreSQL does not respond")
+
+    scene.tenant(state)
+    said = text(shown("overview", replace(scene.page_context(), left=left)))
+    assert "Status not available" in said
+    assert "Nothing can be changed now, and no change was lost." in said
+    assert "PostgreSQL" not in said
 
 
 def test_roles_without_the_permission_see_the_status_and_no_controls(scene: Scene) -> None:
