@@ -28,7 +28,7 @@ from dashboard.services import page as services_page
 from dashboard.services import view as services_view
 from dashboard.status import badges
 from dashboard.status.section import draw_header
-from database.platform.status import read_facts
+from database.platform.status import measure
 from database.provisioning import StepRow
 from database.services.repository import ServiceRow
 from database.tenants import TenantRow
@@ -145,15 +145,12 @@ def _draw_live(context: PageContext) -> None:
 
 def _read_live(context: PageContext) -> _Live | None:
     now = context.now().astimezone(UTC)
-    facts = read_facts(context.database, context.tenant_id, context.root_key_shards, now)
-    if facts is None:
-        return None
     with context.database.tenant_tx(context.tenant_id) as tx:
-        tenant = tx.tenants.get()
-        if tenant is None:
+        measured = measure(tx, context.root_key_shards, now)
+        if measured is None:
             return None
         found = read_coverage(tx, now)
-        course, waiting = tx.usage.course(overview.first_hour(now)), tx.approvals.pending()
+        course = tx.usage.course(overview.first_hour(now))
         services = services_page.read_facts(tx, now)
     coverage = CoverageFacts(
         sum(isinstance(one.verdict, FullyCovered) for one in found.services),
@@ -161,7 +158,14 @@ def _read_live(context: PageContext) -> _Live | None:
         is_complete=isinstance(found.verdict, FullyCovered),
     )
     items = () if services is None else services_view.attention(services, now)
-    return _Live(replace(facts, coverage=coverage), coverage, list(waiting), list(course), tenant, items)
+    return _Live(
+        replace(measured.facts, coverage=coverage),
+        coverage,
+        list(measured.waiting),
+        list(course),
+        measured.tenant,
+        items,
+    )
 
 
 def _draw_metrics(live: _Live, context: PageContext) -> None:

@@ -25,8 +25,8 @@ from dashboard.status.view import notices
 from dashboard.tenants import section as tenant_section
 from dashboard.tenants.lock_progress import LockedBy, LockProgress, lock_progress
 from database.connection.transaction import TenantTransaction
-from database.platform.processes import process_reports
-from database.platform.status import read_facts
+from database.platform.processes import CALL_SECONDS
+from database.platform.status import Measurement, measure
 from database.tenants import TenantRow
 from openkcm.contract.audit_events import AuditName, fields_of
 
@@ -60,24 +60,25 @@ def _draw_status(context: PageContext, drawn: TenantRow) -> None:
 
 def _draw_measured(context: PageContext, drawn: TenantRow) -> None:
     now = context.now()
-    facts = read_facts(context.database, context.tenant_id, context.root_key_shards, now)
-    with context.database.tenant_tx(context.tenant_id) as tx:
-        tenant, key, waiting = tx.tenants.get(), tx.root_keys.current(), tx.approvals.pending()
+    with context.database.tenant_tx(context.tenant_id, call_seconds=CALL_SECONDS) as tx:
+        measured = measure(tx, context.root_key_shards, now)
         left, newest = tx.leaving.get(), next(iter(tx.rotations.all(1)), None)
-    if tenant is None or facts is None:
+        locked = _read_lock(context, tx, measured) if measured and measured.tenant.state is State.LOCKED else None
+    if measured is None:
         return
+    tenant = measured.tenant
     if (tenant.state, tenant.locks) != (drawn.state, drawn.locks):
         st.rerun()
-    found = verdict(facts)
+    found = verdict(measured.facts)
     st.session_state[_AT] = now
     _draw_strip(badges.strip(found, shown_time(now, now)))
-    draw_notices((*notices(tenant, key, context.grace_seconds, now, left), *badges.notices(found)))
+    draw_notices((*notices(tenant, measured.root_key, context.grace_seconds, now, left), *badges.notices(found)))
     draw_notices(rotation.notice(newest, tenant, now))
-    if asked := approvals.notice(waiting, context.person, now):
+    if asked := approvals.notice(measured.waiting, context.person, now):
         draw_notices(asked)
         context.navigation.draw_link("approvals", "Review requests", icon=":material/group:")
-    if tenant.state is State.LOCKED:
-        _draw_lock(_read_lock(context))
+    if locked is not None:
+        _draw_lock(locked)
     offboarding_section.draw_restore_button(context, left)
 
 
@@ -103,14 +104,12 @@ def _draw_strip(shown: Iterable[Badge]) -> None:
         st.markdown(" ".join(one.markdown for one in shown))
 
 
-def _read_lock(context: PageContext) -> LockProgress:
-    reports = process_reports(context.database)
-    with context.database.tenant_tx(context.tenant_id) as tx:
-        change, uses = tx.tenants.last_change(), tx.usage.last_uses(context.now() - _USES)
-        known: tuple[int | None, LockedBy | None] | None = st.session_state.get(_LOCKED_BY)
-        if known is None or known[0] != change or known[1] is None:
-            st.session_state[_LOCKED_BY] = known = (change, _locked_by(tx))
-    return lock_progress(change, reports, uses, known[1])
+def _read_lock(context: PageContext, tx: TenantTransaction, measured: Measurement) -> LockProgress:
+    change, uses = tx.tenants.last_change(), tx.usage.last_uses(context.now() - _USES)
+    known: tuple[int | None, LockedBy | None] | None = st.session_state.get(_LOCKED_BY)
+    if known is None or known[0] != change or known[1] is None:
+        st.session_state[_LOCKED_BY] = known = (change, _locked_by(tx))
+    return lock_progress(change, measured.processes, uses, known[1])
 
 
 def _locked_by(tx: TenantTransaction) -> LockedBy | None:

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
 from core.tenants.status import ProcessKind
 from database.connection.database import Database
 from database.postgres.access import PLATFORM
 
 REPORT_SECONDS = 1.0
 """The interval of the reports of a process."""
-_CALL_SECONDS = 2.0
+CALL_SECONDS = 2.0
+"""The deadline of a statement that reads or writes what was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +55,29 @@ def watch_name(region: str, shard: int, shards: int) -> str:
 
 def process_reports(database: Database) -> Sequence[ProcessReport]:
     """Return the reports of all instances (dashboard, operator); raises DatabaseUnavailable."""
-    with database.raw_tx(PLATFORM, call_seconds=_CALL_SECONDS) as connection:
-        rows = connection.execute(
-            "select process, instance, started_at, age, key_server, faults, watches, applied::text"
-            " from okcm.process_reports()"
+    with database.raw_tx(PLATFORM, call_seconds=CALL_SECONDS) as connection:
+        return read_reports(connection)
+
+
+def read_reports(connection: Connection[TupleRow]) -> Sequence[ProcessReport]:
+    """Return the same in a transaction that is open; every tenant may read them, for they name no tenant."""
+    rows = connection.execute(
+        "select process, instance, started_at, age, key_server, faults, watches, applied::text"
+        " from okcm.process_reports()"
+    )
+    return [
+        ProcessReport(
+            ProcessKind(process),
+            instance,
+            started_at,
+            max(age, 0.0),
+            key_server,
+            tuple(faults),
+            tuple(watches),
+            None if applied is None else int(applied),
         )
-        return [
-            ProcessReport(
-                ProcessKind(process),
-                instance,
-                started_at,
-                max(age, 0.0),
-                key_server,
-                tuple(faults),
-                tuple(watches),
-                None if applied is None else int(applied),
-            )
-            for process, instance, started_at, age, key_server, faults, watches, applied in rows
-        ]
+        for process, instance, started_at, age, key_server, faults, watches, applied in rows
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +102,7 @@ class ProcessReporter:
         applied: int | None = None,
     ) -> None:
         """Replace the report of this instance."""
-        with self.database.raw_tx(PLATFORM, call_seconds=_CALL_SECONDS) as connection:
+        with self.database.raw_tx(PLATFORM, call_seconds=CALL_SECONDS) as connection:
             connection.execute(
                 "select okcm.report_process(%s, %s, %s, %s, %s, %s, %s::xid8)",
                 [
@@ -109,5 +118,5 @@ class ProcessReporter:
 
     def withdraw(self) -> None:
         """Delete the report: the process stops on purpose."""
-        with self.database.raw_tx(PLATFORM, call_seconds=_CALL_SECONDS) as connection:
+        with self.database.raw_tx(PLATFORM, call_seconds=CALL_SECONDS) as connection:
             connection.execute("select okcm.withdraw_report(%s, %s)", [self.process.value, self.instance])

@@ -10,9 +10,10 @@ from core.errors.platform import DatabaseUnavailable
 from core.services import CryptoOperation
 from core.tenants.lifecycle import State
 from core.tenants.roles import PersonRole
+from database.connection.database import Database
 from database.usage import UsesRow
 from openkcm.contract.services import ServiceKind
-from tests.dashboard.scene import ACME, Scene, shown, text
+from tests.dashboard.scene import ACME, SECONDS, Scene, shown, text
 
 PAGES = ("overview", "keys", "services", "approvals", "usage", "audit", "reports", "settings")
 
@@ -131,3 +132,29 @@ def test_old_isolation_checks_are_unknown(scene: Scene) -> None:
         )
     said = strip(shown("overview", scene.page_context()))
     assert ":gray-badge[:material/help: Isolation: Check overdue]" in said
+
+
+@pytest.mark.parametrize("state", [State.ACTIVE, State.LOCKED])
+def test_refresh_of_an_open_page_takes_one_transaction(
+    scene: Scene, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.tenant(state)
+    scene.measured()
+    context = scene.page_context(ACME, PersonRole.AUDITOR)
+    with context.database.tenant_tx(ACME) as tx:
+        drawn = tx.tenants.get()
+    begun: list[str] = []
+    begin = Database._begin
+    monkeypatch.setattr(
+        Database, "_begin", lambda self, tenant, **how: [begun.append(tenant), begin(self, tenant, **how)][1]
+    )
+    at = AppTest.from_function(_header, args=(context, drawn), default_timeout=SECONDS).run()
+    assert not at.exception, at.exception
+    assert "as of" in strip(at)
+    assert begun == [ACME]
+
+
+def _header(context, drawn) -> None:
+    from dashboard.status import section  # noqa: PLC0415 - AppTest runs this function's source as a separate script
+
+    section.draw_header(context, drawn, "Keys")

@@ -18,6 +18,7 @@ from database.connection.transaction import TenantTransaction
 from database.platform.operators import Operations, TenantFilter
 from database.platform.retention import RetentionQueries
 from database.platform.scheduled import PlatformQueries
+from database.platform.status import measure
 from database.root_keys import RootKeyRead
 from openkcm.contract.audit_events import AuditEvent, AuditName
 
@@ -116,7 +117,11 @@ HOT_QUERIES: Mapping[str, HotQuery] = {
     "notification": _tenant(Role.WORKER, lambda tx: tx.outbox.claim(Channel.CALLBACK, timedelta(seconds=1))),
     "trial ciphertext": _tenant(Role.WORKER, lambda tx: tx.fingerprints.probe()),
     "lineage of objects": _tenant(Role.WORKER, lambda tx: tx.objects.some_ids(2)),
+    # every open page of a tenant, every two seconds
+    "status of a tenant": _tenant(Role.DASHBOARD, lambda tx: measure(tx, 4, datetime.now(UTC))),
+    "last uses of services": _tenant(Role.DASHBOARD, lambda tx: tx.usage.last_uses(_LATELY)),
     # pages of a tenant
+    "course of the usage": _tenant(Role.DASHBOARD, lambda tx: tx.usage.course(_LATELY)),
     "assessment": _tenant(Role.DASHBOARD, lambda tx: tx.boundaries.examination()),
     "results of a run": _tenant(Role.DASHBOARD, lambda tx: tx.boundaries.latest_run()),
     "audit ends": _tenant(Role.DASHBOARD, lambda tx: tx.audit.ends()),
