@@ -27,7 +27,7 @@ from openkcm.contract.services import ServiceKind
 _DAY = timedelta(hours=24)
 _SELECTED = "service"
 """The query parameter with the name of the selected service."""
-_HEIGHT = 420
+_HEIGHT = 316
 _PARTS = ("Encryption coverage", "Operations per day", "Certificate authority")
 
 _COLUMNS = {

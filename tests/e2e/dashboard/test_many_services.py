@@ -49,6 +49,9 @@ def test_the_keys_of_fifty_services_fit_on_few_screens(
     expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
     record_property("height", height(page))
     assert height(page) <= screens * viewport["height"]
+    select_service(page, "service-42")
+    drawn(page)
+    assert height(page) <= screens * viewport["height"]
 
 
 def test_a_service_of_fifty_is_selected_by_keyboard_in_the_map_and_by_its_address(

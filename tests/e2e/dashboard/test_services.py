@@ -90,6 +90,9 @@ def test_fifty_services_fit_on_few_screens(stack, visitor, width, height, screen
     expect(page.get_by_text("50 of 50 shown")).to_be_visible()
     expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
     assert page.evaluate(_HEIGHT) <= screens * height
+    select_service(page, "service-07")
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
+    assert page.evaluate(_HEIGHT) <= screens * height
 
 
 def test_sign_in_navigation_and_dialog_work_with_the_keyboard_only(acme, visitor):
