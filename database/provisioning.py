@@ -19,6 +19,11 @@ _STEPS = (
     "select number, step, state, attempts, started_at, finished_at, problem from okcm.operation_step"  # noqa: S608 - a constant
     f" where operation_id = ({_NEWEST_OPERATION}) order by number"
 )
+_OPERATIONS = """
+    select operation_id, min(planned_at), count(*), count(*) filter (where state = 'done'), bool_or(state = 'failed'),
+           (array_agg(problem order by number) filter (where problem is not null and state <> 'done'))[1]
+    from okcm.operation_step group by operation_id order by 2 desc, 1 desc limit %s
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,18 @@ class StepRow:
     attempts: int
     started_at: datetime | None
     finished_at: datetime | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRow:
+    """An operation with the number of its steps and of those that are done; `problem` is the code of the last error."""
+
+    operation_id: str
+    planned_at: datetime
+    steps: int
+    done: int
+    failed: bool
     problem: str | None
 
 
@@ -80,6 +97,11 @@ class Steps:
         """Return the steps of the newest operation in order."""
         rows = self.connection.execute(_STEPS)
         return [StepRow(number, Step(step), StepState(state), *rest) for number, step, state, *rest in rows]
+
+    def operations(self, limit: int) -> Sequence[OperationRow]:
+        """Return the newest operations, the newest first."""
+        rows = self.connection.execute(_OPERATIONS, [limit])
+        return [OperationRow(*row) for row in rows]
 
     def _change(self, update: str, values: dict[str, object]) -> None:
         """Run `update` on one step unless it is done; raise DatabaseRefused if it was never planned."""

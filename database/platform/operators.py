@@ -3,13 +3,15 @@
 They call SQL functions that are granted to the roles of the operators.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum, unique
 
 from core.isolation import LATE
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import Step, StepState
+from core.tenants.status import REQUEST_WINDOW
 from database.connection.database import Database
 from database.isolation import FailedAssessment
 from database.notifications import UndeliveredNotification
@@ -28,14 +30,56 @@ class TenantCount:
     late: int
 
 
+@unique
+class Problem(StrEnum):
+    """Problems by which tenants are counted and filtered; some exclude no other."""
+
+    ANY = "any"
+    """One of the next four."""
+    PROVISIONING = "provisioning"
+    """Provisioning failed, or exceeds the provisioning SLO."""
+    ROOT_KEY = "root-key"
+    """The recorded health of the customer's root key is a failure."""
+    ISOLATION = "isolation"
+    """An isolation check failed."""
+    REQUESTS = "requests"
+    """Requests were rejected in the last minutes (`REQUEST_WINDOW`)."""
+    LOCKED_MANUAL = "locked-manual"
+    LOCKED_ROOT_KEY = "locked-root-key"
+    LOCKED_BREACH = "locked-isolation-breach"
+    LATE = "late"
+    """As PROVISIONING, or ready later than the provisioning SLO; not counted as a problem."""
+
+
 @dataclass(frozen=True, slots=True)
 class TenantFilter:
     """Which tenants to list; None is any. `search` is the start of an id or a part of an organization's name."""
 
     state: State | None = None
     region: str | None = None
-    late: bool = False
+    problem: Problem | None = None
     search: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTenant:
+    """A tenant with its present problems."""
+
+    tenant: TenantRow
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What the platform has to deliver or renew: counts over all tenants, with the oldest or first time."""
+
+    waiting: int
+    """Notifications that are still attempted; `dead` are no longer attempted, of the last 30 days."""
+    waiting_since: datetime | None
+    dead: int
+    authorities: int
+    """Certificate authorities that end within `AUTHORITY_DAYS`."""
+    first_end: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +111,15 @@ class ProvisioningTime:
 
 _DEAD_LETTERS = timedelta(days=30)
 """How long a dead letter is listed for operators."""
+AUTHORITY_DAYS = 30
+"""Days before its end from which a certificate authority is reported; it is renewed much earlier."""
 
-_PAGE = f"select {COLUMNS} from okcm.page_of_tenants(%s, %s, %s, %s, %s, %s, %s)"  # noqa: S608 - a constant
+_SINCE = "date_trunc('minute', statement_timestamp()) - %s"
+_PAGE = (
+    f"select {COLUMNS}, problems"  # noqa: S608 - constants
+    f" from okcm.page_with_problems(%s, %s, %s, %s, %s, {_SINCE}, %s, %s)"
+)
+_PROBLEMS = f"select problem, tenants from okcm.count_problems(%s, {_SINCE})"  # noqa: S608 - a constant
 
 
 class Operations:
@@ -90,14 +141,29 @@ class Operations:
             )
             return [TenantCount(region, State(state), tenants, late) for region, state, tenants, late in rows]
 
-    def page(self, wanted: TenantFilter, after: str, limit: int) -> Sequence[TenantRow]:
+    def problems(self) -> Mapping[Problem, int]:
+        """Return the number of tenants with each problem and each lock; a missing one has none."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute(_PROBLEMS, [self._promise, REQUEST_WINDOW])
+            return {Problem(problem): tenants for problem, tenants in rows}
+
+    def backlog(self) -> Backlog:
+        with self._database.raw_tx(PLATFORM) as connection:
+            row = connection.execute(
+                "select waiting, waiting_since, dead, authorities, first_end from okcm.platform_backlog(%s, %s)",
+                [_DEAD_LETTERS, timedelta(days=AUTHORITY_DAYS)],
+            ).fetchone()
+            return Backlog(*row) if row is not None else Backlog(0, None, 0, 0, None)
+
+    def page(self, wanted: TenantFilter, after: str, limit: int) -> Sequence[ListedTenant]:
         """Return tenants in order of id, starting after `after`."""
         # PostgreSQL cannot store NUL in a text, so no tenant matches.
         if wanted.search is not None and "\0" in wanted.search:
             return []
-        values = [wanted.state, wanted.region, wanted.late, wanted.search or None, self._promise, after, limit]
+        values = [wanted.state, wanted.region, wanted.problem, wanted.search or None, self._promise, REQUEST_WINDOW]
         with self._database.raw_tx(PLATFORM) as connection:
-            return [tenant_row(row) for row in connection.execute(_PAGE, values)]
+            rows = connection.execute(_PAGE, [*values, after, limit])
+            return [ListedTenant(tenant_row(row[:-1]), tuple(map(Problem, row[-1]))) for row in rows]
 
     def stuck(self, limit: int) -> Sequence[StuckTenant]:
         """Return tenants that require attention, the longest waiting first."""

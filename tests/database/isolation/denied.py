@@ -66,6 +66,9 @@ NEVER = {
 PLATFORM_QUESTIONS = (
     "select count(*) from okcm.count_tenants('3 minutes')",
     "select count(*) from okcm.page_of_tenants(null, null, false, null, '3 minutes', '', 10)",
+    "select count(*) from okcm.page_with_problems(null, null, null, null, '3 minutes', now(), '', 10)",
+    "select count(*) from okcm.count_problems('3 minutes', now())",
+    "select count(*) from okcm.platform_backlog('30 days', '30 days')",
     "select count(*) from okcm.stuck_tenants('3 minutes', 10)",
     "select count(*) from okcm.key_probes('', 10)",
     "select count(*) from okcm.numbered_root_keys()",

@@ -174,8 +174,8 @@ GRANTS = {
         "delete": _PEOPLE["delete"] + " notification_target",
         "execute": _PEOPLE["execute"]
         + """
-            audit_append audit_append_all count_tenants page_of_tenants provisioning_times stuck_tenants
-            troubled_examinations
+            audit_append audit_append_all count_problems count_tenants page_of_tenants page_with_problems
+            platform_backlog provisioning_times stuck_tenants troubled_examinations
         """,
     },
 }

@@ -97,7 +97,7 @@ ALLOWED = {
         r"|audit_keys|record_audit_key|unsigned_streams|due_notifications|undelivered_notifications"
         r"|erase_tenant|monitored_root_keys|untaken_credentials"
         r"|audit_join_token|audit_protection|pending_enrolments|due_authorities|outlived_authorities|stale_revocation_lists|expiring"
-        r"|stale_services|count_tenants|page_of_tenants|stuck_tenants|provisioning_times|due_rotations|stuck_rotations"
+        r"|stale_services|count_tenants|page_of_tenants|count_problems|page_with_problems|platform_backlog|stuck_tenants|provisioning_times|due_rotations|stuck_rotations"
         r"|objects_sealed|record_fingerprint|key_probes|numbered_root_keys"
         r"|tenants_with_expired_rows|delete_expired_rows|archivable_streams|record_audit_archive|delete_archived_events"
         r"|due_examinations|troubled_examinations|newest_breach|workflow_tenants|workflow_services"

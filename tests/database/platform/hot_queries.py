@@ -15,7 +15,7 @@ from core.scheduled import ScheduledTask
 from core.tenants.policy import TenantPolicy
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.platform.operators import Operations, TenantFilter
+from database.platform.operators import Operations, Problem, TenantFilter
 from database.platform.retention import RetentionQueries
 from database.platform.scheduled import PlatformQueries
 from database.platform.status import measure
@@ -54,8 +54,8 @@ def _platform(role: Role, run: Callable[[PlatformQueries], object], *, rows: int
     return HotQuery(role, lambda database: run(PlatformQueries(database)), rows=rows, hourly=hourly)
 
 
-def _operators(run: Callable[[Operations], object]) -> HotQuery:
-    return HotQuery(Role.DASHBOARD, lambda database: run(Operations(database, 180)))
+def _operators(run: Callable[[Operations], object], *, rows: int = 1) -> HotQuery:
+    return HotQuery(Role.DASHBOARD, lambda database: run(Operations(database, 180)), rows=rows)
 
 
 def _expired(table: str) -> HotQuery:
@@ -196,6 +196,11 @@ HOT_QUERIES: Mapping[str, HotQuery] = {
     "tenant counts": _operators(lambda operators: operators.counts()),
     "tenant page": _operators(lambda operators: operators.page(TenantFilter(), TENANT, 50)),
     "tenant search": _operators(lambda operators: operators.page(TenantFilter(search="zation 9999"), "", 50)),
+    "tenants with problems": _operators(
+        lambda operators: operators.page(TenantFilter(problem=Problem.ANY), "", 50), rows=2
+    ),
+    "counts of problems": _operators(lambda operators: operators.problems(), rows=2),
+    "backlog": _operators(lambda operators: operators.backlog(), rows=2),
     "stuck tenants": _operators(lambda operators: operators.stuck(50)),
     "undelivered notifications": _operators(lambda operators: operators.undelivered(50)),
     "provisioning times": _operators(lambda operators: operators.times(1000)),

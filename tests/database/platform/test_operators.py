@@ -8,7 +8,7 @@ import pytest
 
 from core.tenants.lifecycle import State, Transition
 from core.tenants.provisioning import Step, StepState
-from database.platform.operators import Operations, TenantFilter
+from database.platform.operators import Operations, Problem, TenantFilter
 from database.postgres.access import CURRENT_TRANSACTION, PLATFORM, sign
 from database.tenants import TenantRow
 from tests.database.builders import a_provisioned_tenant, an_event
@@ -54,8 +54,8 @@ def every_page(operations: Operations, wanted: TenantFilter, size: int) -> list[
     after = ""
     while page := operations.page(wanted, after, size):
         assert len(page) <= size
-        found += page
-        after = page[-1].tenant_id
+        found += [one.tenant for one in page]
+        after = found[-1].tenant_id
     return found
 
 
@@ -65,10 +65,10 @@ def every_page(operations: Operations, wanted: TenantFilter, size: int) -> list[
         TenantFilter(),
         TenantFilter(state=State.FAILED),
         TenantFilter(region="us-east-1"),
-        TenantFilter(late=True),
+        TenantFilter(problem=Problem.LATE),
         TenantFilter(search="tenant-0"),
         TenantFilter(search="SöHNE"),
-        TenantFilter(state=State.ACTIVE, region="eu-west-1", late=True, search="organization"),
+        TenantFilter(state=State.ACTIVE, region="eu-west-1", problem=Problem.LATE, search="organization"),
     ],
     ids=str,
 )
@@ -78,7 +78,7 @@ def test_pages_equal_the_filtered_list(operations: Operations, rows: list[Tenant
         for row in rows
         if wanted.state in {None, row.state}
         and wanted.region in {None, row.region}
-        and (not wanted.late or is_late(row))
+        and (wanted.problem is None or is_late(row))
         and (
             wanted.search is None
             or row.tenant_id.startswith(wanted.search.lower())
@@ -159,10 +159,12 @@ def test_stuck_tenant_shows_the_first_unfinished_step_of_its_newest_operation(fi
     )
 
 
+LATELY = "statement_timestamp() - interval '5 minutes'"
 QUERIES = {
     "counts": "select * from okcm.count_tenants('3 minutes')",
-    "page": "select * from okcm.page_of_tenants(null, null, false, null, '3 minutes', 'tenant-8', 25)",
-    "late page": "select * from okcm.page_of_tenants(null, null, true, null, '3 minutes', 'tenant-8', 25)",
+    "page": f"select * from okcm.page_with_problems(null, null, null, null, '3 minutes', {LATELY}, 'tenant-8', 25)",
+    "problems": f"select * from okcm.page_with_problems(null, null, 'any', null, '3 minutes', {LATELY}, 'tenant', 25)",
+    "problem counts": f"select * from okcm.count_problems('3 minutes', {LATELY})",
     "stuck": "select * from okcm.stuck_tenants('3 minutes', 20)",
     "times": "select * from okcm.provisioning_times(500)",
 }
@@ -195,12 +197,13 @@ def test_query_verifies_the_signature_once_and_scans_the_table_once(many: Field,
     assert [node["Actual Loops"] for node in scans] == [1]
     checks = [node for node in nodes if node.get("Parent Relationship") in {"InitPlan", "SubPlan"}]
     assert checks
-    # The signature is verified once for each table of the query; only the step of each stuck tenant is looked up
-    # separately, through its index.
+    # The signature is verified once for each table of the query; only the step of each stuck tenant, and the rejected
+    # requests of each tenant, are looked up separately, through their index.
     repeated = [node for node in nodes if node["Actual Loops"] > 1]
     assert {node.get("Index Name", "operation_step_newest") for node in repeated if "Scan" in node["Node Type"]} <= {
         "operation_step_newest",
         "operation_step_pkey",
+        "usage_hour_pkey",
     }
     assert all(node["Node Type"] != "Seq Scan" for node in repeated)
 
