@@ -1,20 +1,31 @@
-"""Texts of the operations page: tenants by status, stuck tenants, and provisioning times."""
+"""Texts of the operations page: counters, the table, stuck tenants, one tenant, and provisioning times."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
+from types import MappingProxyType
 from typing import Literal
 from urllib.parse import quote
 
 from core import names as ids
 from core.tenants.lifecycle import State
+from core.tenants.locks import LockReason
 from core.tenants.provisioning import TITLES, Step, StepState
+from core.tenants.status import Subject, Verdict
 from dashboard.components import formatting as words
+from dashboard.status import badges
 from database.isolation import FailedAssessment
 from database.notifications import UndeliveredNotification
-from database.platform.operators import ProvisioningTime, StuckTenant, TenantCount
-from database.provisioning import StepRow
+from database.platform.operators import (
+    ListedTenant,
+    Problem,
+    ProvisioningTime,
+    StuckTenant,
+    TenantCount,
+    TenantFilter,
+)
+from database.provisioning import OperationRow, StepRow
 from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
 
@@ -34,6 +45,40 @@ _BADGES: dict[State, tuple[Color, str]] = {
     State.LEAVING: ("gray", ":material/logout:"),
     State.OFFBOARDED: ("gray", ":material/do_not_disturb_on:"),
 }
+STATE_COLORS = {state.value: color for state, (color, _) in _BADGES.items()}
+_PROBLEMS: Mapping[Problem, tuple[str, str]] = MappingProxyType(
+    {
+        Problem.ANY: ("Any problem", ""),
+        Problem.PROVISIONING: ("Provisioning failed or delayed", ":material/timer_off:"),
+        Problem.ROOT_KEY: ("Root key out of reach", ":material/key_off:"),
+        Problem.ISOLATION: ("Isolation check failed", ":material/gpp_bad:"),
+        Problem.REQUESTS: ("Requests rejected in 5 minutes", ":material/block:"),
+        Problem.LOCKED_MANUAL: ("Locked by a user", ":material/lock:"),
+        Problem.LOCKED_ROOT_KEY: ("Locked for the root key", ":material/lock:"),
+        Problem.LOCKED_BREACH: ("Locked for isolation", ":material/lock:"),
+        Problem.LATE: ("Ready late, or not yet", ""),
+    }
+)
+"""Title and icon; without an icon it is a filter only."""
+_LOCKS: Mapping[LockReason, tuple[str, str]] = MappingProxyType(
+    {
+        LockReason.MANUAL: ("by a user", "An administrator of the customer unlocks the tenant."),
+        LockReason.ROOT_KEY: ("root key", "The lock is released when the customer's root key works again."),
+        LockReason.BREACH: (
+            "isolation check failed",
+            "Follow the runbook. An operator releases the lock after every check has passed.",
+        ),
+    }
+)
+_SUBJECTS = (
+    Subject.REQUESTS,
+    Subject.CRYPTO_SERVICE,
+    Subject.KEY_SERVER,
+    Subject.ROOT_KEY,
+    Subject.CERTIFICATES,
+    Subject.ISOLATION,
+    Subject.CHANGES,
+)
 _STEP_SIGNS = {
     StepState.PENDING: (":material/radio_button_unchecked:", "not started"),
     StepState.RETRYING: (":material/sync_problem:", "retrying"),
@@ -92,6 +137,23 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Counter:
+    """A number of tenants that filters the table; `code` is unique among all counters."""
+
+    code: str
+    label: str
+    icon: str
+    tenants: int
+    wanted: TenantFilter
+
+
+@dataclass(frozen=True, slots=True)
+class LockLine:
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class StepLine:
     icon: str
     text: str
@@ -113,6 +175,77 @@ def totals(counts: Sequence[TenantCount]) -> Totals:
         by_state=tuple((state, tenants) for state, tenants in by_state.items() if tenants),
         regions=tuple(sorted({count.region for count in counts})),
     )
+
+
+def state_counters(found: Totals) -> tuple[Counter, ...]:
+    """Return a counter for each state with a tenant."""
+    return tuple(
+        Counter(f"state-{state}", state.capitalize(), _BADGES[state][1], tenants, TenantFilter(state=state))
+        for state, tenants in found.by_state
+    )
+
+
+def problem_counters(found: Mapping[Problem, int]) -> tuple[Counter, ...]:
+    """Return a counter for each counted problem, also those without a tenant."""
+    return tuple(
+        Counter(
+            f"problem-{problem}", problem_title(problem), icon, found.get(problem, 0), TenantFilter(problem=problem)
+        )
+        for problem, (_, icon) in _PROBLEMS.items()
+        if icon
+    )
+
+
+def problem_title(problem: Problem) -> str:
+    """Return the title of a problem, as a filter and a counter."""
+    return _PROBLEMS[problem][0]
+
+
+def row(one: ListedTenant, provisioning_slo_seconds: float, now: datetime) -> dict[str, object]:
+    """Return a tenant as a row of the table."""
+    tenant = one.tenant
+    ready = None if tenant.ready_at is None else (tenant.ready_at - tenant.requested_at).total_seconds()
+    lateness = _lateness(tenant, provisioning_slo_seconds, now)
+    problems = [problem_title(problem) for problem in one.problems if problem is not Problem.PROVISIONING]
+    return {
+        "Tenant": tenant.tenant_id,
+        "Organization": tenant.organization,
+        "State": [tenant.state.value],
+        "Locks": ", ".join(_LOCKS[lock][0] for lock in tenant.locks),
+        "Region": tenant.region,
+        "Root key": tenant.root_key_mode,
+        "Requested, UTC": tenant.requested_at,
+        "Ready after, s": ready,
+        "Problem": ". ".join(filter(None, [lateness, *problems])),
+    }
+
+
+def lock_lines(tenant: TenantRow) -> tuple[LockLine, ...]:
+    """Return each lock of a tenant: its reason, and what releases it."""
+    return tuple(LockLine(f"Locked: {title}", text) for title, text in (_LOCKS[lock] for lock in tenant.locks))
+
+
+def operation_row(one: OperationRow) -> dict[str, object]:
+    """Return an operation as a row of a table."""
+    return {
+        "Operation": one.operation_id,
+        "State": "failed" if one.failed else "done" if one.done == one.steps else "running",
+        "Steps": f"{one.done} of {one.steps}",
+        "Planned, UTC": one.planned_at,
+        "Error": one.problem or "",
+    }
+
+
+def status_badges(found: Verdict, as_of: str) -> tuple[badges.Badge, ...]:
+    """Return the measured status of a tenant for an operator, without counts of requests and names of services."""
+    shown = [badges.overall(found)]
+    for subject in _SUBJECTS:
+        one = found.of(subject)
+        label = f"{badges.TITLES[subject]}: {one.words}"
+        if subject in {Subject.REQUESTS, Subject.CERTIFICATES}:
+            label = f"{badges.TITLES[subject]}: {one.status}"
+        shown.append(badges.Badge(label, *badges.COLORS[one.status]))
+    return (*shown, badges.Badge(f"as of {as_of}", "gray", ""))
 
 
 def times(found: Sequence[ProvisioningTime], provisioning_slo_seconds: float) -> Times:
@@ -204,7 +337,7 @@ def undelivered_line(one: UndeliveredNotification, now: datetime) -> str:
 
 
 def line(tenant: TenantRow, provisioning_slo_seconds: float, now: datetime) -> Line:
-    """Return a tenant in the list of all."""
+    """Return the head of a tenant's page."""
     return Line(
         tenant.tenant_id,
         tenant.organization,
@@ -246,9 +379,18 @@ def explain(code: str | None) -> str:
     return f"`{code}`: {said}" if said else f"`{code}`"
 
 
-def workflow_link(temporal_ui: str, tenant_id: str) -> str:
-    """Return the address of a tenant's workflow in the Temporal UI; the slash in the id is escaped."""
-    return f"{temporal_ui}/namespaces/{_NAMESPACE}/workflows/{quote(ids.tenant_workflow(tenant_id), safe='')}"
+def workflow_links(temporal_ui: str, tenant_id: str) -> tuple[tuple[str, str], ...]:
+    """Return name and address of the tenant's workflow, of its assessments and of all its workflows in the Temporal UI.
+
+    The slash in an id is escaped.
+    """
+    base = f"{temporal_ui}/namespaces/{_NAMESPACE}/workflows"
+    query = quote(f'TenantId="{tenant_id}"', safe="")
+    return (
+        ("Open in Temporal UI", f"{base}/{quote(ids.tenant_workflow(tenant_id), safe='')}"),
+        ("Isolation checks in Temporal UI", f"{base}/{quote(ids.boundaries_workflow(tenant_id), safe='')}"),
+        ("All workflows in Temporal UI", f"{base}?query={query}"),
+    )
 
 
 def _errors(base: type[OpenKcmError] = OpenKcmError) -> Iterator[type[OpenKcmError]]:

@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from core.tenants.lifecycle import State
+from core.tenants.locks import LockReason
 from core.tenants.provisioning import Step, StepState
 from dashboard.operations import view
-from database.platform.operators import ProvisioningTime, StuckTenant, TenantCount
-from database.provisioning import StepRow
+from database.platform.operators import ListedTenant, Problem, ProvisioningTime, StuckTenant, TenantCount
+from database.provisioning import OperationRow, StepRow
 from database.tenants import TenantRow
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -167,8 +168,37 @@ def test_the_canary_shows_its_effect_on_other_tenants(tenant: TenantRow | None, 
     assert text.startswith(said)
 
 
-def test_a_workflows_link_keeps_the_slash_of_its_id() -> None:
-    assert (
-        view.workflow_link("http://127.0.0.1:18233", "acme-corp-12345")
-        == "http://127.0.0.1:18233/namespaces/default/workflows/tenant%2Facme-corp-12345"
+def test_links_lead_to_the_workflows_of_a_tenant_and_keep_the_slash_of_an_id() -> None:
+    base = "http://127.0.0.1:18233/namespaces/default/workflows"
+    assert view.workflow_links("http://127.0.0.1:18233", "acme-corp-12345") == (
+        ("Open in Temporal UI", f"{base}/tenant%2Facme-corp-12345"),
+        ("Isolation checks in Temporal UI", f"{base}/tenant%2Facme-corp-12345%2Fisolation"),
+        ("All workflows in Temporal UI", f"{base}?query=TenantId%3D%22acme-corp-12345%22"),
     )
+
+
+def test_every_problem_has_a_title_and_every_counted_one_a_counter() -> None:
+    assert len({view.problem_title(problem) for problem in Problem}) == len(Problem)
+    counters = view.problem_counters({Problem.ROOT_KEY: 2})
+    assert {counter.wanted.problem for counter in counters} == set(Problem) - {Problem.ANY, Problem.LATE}
+    assert [(one.label, one.tenants) for one in counters if one.tenants] == [("Root key out of reach", 2)]
+
+
+def test_a_row_states_locks_times_and_problems() -> None:
+    locked = a_tenant(State.LOCKED, locks=(LockReason.MANUAL, LockReason.BREACH))
+    row = view.row(ListedTenant(locked, (Problem.ISOLATION, Problem.REQUESTS)), PROMISE, NOW)
+    assert row["Locks"] == "by a user, isolation check failed"
+    assert row["Problem"] == "Isolation check failed. Requests rejected in 5 minutes"
+    assert row["Ready after, s"] == pytest.approx(1.94)
+    failed = view.row(ListedTenant(a_tenant(State.FAILED), (Problem.PROVISIONING,)), PROMISE, NOW)
+    assert (failed["Problem"], failed["Ready after, s"]) == ("Provisioning failed: requires attention", None)
+    assert [lock.title for lock in view.lock_lines(locked)] == ["Locked: by a user", "Locked: isolation check failed"]
+
+
+def test_an_operation_is_done_failed_or_running() -> None:
+    done, failed = (
+        OperationRow("provision/1", NOW, 6, 6, failed=False, problem=None),
+        OperationRow("p/2", NOW, 6, 3, failed=True, problem="code"),
+    )
+    running = replace(failed, failed=False)
+    assert [view.operation_row(one)["State"] for one in (done, failed, running)] == ["done", "failed", "running"]

@@ -1,0 +1,66 @@
+"""The dialog that confirms the retry of a failed provisioning, and its result."""
+
+import streamlit as st
+
+from dashboard.components.formatting import said
+from dashboard.operations.actions import retry
+from dashboard.page_context import PageContext
+from openkcm.errors import OpenKcmError
+
+# Session state.
+_CONFIRMING = "operations-confirming"
+_RESULT = "operations-result"
+
+
+def ask(tenant_id: str) -> None:
+    """Open the dialog at the end of this run."""
+    st.session_state[_CONFIRMING] = tenant_id
+
+
+def draw(context: PageContext) -> None:
+    """Draw the dialog, if it was asked for."""
+    confirming = st.session_state.get(_CONFIRMING)
+    if confirming is not None:
+        _confirm(context, confirming)
+
+
+def _forget() -> None:
+    st.session_state.pop(_CONFIRMING, None)
+
+
+@st.dialog("Retry provisioning?", icon=":material/replay:", on_dismiss=_forget)
+def _confirm(context: PageContext, tenant_id: str) -> None:
+    st.markdown(
+        f"**{tenant_id}** is provisioned again from its first step. Existing resources are kept, verified and "
+        "used: no key is created twice and none is destroyed. The tenant is activated only after its isolation "
+        "checks have passed."
+    )
+    st.caption(
+        "The retry cannot be cancelled. If the cause persists, it fails again without further effect. Your "
+        "request is recorded in the tenant's audit stream, which its customer can read."
+    )
+    with st.container(horizontal=True):
+        if st.button("Retry", type="primary", key="operations-retry-confirmed"):
+            st.session_state[_RESULT] = _retry(context, tenant_id)
+            _forget()
+            st.rerun()
+        if st.button("Cancel", key="operations-retry-left"):
+            _forget()
+            st.rerun()
+
+
+def _retry(context: PageContext, tenant_id: str) -> tuple[bool, str]:
+    """Return whether the request was accepted, and the text for the user."""
+    try:
+        retry(context, tenant_id)
+    except OpenKcmError as refused:
+        return False, f"{tenant_id} was not retried; nothing was changed. {said(refused)}"
+    return True, f"Provisioning of {tenant_id} started again. Its steps show the progress."
+
+
+def draw_result() -> None:
+    """Draw once whether the last retry was accepted."""
+    result = st.session_state.pop(_RESULT, None)
+    if result is not None:
+        accepted, words = result
+        (st.success if accepted else st.error)(words, icon=":material/check:" if accepted else ":material/error:")

@@ -1,0 +1,173 @@
+"""The table of all tenants with filters in the address; a selected row opens the tenant's address."""
+
+from collections.abc import Callable, MutableSequence, Sequence
+from functools import partial
+from typing import TypeVar
+
+import streamlit as st
+
+from core.tenants.lifecycle import State
+from dashboard.components.fragments import part
+from dashboard.operations import view
+from dashboard.page_context import PageContext
+from database.platform.operators import ListedTenant, Operations, Problem, TenantFilter
+
+CHOSEN = "id"
+"""The value of the address that names the opened tenant, so that Back, a reload and a shared link show it."""
+T = TypeVar("T")
+_PAGE = 25
+_ROW_PIXELS = 35
+# The query parameters, and therefore the keys of the filters.
+_FIND, _STATE, _REGION, _PROBLEM = "find", "state", "region", "problem"
+# Session state of this section.
+_TRAIL = "operations-trail"
+_WANTED = "operations-wanted"
+_OPENED = "operations-opened"
+_TABLE, _OPEN = "operations-table", "operations-open"
+
+
+def filter_by(wanted: TenantFilter) -> None:
+    """Make the next run show the table with these filters and no others."""
+    st.session_state[_WANTED] = wanted
+
+
+def choose(tenant_id: str | None) -> None:
+    """Show a tenant's address, or that of all tenants."""
+    if tenant_id is None:
+        st.query_params.pop(CHOSEN, None)
+    else:
+        st.query_params[CHOSEN] = tenant_id
+    st.rerun()
+
+
+@part
+def draw(context: PageContext, platform: Operations, regions: Sequence[str]) -> None:
+    """Draw filters, table and pages."""
+    if opened := st.session_state.pop(_OPENED, None):
+        choose(opened)
+    st.header("All tenants")
+    _apply(st.session_state.pop(_WANTED, None))
+    wanted = _draw_filters(regions)
+    trail: MutableSequence[str] = st.session_state.setdefault(_TRAIL, [""])
+    rows = platform.page(wanted, trail[-1], _PAGE + 1)
+    shown = rows[:_PAGE]
+    if shown:
+        _draw_table(context, platform, shown)
+    else:
+        st.info("No matching tenants. Change or clear the filter.", icon=":material/search_off:")
+    _draw_pages(trail, shown, has_more=len(rows) > _PAGE)
+
+
+def _apply(wanted: TenantFilter | None) -> None:
+    if wanted is None:
+        return
+    _from_the_start()
+    st.session_state[_FIND] = wanted.search or ""
+    st.session_state[_STATE] = wanted.state
+    st.session_state[_REGION] = wanted.region
+    st.session_state[_PROBLEM] = wanted.problem
+
+
+def _draw_filters(regions: Sequence[str]) -> TenantFilter:
+    with st.container(horizontal=True, vertical_alignment="bottom", key="operations-filter"):
+        search = st.text_input(
+            "Find",
+            placeholder="id or organization",
+            max_chars=200,
+            key=_FIND,
+            bind="query-params",
+            on_change=_from_the_start,
+        )
+        state = _choice("State", list(State), _STATE, "any state", str)
+        region = _choice("Region", list(regions), _REGION, "any region", str)
+        problem = _choice("Problem", list(Problem), _PROBLEM, "with or without", view.problem_title)
+    return TenantFilter(state, region, problem, search.strip() or None)
+
+
+def _choice(label: str, options: list[T], key: str, placeholder: str, words: Callable[[T], str]) -> T | None:
+    return st.selectbox(
+        label,
+        options,
+        index=None,
+        placeholder=placeholder,
+        format_func=words,
+        key=key,
+        bind="query-params",
+        on_change=_from_the_start,
+        width=200,
+    )
+
+
+def _draw_table(context: PageContext, platform: Operations, shown: Sequence[ListedTenant]) -> None:
+    names = [one.tenant.tenant_id for one in shown]
+    st.session_state[_TABLE] = {"selection": {"rows": []}}
+    st.dataframe(
+        [view.row(one, platform.provisioning_slo_seconds, context.now()) for one in shown],
+        column_config={
+            "Tenant": st.column_config.TextColumn(pinned=True),
+            "State": st.column_config.MultiselectColumn(
+                options=list(view.STATE_COLORS), color=list(view.STATE_COLORS.values())
+            ),
+            "Requested, UTC": st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm", timezone="UTC"),
+            "Ready after, s": st.column_config.NumberColumn(format="%.1f"),
+        },
+        hide_index=True,
+        height=(len(shown) + 1) * _ROW_PIXELS + 3,
+        key=_TABLE,
+        on_select=partial(_select_row, names),
+        selection_mode="single-row",
+        placeholder="-",
+        alt="Tenants with state, locks, region, root key provider, provisioning and problems; a row opens the tenant",
+    )
+
+
+def _draw_pages(trail: MutableSequence[str], shown: Sequence[ListedTenant], *, has_more: bool) -> None:
+    first = (len(trail) - 1) * _PAGE + 1
+    with st.container(horizontal=True, vertical_alignment="bottom", key="operations-pages"):
+        st.button(
+            "Previous",
+            icon=":material/chevron_left:",
+            disabled=len(trail) == 1,
+            key="operations-previous",
+            on_click=_back,
+        )
+        st.button(
+            "Next",
+            icon=":material/chevron_right:",
+            disabled=not has_more,
+            key="operations-next",
+            on_click=_further,
+            args=[shown],
+        )
+        if not shown:
+            return
+        # The same as a selected row, for the keyboard.
+        chosen = st.selectbox(
+            "Open tenant",
+            [one.tenant.tenant_id for one in shown],
+            index=None,
+            placeholder="Select a tenant",
+            key=_OPEN,
+            width=260,
+        )
+        st.caption(f"{first:,} to {first + len(shown) - 1:,}, by id. A column's header sorts these rows.")
+    if chosen is not None:
+        choose(chosen)
+
+
+def _select_row(names: Sequence[str]) -> None:
+    rows = st.session_state[_TABLE]["selection"]["rows"]
+    if rows:
+        st.session_state[_OPENED] = names[rows[0]]
+
+
+def _from_the_start() -> None:
+    st.session_state[_TRAIL] = [""]
+
+
+def _back() -> None:
+    st.session_state[_TRAIL].pop()
+
+
+def _further(shown: Sequence[ListedTenant]) -> None:
+    st.session_state[_TRAIL].append(shown[-1].tenant.tenant_id)
