@@ -54,6 +54,9 @@ from tests.e2e.stack import ACME, Stack, enabling
 from tests.e2e.wires import post
 
 FOLDER = Path(__file__).parents[1] / "docs" / "screenshots"
+_DOCS = Path(__file__).parents[1] / "docs"
+_NAMES = ("report-cover", "report-summary")
+_PER_INCH = 80
 _WIDE, _PHONE = {"width": 1280, "height": 720}, {"width": 390, "height": 844}
 _TALLEST, _TALLEST_DIALOG = 1500, 2300
 _FETCHES = 40
@@ -325,14 +328,6 @@ def _settle(page: Page) -> None:
     page.wait_for_timeout(_CALM_MS)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-_DOCS = Path(__file__).parents[1] / "docs"
-_NAMES = ("report-cover", "report-summary")
-_PER_INCH = 80
-
-
 def draw() -> None:
     """Render the pages with few colours, which makes the files small."""
     report, _ = a_busy_report()
@@ -344,4 +339,4 @@ def draw() -> None:
 
 
 if __name__ == "__main__":
-    draw()
+    sys.exit(main())
