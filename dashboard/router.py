@@ -131,8 +131,8 @@ def _draw_signed_in(parts: Dependencies, route: Route) -> None:
             url_path=entry.path,
             default=not entry.path,
         )
-    named_tenant = plain(_organization(tenant, sign_on))
-    chosen = st.navigation({named_tenant: list(pages.values())} if named_tenant else list(pages.values()))
+    # Without sections: Streamlit puts their titles into the list as elements that a screen reader cannot count.
+    chosen = st.navigation(list(pages.values()))
     [entry] = [entry for entry in entries if entry.path == chosen.url_path]
     _set_title(entry.title, _organization(tenant, sign_on))
     restore_query(entry.path)
@@ -195,6 +195,8 @@ def _retry(parts: Dependencies, drawn_at: float) -> None:
 
 def _draw_person(parts: Dependencies, sign_on: Session, tenant: TenantRow | None, source: str) -> None:
     person = sign_on.person
+    if organization := _organization(tenant, sign_on):
+        st.markdown(f"**{plain(organization)}**")
     if tenant is not None:
         st.caption(plain(f"{tenant.tenant_id} · {tenant.region}"))
     roles = ", ".join(sorted(role.replace("-", " ") for role in person.roles))

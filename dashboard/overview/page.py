@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import UTC
+from math import isfinite
 
 import streamlit as st
 
@@ -170,18 +171,34 @@ def _read_live(context: PageContext) -> _Live | None:
 
 def _draw_metrics(live: _Live, context: PageContext) -> None:
     with st.grid(4, min_column_width=170):
-        for one in overview.metrics(live.course, live.coverage, context.now()):
-            st.metric(
-                one.label,
-                one.value,
-                delta=one.note or None,
-                delta_color="off",
-                delta_arrow="off",
-                border=True,
-                height="stretch",
-                chart_data=list(one.course) if len(one.course) > 1 else None,
-                chart_type="line",
-            )
+        for number, one in enumerate(overview.metrics(live.course, live.coverage, context.now())):
+            with st.container(border=True, height="stretch", gap="xsmall"):
+                st.metric(one.label, one.value, delta=one.note or None, delta_color="off", delta_arrow="off")
+                if len(one.course) > 1:
+                    _draw_course(one, f"overview.course.{number}")
+
+
+def _draw_course(one: overview.Metric, key: str) -> None:
+    """Draw the line below a metric; the chart of `st.metric` has no text for a screen reader."""
+    st.echarts_chart(
+        {
+            "grid": {"left": 2, "right": 2, "top": 4, "bottom": 4},
+            "xAxis": {"type": "category", "show": False},
+            "yAxis": {"type": "value", "show": False},
+            "tooltip": {"trigger": "axis", "formatter": "{c}"},
+            "series": [
+                {
+                    "type": "line",
+                    "name": one.label,
+                    "showSymbol": False,
+                    "data": [value if isfinite(value) else None for value in one.course],
+                }
+            ],
+        },
+        height=56,
+        key=key,
+        alt=one.summary,
+    )
 
 
 def _draw_attention(context: PageContext, live: _Live) -> None:
@@ -198,7 +215,8 @@ def _draw_item(context: PageContext, one: AttentionItem) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         name = f"**{plain(one.service)}** " if one.service else ""
         st.markdown(f"{ICONS[one.severity]} {one.subject}: {name}{one.words}", width="stretch")
-        context.navigation.draw_link(one.path, f"Open {one.path}", **one.query)
+        label = f"Open {one.path}" + (f" for {plain(one.service)}" if one.service else "")
+        context.navigation.draw_link(one.path, label, **one.query)
 
 
 def _draw_key_management(live: _Live) -> None:

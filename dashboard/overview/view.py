@@ -1,6 +1,6 @@
 """The texts of the page Overview: live metrics, what needs attention, key management; each from measured facts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -30,7 +30,9 @@ class Metric:
     label: str
     value: str
     note: str
-    course: tuple[float, ...]
+    course: tuple[float, ...] = ()
+    summary: str = ""
+    """The course in words: lowest, highest and newest hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,33 @@ def metrics(course: Sequence[HourSum], coverage: CoverageFacts | None, now: date
     total, rejected = int(sum(requests)), int(sum(refused))
     latency = together([one.latency for one in course])
     return (
-        Metric(f"Requests, {HOURS} h", f"{total:,}", "", requests),
-        Metric(f"Rejected, {HOURS} h", f"{rejected:,}", _share(rejected, total), refused),
-        Metric("p95 latency (upper bound)", duration(latency.within(95)), f"last {HOURS} h", p95),
+        Metric(f"Requests, {HOURS} h", f"{total:,}", "", requests, _summary("Requests", requests, _number)),
+        Metric(
+            f"Rejected, {HOURS} h",
+            f"{rejected:,}",
+            _share(rejected, total),
+            refused,
+            _summary("Rejected requests", refused, _number),
+        ),
+        Metric(
+            "p95 latency (upper bound)",
+            duration(latency.within(95)),
+            f"last {HOURS} h",
+            p95,
+            _summary("p95 latency", p95, duration),
+        ),
         _coverage(coverage),
     )
+
+
+def _summary(name: str, course: Sequence[float], words: Callable[[float], str]) -> str:
+    if not course:
+        return ""
+    return f"{name} by hour: lowest {words(min(course))}, highest {words(max(course))}, newest {words(course[-1])}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}"
 
 
 def _share(part: int, whole: int) -> str:
@@ -104,8 +128,8 @@ def _share(part: int, whole: int) -> str:
 def _coverage(coverage: CoverageFacts | None) -> Metric:
     label = "Encryption coverage"
     if coverage is None or not coverage.services:
-        return Metric(label, "0", "services, ready for integration", ())
-    return Metric(label, f"{coverage.protected:,} of {coverage.services:,}", "services without gaps", ())
+        return Metric(label, "0", "services, ready for integration")
+    return Metric(label, f"{coverage.protected:,} of {coverage.services:,}", "services without gaps")
 
 
 def attention(

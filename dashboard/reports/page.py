@@ -160,7 +160,9 @@ def _draw_list(context: PageContext) -> None:
             st.caption(row.words)
             if row.made:
                 _draw_downloads(context, row)
-            elif row.late and st.button("Retry", key=f"compliance-again-{row.report_id}", icon=":material/replay:"):
+            elif row.late and st.button(
+                f"Retry: {row.title}", key=f"compliance-again-{row.report_id}", icon=":material/replay:"
+            ):
                 _make(context, row.report_id, (one.since, one.until))
 
 
@@ -169,7 +171,7 @@ def _draw_downloads(context: PageContext, row: Row) -> None:
     with st.container(horizontal=True):
         for form in (ReportFormat.PDF, ReportFormat.HTML, ReportFormat.JSON):
             st.link_button(
-                f"Download {form.upper()}",
+                f"Download {form.upper()}: {row.title}",
                 f"{address}?{report_query.encode(row.report_id, form)}",
                 key=f"compliance-{form}-{row.report_id}",
                 icon=":material/download:",

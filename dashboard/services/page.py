@@ -236,5 +236,5 @@ def _draw_actions(context: PageContext, facts: Facts, shown: Details) -> None:
             on_click=connect_dialog.open_guide,
             args=(name, shown.kind),
         )
-        context.navigation.draw_link("audit", "Audit", icon=":material/history:", service=name)
+        context.navigation.draw_link("audit", "Audit records", icon=":material/history:", service=name)
         context.navigation.draw_link("usage", "Usage", icon=":material/bar_chart:")

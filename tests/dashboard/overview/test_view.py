@@ -118,6 +118,8 @@ def test_metrics_have_a_course_of_a_day_and_say_what_was_rejected() -> None:
     assert len(requests.course) == overview.HOURS
     assert (requests.course[0], requests.course[1], rejected.course[0]) == (100.0, 0.0, 10.0)
     assert p95.value == "512 µs"
+    assert requests.summary == "Requests by hour: lowest 0, highest 100, newest 0"
+    assert p95.summary == "p95 latency by hour: lowest 512 µs, highest 512 µs, newest 512 µs"
     assert coverage.value == "7 of 8"
     empty = overview.metrics([], None, NOW)
     assert [one.value for one in empty] == ["0", "0", "not timed", "0"]

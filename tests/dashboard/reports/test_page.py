@@ -11,6 +11,7 @@ from core.tenants.lifecycle import State
 from core.tenants.roles import PersonRole
 from dashboard.page_context import PageContext
 from dashboard.reports import actions as report_actions
+from dashboard.reports import view as reports_view
 from dashboard.reports.view import Choice
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
@@ -92,7 +93,7 @@ def test_a_report_is_created_and_its_files_are_offered(acme: Scene) -> None:
     with acme.dashboard.tenant_tx("acme-corp-12345") as tx:
         (row,) = tx.reports.latest()
     assert row.made_for == "Ada (ada@acme.example)"
-    assert all(f"Download {form.upper()}" in said for form in ReportFormat)
+    assert all(f"Download {form.upper()}: {reports_view.said(row.since, row.until)}" in said for form in ReportFormat)
     assert [outcome for _, outcome in acme.recorded(AuditName.REPORT_REQUESTED)] == ["intended", "success"]
 
 

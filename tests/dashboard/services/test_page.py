@@ -113,7 +113,7 @@ def test_one_table_lists_all_services_with_requests_and_agents(scene: Scene) -> 
     said = text(at)
     assert "Agent connected (version `0.1.0`)" in said
     assert "Problem: service not reloaded after renewal" in said
-    assert "[Audit](audit?service=customer-db)" in said
+    assert "[Audit records](audit?service=customer-db)" in said
     assert actions(at) == ["services.disconnect", "services.fields", "services.guide", "services.renew"]
 
 
