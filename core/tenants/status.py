@@ -301,7 +301,9 @@ def _root_key(facts: Facts) -> SubjectStatus:
     # A check needs the key server, which decrypts the credentials; without it the recorded health is the former one.
     is_checked = _key_server(facts).status in {Status.OPERATIONAL, Status.DEGRADED}
     if not is_checked or not any(held.watch in one.watches for one in _current(facts, ProcessKind.WORKER)):
-        return SubjectStatus(Subject.ROOT_KEY, Status.UNKNOWN, "Not checked now", "No worker monitors this root key.")
+        return SubjectStatus(
+            Subject.ROOT_KEY, Status.UNKNOWN, "Not checked now", "The platform does not check this root key now."
+        )
     return SubjectStatus(Subject.ROOT_KEY, Status.OPERATIONAL, "Works, monitored")
 
 
@@ -364,7 +366,7 @@ def _changes(facts: Facts) -> SubjectStatus:
             Subject.CHANGES,
             Status.UNKNOWN if unknown else Status.STOPPED,
             "Not measured" if unknown else "Delayed",
-            "Changes that you request wait until the platform's workers respond. Services continue to work.",
+            "Changes that you request are queued and continue automatically. Services continue to work.",
         )
     faulty = sum(bool(one.faults) for one in current)
     if faulty == len(current):
@@ -372,10 +374,10 @@ def _changes(facts: Facts) -> SubjectStatus:
             Subject.CHANGES,
             Status.STOPPED,
             "Delayed",
-            "Changes that you request wait until the platform's workflow service responds. Services continue to work.",
+            "Changes that you request are queued and continue automatically. Services continue to work.",
         )
     if faulty:
-        return SubjectStatus(Subject.CHANGES, Status.DEGRADED, "Slower", "Some workers of the platform do not respond.")
+        return SubjectStatus(Subject.CHANGES, Status.DEGRADED, "Slower", "Changes can take longer.")
     return SubjectStatus(Subject.CHANGES, Status.OPERATIONAL, "Carried out")
 
 

@@ -492,6 +492,7 @@ class WorkflowClient:
         """
         accepted = asyncio.Event()
         task = asyncio.ensure_future(run(accepted))
+        task.add_done_callback(_retrieve)
         signal = asyncio.ensure_future(accepted.wait())
         begun = asyncio.get_running_loop().time()
         try:
@@ -517,8 +518,6 @@ class WorkflowClient:
         def ended(done: "asyncio.Task[None]") -> None:
             self._queued.discard(done)
             end.cancel()
-            if not done.cancelled():
-                done.exception()  # retrieved, so that asyncio does not log it as lost
 
         task.add_done_callback(ended)
 
@@ -561,6 +560,12 @@ class WorkflowClient:
             await self._wait(run)
         except _DOWN as failed:
             raise unavailable(failed) from failed
+
+
+def _retrieve(done: "asyncio.Task[None]") -> None:
+    """Retrieve the exception of an update whose caller has left, so that asyncio does not log it as lost."""
+    if not done.cancelled():
+        done.exception()
 
 
 async def _repeat_update(update: Callable[[], Awaitable[object]]) -> None:

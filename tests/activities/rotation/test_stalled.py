@@ -19,7 +19,7 @@ def recorded(rotating: Rotating) -> list[dict[str, str]]:
 
 
 def notifications(rotating: Rotating) -> int:
-    return rotating.announced().count("rotation-stalled") // len(Channel)
+    return rotating.announced().count("rotation-stalled") // sum(not one.is_of_target for one in Channel)
 
 
 def fail(rotating: Rotating) -> None:

@@ -1,5 +1,6 @@
 """A database of an earlier release gets the later migrations and keeps every row."""
 
+import json
 import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,12 +9,19 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from core.notifications import Notification
+from core.tenants.approvals import Action, Argument
 from core.tenants.policy import TenantPolicy
+from core.tenants.roles import Person
+from database.approvals import Approvals
 from database.connection import database
+from database.notifications import Outbox
+from database.notifications.targets import NotificationTargets
 from database.schema import setup
 from database.schema.migrate import Migration, read_migrations
 from database.services.managed_objects import ManagedObjects, ObjectRow
 from database.tenants import Policies
+from database.usage import Usage, UsesRow
 from openkcm.contract.audit_events import verify_chain
 from tests.database.builders import (
     a_connected_service,
@@ -52,6 +60,61 @@ def set_as_released(policies: Policies, policy: TenantPolicy) -> None:
     )
 
 
+def notify_as_released(outbox: Outbox, message: Notification) -> None:
+    """Store a notification with the columns of that release."""
+    outbox.connection.execute(
+        "insert into okcm.outbox (tenant_id, message_id, channel, kind, subject, body) values (%s, %s, %s, %s, %s, %s)",
+        [message.tenant_id, message.message_id, message.channel, message.kind, message.subject, message.body],
+    )
+
+
+def count_as_released(usage: Usage, rows: Sequence[UsesRow], batch_id: str) -> bool:
+    """Store counters in the tables of that release."""
+    for row in rows:
+        key = [usage.tenant_id, row.minute, row.service, row.operation.value]
+        usage.connection.execute(
+            "insert into okcm.usage_minute (tenant_id, minute, service, operation, count, refused, bytes)"
+            " values (%s, %s, %s, %s, %s, %s, %s)",
+            [*key, row.count, row.count if row.refusal else 0, row.bytes],
+        )
+        usage.connection.execute(
+            "insert into okcm.usage_day (tenant_id, day, service, operation, refusal, count, bytes, microseconds,"
+            " latency) values (%s, %s, %s, %s, %s, %s, %s, 0, %s)",
+            [
+                *(usage.tenant_id, row.minute.date(), row.service, row.operation.value, row.refusal),
+                *(row.count, row.bytes, list(row.latency.counts)),
+            ],
+        )
+    usage.connection.execute(
+        "insert into okcm.usage_batch (tenant_id, batch_id) values (%s, %s)", [usage.tenant_id, batch_id]
+    )
+    return True
+
+
+def ask_as_released(
+    approvals: Approvals, approval_id: str, action: Action, argument: Argument, person: Person, _reason: str
+) -> None:
+    """Store a request for approval with the columns of that release."""
+    approvals.connection.execute(
+        "insert into okcm.approval (tenant_id, approval_id, action, argument, requested_by, requested_name)"
+        " values (%s, %s, %s, %s, %s, %s)",
+        [approvals.tenant_id, approval_id, action, json.dumps(dict(argument)), person.subject, person.name],
+    )
+
+
+def vote_as_released(approvals: Approvals, approval_id: str, person: Person, choice: str) -> None:
+    """Store a vote with the columns of that release."""
+    approvals.connection.execute(
+        "insert into okcm.approval_vote (tenant_id, approval_id, subject, name, roles, choice)"
+        " values (%s, %s, %s, %s, %s, %s)",
+        [approvals.tenant_id, approval_id, person.subject, person.name, sorted(person.roles), choice],
+    )
+
+
+def add_no_target(*_columns: object) -> None:
+    """Add nothing: that release has no notification targets."""
+
+
 @pytest.fixture
 def released(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Field]:
     """A database of that release, with rows in every table."""
@@ -64,6 +127,11 @@ def released(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Field]
     monkeypatch.setattr(database, "require_schema", lambda _connection: None)
     monkeypatch.setattr(ManagedObjects, "add", add_as_released)
     monkeypatch.setattr(Policies, "set", set_as_released)
+    monkeypatch.setattr(Outbox, "add", notify_as_released)
+    monkeypatch.setattr(Usage, "add", count_as_released)
+    monkeypatch.setattr(NotificationTargets, "add", add_no_target)
+    monkeypatch.setattr(Approvals, "ask", ask_as_released)
+    monkeypatch.setattr(Approvals, "vote", vote_as_released)
     monkeypatch.setattr(setup, "read_migrations", lambda: (*read_migrations(), NEXT))
     field = Field(server, name, f"postgresql://{parts['host']}:{parts['port']}/{name}")
     try:
