@@ -2,9 +2,10 @@
 
 The tool starts a separate installation on free ports, enables tenants, connects services and generates load. Pages are
 never edited. States that no installation reaches within a minute (weeks of use, a stuck tenant) are written through the
-product's own interfaces.
+product's own interfaces. Pages are taken in each appearance, dialogs and special situations in the first one. Pictures
+of a former run that this one did not take are deleted.
 
-Render the first pages of a sample compliance report into docs (`make screenshots`).
+It also renders the first pages of a sample compliance report into docs.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import io
 import random
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +29,9 @@ from config.secrets import Role
 from core import names as ids
 from core.keys.root_keys import RootKeyMode
 from core.services import CryptoOperation
+from core.tenants.approvals import Action
 from core.tenants.lifecycle import Transition
+from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import Step
 from core.usage import BOUNDS, BUCKETS, Latency, bucket
 from crypto_service.kmip.codec.enums import Operation
@@ -46,17 +50,28 @@ from tests.e2e.clients import Program, data_key
 from tests.e2e.connected import Service
 from tests.e2e.dashboard.harness import browser
 from tests.e2e.dashboard.harness.browser import Visitor, drawn
-from tests.e2e.dashboard.harness.dashboard_pages import ADA, OLGA, fill_connect
-from tests.e2e.dashboard.harness.root_key_pages import ask_for, close, labelled, open_change
+from tests.e2e.dashboard.harness.dashboard_pages import ADA, KAI, OLGA, fill_connect
+from tests.e2e.dashboard.harness.root_key_pages import (
+    ask_for,
+    close,
+    confirm,
+    finish,
+    labelled,
+    open_change,
+    open_dialog,
+    press,
+)
+from tests.e2e.dashboard.harness.sign_ons import sign_in
 from tests.e2e.kmip_wire import ask
+from tests.e2e.outages import hanging
 from tests.e2e.root_keys.holders import Holder, Holders
 from tests.e2e.stack import ACME, Stack, enabling
 from tests.e2e.wires import post
 
-FOLDER = Path(__file__).parents[1] / "docs" / "screenshots"
 _DOCS = Path(__file__).parents[1] / "docs"
-_NAMES = ("report-cover", "report-summary")
-_PER_INCH = 80
+FOLDER = _DOCS / "screenshots"
+_REPORT_PAGES = ("report-cover", "report-summary")
+_REPORT_DPI = 80
 _WIDE, _PHONE = {"width": 1280, "height": 720}, {"width": 390, "height": 844}
 _TALLEST, _TALLEST_DIALOG = 1500, 2300
 _FETCHES = 40
@@ -115,10 +130,14 @@ APPEARANCES = (
 )
 
 
+LIGHT = APPEARANCES[0]
+
+
 def main() -> int:
     """Take all screenshots; return the exit status."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    draw()
+    began = time.time()
+    render_report()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         with Holders(place / "holders").until_closed() as holders, installation(place, holders) as stack:
@@ -126,10 +145,24 @@ def main() -> int:
             with browser.chromium() as chromium:
                 for appearance in APPEARANCES:
                     _take_all(stack, chromium, appearance)
+                _take_dialogs(stack, chromium)
+                _take_other_tenants(stack, chromium, place)
                 _take_root_keys(stack, chromium, holders.hold("aws-kms"), place)
     for picture in sorted(FOLDER.glob("*.png")):
-        sys.stdout.write(f"{picture.stat().st_size / 1024:6.0f} KB  {picture.relative_to(FOLDER.parents[1])}\n")
+        if picture.stat().st_mtime < began:
+            picture.unlink()
+        else:
+            sys.stdout.write(f"{picture.stat().st_size / 1024:6.0f} KB  {picture.relative_to(_DOCS.parent)}\n")
     return 0
+
+
+def render_report() -> None:
+    """Render the first pages of a sample compliance report."""
+    report, _ = a_busy_report()
+    pages = pictures(report, a_document(report).encode(), _REPORT_DPI)
+    for name, page in zip(_REPORT_PAGES, pages, strict=False):
+        with Image.open(io.BytesIO(page)) as picture:
+            _save(picture, _DOCS / f"{name}.png")
 
 
 @contextmanager
@@ -262,8 +295,15 @@ def _create_failed(stack: Stack, tenant_id: str, organization: str) -> None:
         tx.tenants.move(Transition.FAIL)
 
 
-def _take_all(stack: Stack, chromium: Browser, appearance: Appearance) -> None:
+@contextmanager
+def _window(stack: Stack, chromium: Browser, appearance: Appearance = LIGHT) -> Iterator[Visitor]:
     with closing(Visitor(chromium, stack.settings.dashboard_url, **appearance.options)) as window:
+        yield window
+
+
+def _take_all(stack: Stack, chromium: Browser, appearance: Appearance) -> None:
+    """Take every page."""
+    with _window(stack, chromium, appearance) as window:
         _take(window.open("/marketplace/"), appearance, "marketplace")
         _take(window.open(f"/tenant/{ACME}/"), appearance, "sign-in")
         window.sign_in(ADA, f"/tenant/{ACME}/")
@@ -272,40 +312,91 @@ def _take_all(stack: Stack, chromium: Browser, appearance: Appearance) -> None:
         window.open(f"/tenant/{ACME}/services")
         fill_connect(window.page, "invoices")
         _take(window.page, appearance, "connect", grows=False)
-    with closing(Visitor(chromium, stack.settings.dashboard_url, **appearance.options)) as window:
+    with _window(stack, chromium, appearance) as window:
         _take(window.sign_in(OLGA), appearance, "operations")
+
+
+def _take_dialogs(stack: Stack, chromium: Browser) -> None:
+    """Take the details and dialogs of ACME, and the page of a tenant that an operator opens."""
+    with _window(stack, chromium) as window:
+        page = window.sign_in(ADA, f"/tenant/{ACME}/")
+        window.open(f"/tenant/{ACME}/services?service=ledger")
+        _take(page, LIGHT, "service")
+        open_dialog(page, "services-fields")
+        _take(page, LIGHT, "protected-fields", shows=_DIALOG)
+        window.open(f"/tenant/{ACME}/settings")
+        dialog = open_dialog(page, "notifications-add")
+        labelled(dialog, "Label").fill("Security team")
+        labelled(dialog, "URL").fill("https://hooks.acme.example/openkcm")
+        press(dialog, "Add target", "it is shown only once")
+        close(dialog)
+        _settle(page)
+        page.get_by_role("heading", name="Notifications").evaluate("heading => heading.scrollIntoView()")
+        _take(page, LIGHT, "notifications", grows=False)
+        window.open(f"/tenant/{ACME}/")
+        with hanging(stack, "openbao"):
+            expect(page.get_by_text("Key server: does not respond")).to_be_visible()
+            _take(page, LIGHT, "outage")
+    with _window(stack, chromium) as window:
+        window.sign_in(OLGA)
+        _take(window.open(f"/operations/?id={_STUCK[0]}"), LIGHT, "operations-tenant")
+
+
+def _take_other_tenants(stack: Stack, chromium: Browser, place: Path) -> None:
+    """Take a request that waits for approval, a lock that every process applies, and a tenant that is offboarded."""
+    waiting, locked, leaving = (tenant_id for tenant_id, _ in _CUSTOMERS[1:4])
+    with stack.database().tenant_tx(waiting) as tx:
+        tx.policy.set(TenantPolicy(four_eyes=frozenset({Action.LOCK})))
+    with _window(stack, chromium) as window:
+        dialog = ask_for(sign_in(window, stack, waiting, KAI, page="keys"), "lock")
+        labelled(dialog, "Reason").fill("Suspicious reads of customer records at 17:14")
+        confirm(dialog, waiting)
+        finish(dialog, "Request approval", "Approval requested")
+    with _window(stack, chromium) as window:
+        page = sign_in(window, stack, waiting, page="approvals")
+        _take(page, LIGHT, "approvals-pending")
+        page.get_by_role("button", name="Approve lock").click()
+        expect(page.get_by_role("dialog").get_by_text("Stops immediately")).to_be_visible()
+        _take(page, LIGHT, "approve", shows=_DIALOG)
+    for name in ("patients", "billing"):
+        _work(connected.connect(stack, locked, "microservice", name, place / f"locked-{name}"), "microservice")
+    stack.command("tenant", "lock", locked, "--confirm", locked)
+    stack.command("tenant", "offboard", leaving, "--confirm", leaving)
+    with _window(stack, chromium) as window:
+        page = sign_in(window, stack, locked, page="services")
+        expect(page.get_by_text("Every process rejects requests")).to_be_visible()
+        _take(page, LIGHT, "lock-progress")
+    with _window(stack, chromium) as window:
+        _take(sign_in(window, stack, leaving), LIGHT, "offboarding")
 
 
 def _take_root_keys(stack: Stack, chromium: Browser, holder: Holder, place: Path) -> None:
     """Take the pages of a customer who holds the root key, before and after its revocation."""
     stack.command("root-key", "change", ACME, *holder.words(place))
-    for appearance in APPEARANCES:
-        with closing(Visitor(chromium, stack.settings.dashboard_url, **appearance.options)) as window:
-            page = window.sign_in(ADA, f"/tenant/{ACME}/keys")
-            window.open(f"/tenant/{ACME}/keys")
-            _take(page, appearance, "root-key")
-            dialog = open_change(page, RootKeyMode.AWS_KMS)
-            labelled(dialog, "Key ARN").fill(holder.place.name)
-            dialog.get_by_text("Prepare your provider").click()
-            _take(page, appearance, "root-key-change", shows=_DIALOG)
-            close(dialog, "Cancel")
-            page.locator(".st-key-rotation-compromised").get_by_role("button").click()
-            dialog = page.get_by_role("dialog")
-            expect(dialog.get_by_label(f"Type {ACME} to confirm")).to_be_visible()
-            _take(page, appearance, "compromised", shows=_DIALOG)
-            close(dialog, "Cancel")
-            ask_for(page, "lock")
-            _take(page, appearance, "lock", shows=_DIALOG)
+    with _window(stack, chromium) as window:
+        page = window.sign_in(ADA, f"/tenant/{ACME}/keys")
+        window.open(f"/tenant/{ACME}/keys")
+        _take(page, LIGHT, "root-key")
+        dialog = open_change(page, RootKeyMode.AWS_KMS)
+        labelled(dialog, "Key ARN").fill(holder.place.name)
+        dialog.get_by_text("Prepare your provider").click()
+        _take(page, LIGHT, "root-key-change", shows=_DIALOG)
+        close(dialog, "Cancel")
+        dialog = open_dialog(page, "rotation-compromised")
+        expect(dialog.get_by_label(f"Type {ACME} to confirm")).to_be_visible()
+        _take(page, LIGHT, "compromised", shows=_DIALOG)
+        close(dialog, "Cancel")
+        ask_for(page, "lock")
+        _take(page, LIGHT, "lock", shows=_DIALOG)
     holder.take_away()
     wait_until(lambda: stack.command("tenant", "show", ACME)["state"] == "locked", lambda: "it is not locked")
-    for appearance in APPEARANCES:
-        with closing(Visitor(chromium, stack.settings.dashboard_url, **appearance.options)) as window:
-            window.sign_in(ADA, f"/tenant/{ACME}/keys")
-            _take(window.open(f"/tenant/{ACME}/keys"), appearance, "locked")
+    with _window(stack, chromium) as window:
+        window.sign_in(ADA, f"/tenant/{ACME}/keys")
+        _take(window.open(f"/tenant/{ACME}/keys"), LIGHT, "locked")
 
 
 def _take(page: Page, appearance: Appearance, name: str, *, grows: bool = True, shows: str = _MAIN) -> None:
-    """Take a screenshot after the page has loaded, and reduce its colours for a small file."""
+    """Take a screenshot after the page has loaded."""
     _settle(page)
     if appearance.grows and grows:
         height = page.evaluate("shows => document.querySelector(shows).scrollHeight", shows)
@@ -317,7 +408,12 @@ def _take(page: Page, appearance: Appearance, name: str, *, grows: bool = True, 
     if appearance.grows and grows:
         page.set_viewport_size({"width": _WIDE["width"], "height": _WIDE["height"]})
     with Image.open(file) as picture:
-        few = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        _save(picture, file)
+
+
+def _save(picture: Image.Image, file: Path) -> None:
+    """Write a picture with few colours, which makes the file small."""
+    few = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     few.save(file, optimize=True)
 
 
@@ -326,16 +422,6 @@ def _settle(page: Page) -> None:
     expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
     page.evaluate("document.fonts.ready")
     page.wait_for_timeout(_CALM_MS)
-
-
-def draw() -> None:
-    """Render the pages with few colours, which makes the files small."""
-    report, _ = a_busy_report()
-    pages = pictures(report, a_document(report).encode(), _PER_INCH)
-    for name, page in zip(_NAMES, pages, strict=False):
-        with Image.open(io.BytesIO(page)) as picture:
-            reduced = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        reduced.save(_DOCS / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

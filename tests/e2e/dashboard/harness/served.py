@@ -28,6 +28,7 @@ class ServedDashboard:
     """A running dashboard with the development sign-on, and the scene that it shows."""
 
     url: str
+    folder: Path
     scene: Scene
 
     @contextmanager
@@ -69,7 +70,7 @@ def serve(field: Field, folder: Path, **settings: str) -> Iterator[ServedDashboa
 
     try:
         wait_until(is_ready, seconds=_START_SECONDS)
-        yield ServedDashboard(url, Scene(field))
+        yield ServedDashboard(url, folder, Scene(field))
     finally:
         process.kill()
         process.wait()
