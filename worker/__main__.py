@@ -16,7 +16,7 @@ from typing import NoReturn, TypeVar
 import structlog
 from temporalio.client import Client
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from config.settings import Settings, load_settings
 from core.errors.platform import ReleaseOutdated, SettingsInvalid
@@ -40,6 +40,9 @@ _READINESS_SECONDS = 5.0
 """The time between two checks of the database for the readiness."""
 _RENEWAL_SECONDS = 6 * 3600.0
 """The time between two checks for data keys under an older version of their payload key, which lives for 90 days."""
+
+# A Temporal that has just started answers before it has its namespace.
+_NOT_READY = frozenset({RPCStatusCode.NOT_FOUND, RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED})
 
 Done = TypeVar("Done")
 
@@ -139,6 +142,10 @@ async def _connect(settings: Settings, parts: wiring.WorkerDependencies, runtime
         await bootstrap.ensure_watches(client, settings.regions, settings.root_key_shards)
     except (RuntimeError, OSError) as down:
         raise unavailable(down) from down
+    except RPCError as refused:
+        if refused.status not in _NOT_READY:
+            raise
+        raise unavailable(refused) from refused
     return client
 
 
