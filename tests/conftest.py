@@ -16,6 +16,8 @@ import hypothesis
 import pytest
 
 from database.connection.database import Database
+from devstack.servers import process
+from devstack.servers.base import Server as DevelopmentServer
 from devstack.servers.postgres import PostgresServer
 from devstack.servers.temporal import TemporalServer
 from tests import ports, tiers, timing
@@ -28,18 +30,21 @@ hypothesis.settings.load_profile("no deadline")
 
 _MEMORY = Path("/dev/shm")
 _NICENESS = 0
-"""The priority of the servers: a development stack has a lower one, but every test waits for these."""
+"""The priority of the servers: a development stack and the tests have a lower one, but every test waits for these."""
 _ROOM = 8 * 1024**3
 """More than twice the files of a complete run."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Avoid two costs without value for the tests: repeated compilation of modules, and disk access.
+    """Give the tests the priority of a development stack, and avoid repeated compilation and disk access.
+
+    With a higher priority, the tests of the other processes would delay the start of a stack by minutes.
 
     Containers often set PYTHONDONTWRITEBYTECODE; each of the hundreds of processes of a run, and each workflow in its
     sandbox, would then compile all its imports. Files are stored in memory if enough is free, unless TMPDIR is set. On
     a disk, the files of a database cost several times the CPU, and they only have to survive the death of a process.
     """
+    process.lower_priority(os.getpid(), DevelopmentServer.niceness)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
     if "TMPDIR" not in os.environ and _is_roomy():
@@ -50,10 +55,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Assign the tiers before `-m` selects by them; after the shuffle, start the longest modules first."""
+    """Assign the tiers before `-m` selects by them; after the shuffle, sort by length and share installations."""
     tiers.assign(items)
     yield
-    items.sort(key=tiers.is_short)
+    items.sort(key=tiers.turn)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,4 +1,9 @@
+from collections.abc import Iterator
+from functools import cache
+from unittest import mock
+
 import pytest
+from streamlit.components.v2 import manifest_scanner
 
 from database.connection.database import Database
 from tests.dashboard.people import Clock
@@ -19,3 +24,14 @@ def clock() -> Clock:
 @pytest.fixture
 def scene(field: Field) -> Scene:
     return Scene(field)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def components_found_once() -> Iterator[None]:
+    """Look for Streamlit components once.
+
+    AppTest starts a runtime for each run, which reads the metadata of all installed packages: a third of its CPU time.
+    """
+    found = cache(manifest_scanner.scan_component_manifests)
+    with mock.patch.object(manifest_scanner, "scan_component_manifests", found):
+        yield

@@ -1,4 +1,8 @@
-"""One installation for the stories of each pytest worker process; each story has separate tenants."""
+"""One installation for the stories of each pytest worker process; each story has separate tenants.
+
+It stops after the last story: its processes would otherwise take a third of a core from all later tests. For this the
+folder is a package, which is what pytest's scope `package` means.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -20,20 +24,20 @@ from tests.e2e.stack import ACME, Stack
 from tests.e2e.tenants import new_tenant
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def holders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Holders]:
     """Key servers of customers; they run before the stack, whose settings name them."""
     with Holders(tmp_path_factory.mktemp("holders")).until_closed() as started:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
     """The platform's issuer of JWTs with its keys in a file."""
     return Issuer(tmp_path_factory.mktemp("issuer"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory, holders: Holders, platform: Issuer) -> Iterator[Stack]:
     """A running installation, started by `make up` in an empty folder."""
     stack = Stack(tmp_path_factory.mktemp("stories"), workload_issuers=platform.settings(), **holders.settings())
@@ -43,7 +47,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, holders: Holders, platform: 
     stack.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def acme(stack: Stack) -> str:
     """ACME Corporation, enabled by one click and notified that it is ready."""
     stack.enable(ACME, "ACME Corporation")
