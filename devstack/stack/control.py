@@ -28,6 +28,7 @@ from devstack.stack.status import Report, State
 
 _POLL_SECONDS = 0.03
 _TIMEOUT_SECONDS = 120.0
+"""How long `up` waits without progress. A busy machine needs longer for all components than for any one."""
 _MAX_RESTARTS = 3
 """Failures of one component while `up` waits after which it gives up; the first can result from an earlier crash."""
 _STOP_MARGIN_SECONDS = 30.0
@@ -198,11 +199,15 @@ def _launch(settings: Settings) -> Identity:
 
 def _wait_ready(settings: Settings, supervisor: Identity, progress: Progress) -> Status:
     deadline = time.monotonic() + _TIMEOUT_SECONDS
+    most_ready = 0
     before: dict[str, int] = {}
     answered: set[tuple[str, int | None]] = set()
     while True:
         now = _read_status(settings)
         progress(now)
+        ready = len(now.components) - len(now.problems)
+        if ready > most_ready:
+            most_ready, deadline = ready, time.monotonic() + _TIMEOUT_SECONDS
         if now.ready:
             # The process of a ready component may have ended a moment ago. One answer of each is enough.
             asked = [report for report in now.components if (report.name, report.pid) not in answered]
