@@ -3,9 +3,13 @@
 When a user leaves a page, Streamlit removes the values of its widgets that are bound to the address, and only then
 adds the next page to the browser's history. So the entry to which Back returns lacks them. The session therefore keeps
 the query of each page and restores it for a move in the history that arrives without one.
+
+`st.switch_page` with a query adds two entries: the page that is left with the query of the next page, then the next
+page. Back from that page arrives at the first of them, so it is treated as an entry without a query.
 """
 
-from collections.abc import MutableMapping
+import time
+from collections.abc import Mapping, MutableMapping
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
@@ -13,6 +17,10 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 # Session state.
 _PAGE = "address-page"
 _QUERIES = "address-queries"
+_GIVEN = "address-given"
+
+_FLUSH_SECONDS = 0.05
+"""The time in which Streamlit has sent its messages (it flushes them every 10 ms); `st.rerun` discards unsent ones."""
 
 Query = dict[str, list[str]]
 
@@ -24,14 +32,33 @@ def restore_query(page: str) -> None:
     moved = context is not None and context.is_history_navigation and st.session_state.get(_PAGE) != page
     st.session_state[_PAGE] = page
     left = queries.get(page)
-    if moved and left and not st.query_params:
+    given: MutableMapping[str, Query] = st.session_state.setdefault(_GIVEN, {})
+    shown = _shown_query()
+    if moved and left is not None and shown != left and (not shown or shown == given.get(page)):
         st.query_params.from_dict(left)
+        # The browser must replace its entry in this run, which it knows as a move; a later run would add an entry, and
+        # Forward would be lost.
+        time.sleep(_FLUSH_SECONDS)
         st.rerun()
     keep_query()
+
+
+def leave_page(query: Mapping[str, str]) -> None:
+    """Stop keeping the query of the present page, because the session moves to another page with `query`."""
+    page = st.session_state.get(_PAGE)
+    if page is not None:
+        given: MutableMapping[str, Query] = st.session_state.setdefault(_GIVEN, {})
+        given[page] = {name: [value] for name, value in query.items()}
+        st.session_state[_PAGE] = None
 
 
 def keep_query() -> None:
     """Keep the query of the page that is shown; for each run, as a fragment can change it without the page."""
     queries: MutableMapping[str, Query] | None = st.session_state.get(_QUERIES)
-    if queries is not None:
-        queries[st.session_state[_PAGE]] = {name: st.query_params.get_all(name) for name in st.query_params}
+    page = st.session_state.get(_PAGE)
+    if queries is not None and page is not None:
+        queries[page] = _shown_query()
+
+
+def _shown_query() -> Query:
+    return {name: st.query_params.get_all(name) for name in st.query_params}

@@ -6,6 +6,8 @@ from typing import NoReturn
 
 import streamlit as st
 
+from dashboard.components.address import leave_page
+
 
 @dataclass(frozen=True, slots=True)
 class Navigation:
@@ -23,6 +25,7 @@ class Navigation:
 
     def go(self, path: str, **query: str) -> NoReturn:
         """Show another page now, from a button or a selected row; raises KeyError for a page of another route."""
+        leave_page(query)
         st.switch_page(self.pages[path], query_params=query or None)
 
 

@@ -129,6 +129,25 @@ def test_back_shows_a_page_as_it_was_left(visitor):
     expect(by_service).to_be_checked()
 
 
+def test_back_and_forward_cross_a_selected_row(visitor):
+    page = visitor().sign_in(ADA, f"{HOME}usage?bars=Service")
+    expect(page.get_by_role("radio", name="Service", exact=True)).to_be_checked()
+    table = page.locator(".st-key-usage-refusals").get_by_test_id("stDataFrameResizable")
+    table.scroll_into_view_if_needed()
+    table.click(position={"x": 15, "y": 50})  # the mark of the first row
+    expect(title(page)).to_have_text("Audit")
+    drawn(page)
+    records = urlsplit(page.url).query
+    assert "outcome=refused" in records
+    page.go_back()
+    expect(title(page)).to_have_text("Usage")
+    expect(page).to_have_url(re.compile(r"/usage\?bars=Service$"))
+    expect(page.get_by_role("radio", name="Service", exact=True)).to_be_checked()
+    page.go_forward()
+    expect(title(page)).to_have_text("Audit")
+    assert_at(page, f"{HOME}audit?{records}", "Audit")
+
+
 def test_an_operators_tenant_has_an_address(visitor):
     page = visitor().sign_in(OLGA)
     expect(page).to_have_title("Operations · OpenKCM")
