@@ -6,9 +6,9 @@
 
 BIN := .venv/bin
 JOBS ?= $(shell nproc)
-# Integration tests wait for servers half of their time, so twice as many share the cores. Not in the full tier: each
-# process that runs stories starts a complete installation.
-DOUBLE_JOBS = $(shell expr 2 \* $(JOBS))
+# Integration tests wait for servers a part of their time, so more share the cores. Not twice as many: each process has
+# its own servers, which use the cores as well. Not in the full tier: each starts an installation for its stories.
+MORE_JOBS = $(shell expr 3 \* $(JOBS) / 2)
 # Tests of the source tree and the documents: `make lint` runs them.
 LINTS := tests/test_architecture.py tests/test_docs.py
 PYTEST := $(BIN)/pytest $(LINTS:%=--ignore=%)
@@ -43,7 +43,7 @@ test-unit: setup-test ## run the tests that need no server, network or pause
 	@$(PYTEST) -n $(JOBS) -m unit $(TESTS)
 
 test: setup-test ## run the unit and integration tests and the short end-to-end stories, as CI does
-	@$(PYTEST) -n $(DOUBLE_JOBS) -m "not full" $(TESTS)
+	@$(PYTEST) -n $(MORE_JOBS) -m "not full" $(TESTS)
 
 test-full: test ## run every test: all stories, mutations, crash matrices, the model, a short chaos
 	@$(PYTEST) -n $(JOBS) -m full $(TESTS)

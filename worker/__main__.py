@@ -97,7 +97,8 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
         for task in (mirror, versioning):
             if task is not None:
                 task.cancel()
-        log.info("worker draining")
+        # Already here, because a stop that hangs is abandoned without a further message.
+        log.info("worker draining", **_reason(reporting))
     # It withdraws its report before the database is closed.
     await asyncio.wait({watching})
     parts.database.close()
@@ -105,6 +106,12 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
         await asyncio.to_thread(parts.tracer.close)
     if not reporting.cancelled():
         reporting.result()
+
+
+def _reason(reporting: asyncio.Task[None]) -> dict[str, str]:
+    """Return the code of the error that stops the worker; nothing if a signal stops it."""
+    failure = reporting.exception() if reporting.done() and not reporting.cancelled() else None
+    return {"code": failure.code} if isinstance(failure, OpenKcmError) else {}
 
 
 def _stop(stop: asyncio.Event, grace_seconds: float) -> None:

@@ -22,7 +22,7 @@ async def test_event_accepted_during_an_outage_starts_its_workflow_once(field, t
         temporal.start()
         try:
             await asyncio.to_thread(temporal.wait_ready)
-            await wait_until_async(lambda: endpoint.waiting() == 0, seconds=30)
+            await wait_until_async(lambda: endpoint.waiting() == 0)
             for _ in range(3):
                 assert (await endpoint.post(an_event(), event_id="msg_1")).json()["duplicate"]
             client = await Client.connect(temporal.address)

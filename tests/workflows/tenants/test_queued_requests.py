@@ -9,9 +9,13 @@ import pytest
 from core.errors.platform import TemporalUnavailable
 from core.messages.tenants import StatusChange
 from core.tenants.lifecycle import State
+from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity
 from workflows.client.workflow_client import OperationQueued, OperationTimeout, WorkflowClient
 from workflows.tenants import Tenant
+
+_EVENTS_OF_FIRST_TASK = 4
+"""The start of a workflow, and the scheduled, started and completed first task."""
 
 
 @pytest.fixture
@@ -45,7 +49,12 @@ async def test_a_repetition_of_a_queued_request_is_one_operation(client, idle, s
 async def test_an_accepted_request_that_takes_long_is_not_reported_as_queued(client, idle, script):
     script.down.add("change-status")
     idle.gateway = WorkflowClient(client, 180, patience_seconds=3, accept_seconds=2.5)
+
+    async def worker_runs() -> bool:
+        return (await idle.handle.describe()).history_length >= _EVENTS_OF_FIRST_TASK
+
     async with script.worker(client, idle.region, [Tenant]):
+        await wait_until_async(worker_runs)
         with pytest.raises(OperationTimeout) as failed:
             await idle.move(StatusChange.SUSPEND)
         assert not isinstance(failed.value, OperationQueued)
