@@ -119,7 +119,8 @@ def _draw_days(context: PageContext) -> Sequence[date]:
 
 def _choose(label: str, options: Sequence[str], *, key: str, default: str) -> str:
     """Draw a choice, bind it to the query string, and return the selection."""
-    chosen = st.segmented_control(label, options, default=default, required=True, key=key, bind="query-params")
+    # Not a segmented control: the text of its selection has too little contrast on a dark page.
+    chosen = st.radio(label, options, options.index(default), horizontal=True, key=key, bind="query-params")
     return chosen if chosen in options else default
 
 

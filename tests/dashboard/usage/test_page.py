@@ -113,7 +113,7 @@ def test_figures_are_of_the_default_period_also_for_an_invalid_address(used: Pag
 
 def test_the_period_is_chosen_on_the_page_or_by_the_address(used: PageContext) -> None:
     app = draw(used)
-    app.segmented_control(key="period").set_value("Today").run()
+    app.radio(key="period").set_value("Today").run()
     assert metrics(app)["Key requests"] == ("1,007", "today since 00:00 UTC")
     assert metrics(draw(used, period="12 months"))["Key requests"][0] == "1,212"
 
@@ -137,8 +137,8 @@ def test_bars_are_by_operation_or_service_and_by_day_or_month(used: PageContext)
     app = draw(used)
     first = app.dataframe[SERIES].value
     assert (list(first.columns), len(first)) == (["Day (UTC)", "Encrypt", "KMIP Get"], 30)
-    app.segmented_control(key="bars").set_value("Service").run()
-    app.segmented_control(key="step").set_value("Month").run()
+    app.radio(key="bars").set_value("Service").run()
+    app.radio(key="step").set_value("Month").run()
     second = app.dataframe[SERIES].value
     assert second.equals(draw(used, bars="Service", step="Month").dataframe[SERIES].value)
     assert second.to_dict("records") == [
@@ -150,15 +150,15 @@ def test_bars_are_by_operation_or_service_and_by_day_or_month(used: PageContext)
 
 def test_today_and_the_last_24_hours_are_in_hours_up_to_the_current_one(used: PageContext) -> None:
     app = draw(used, period="Today", step="Month")
-    assert app.segmented_control(key="step").options == ["Hour"]
+    assert app.radio(key="step").options == ["Hour"]
     bars = app.dataframe[SERIES].value
     assert list(bars["Hour (UTC)"])[::12] == ["2026-11-25 00:00", "2026-11-25 12:00"]
     assert (list(bars["Encrypt"])[-1], bars["Encrypt"].sum(), bars["KMIP Get"].sum()) == (1000, 1000, 7)
-    app.segmented_control(key="period").set_value("24 hours").run()
+    app.radio(key="period").set_value("24 hours").run()
     assert list(app.dataframe[SERIES].value["Hour (UTC)"])[::23] == ["2026-11-24 13:00", "2026-11-25 12:00"]
     assert metrics(app)["Key requests"] == ("1,007", "in 24 hours, with the current one")
-    app.segmented_control(key="period").set_value("7 days").run()
-    assert (app.segmented_control(key="step").value, len(app.dataframe[SERIES].value)) == ("Day", 7)
+    app.radio(key="period").set_value("7 days").run()
+    assert (app.radio(key="step").value, len(app.dataframe[SERIES].value)) == ("Day", 7)
     assert metrics(app)["Key requests"][0] == "1,207"
 
 

@@ -12,9 +12,9 @@ from dashboard import router
 from tests.database.fixtures import Server, clone
 from tests.e2e.dashboard.harness import varied_tenants as tenants
 from tests.e2e.dashboard.harness.accessibility import DESKTOP, faults
-from tests.e2e.dashboard.harness.browser import SIGN_IN, Visitor, drawn
+from tests.e2e.dashboard.harness.browser import SIGN_IN, Visitor, drawn, press
 from tests.e2e.dashboard.harness.dashboard_pages import ADA, KAI, OLGA, fill_connect
-from tests.e2e.dashboard.harness.root_key_pages import button, close, open_change
+from tests.e2e.dashboard.harness.root_key_pages import close, open_change, open_dialog
 from tests.e2e.dashboard.harness.served import ServedDashboard, serve
 from tests.e2e.dashboard.harness.sign_ons import sign_in_alone
 from tests.e2e.dashboard.harness.varied_tenants import BUSY, CLOSED, LEAVING, LOCKED, WAITING
@@ -97,8 +97,7 @@ def test_pages_of_a_tenant_are_accessible(visitor, tenant: str, path: str) -> No
 @pytest.mark.parametrize(("tenant", "path", "key"), DIALOGS)
 def test_dialogs_of_a_tenant_are_accessible(visitor, tenant: str, path: str, key: str) -> None:
     page = show(visitor(tenant), f"/tenant/{tenant}/{path}")
-    button(page, key).click()
-    expect(page.get_by_role("dialog")).to_be_visible()
+    open_dialog(page, key)
     drawn(page)
     assert faults(page) == []
 
@@ -122,8 +121,7 @@ def test_the_dialog_of_each_root_key_provider_is_accessible(visitor, provider: R
 @pytest.mark.parametrize(("name", "choice"), [(ADA, "Approve"), (ADA, "Decline"), (KAI, "Withdraw")])
 def test_the_dialogs_of_a_request_are_accessible(visitor, name: str, choice: str) -> None:
     page = show(visitor(WAITING, name), f"/tenant/{WAITING}/approvals")
-    page.get_by_role("button", name=f"{choice} lock").click()
-    expect(page.get_by_role("dialog")).to_be_visible()
+    press(page.get_by_role("button", name=f"{choice} lock"), page.get_by_role("dialog"))
     drawn(page)
     assert faults(page) == []
 
@@ -161,7 +159,6 @@ def test_pages_of_operators_and_the_development_marketplace_are_accessible(visit
     window.sign_in(OLGA)
     for query in ("", f"?id={tenants.FAILED}", f"?id={BUSY}"):
         found += faults(show(window, f"/operations/{query}"))
-    button(show(window, f"/operations/?id={tenants.FAILED}"), f"operations-retry-one-{tenants.FAILED}").click()
-    expect(window.page.get_by_role("dialog")).to_be_visible()
+    open_dialog(show(window, f"/operations/?id={tenants.FAILED}"), f"operations-retry-one-{tenants.FAILED}")
     found += faults(window.page)
     assert found == []

@@ -115,7 +115,7 @@ def test_an_address_survives_the_document_of_an_ended_session(visitor):
 def test_back_shows_a_page_as_it_was_left(visitor):
     page = visitor().sign_in(ADA, f"{HOME}usage")
     by_service = page.get_by_role("radio", name="Service", exact=True)
-    by_service.click()
+    page.get_by_test_id("stRadio").get_by_text("Service", exact=True).click()
     page.wait_for_url("**/usage?bars=Service")
     drawn(page)
     go_to(page, "Keys")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect
 
+from tests.e2e.dashboard.harness import browser
 from tests.e2e.dashboard.harness.browser import drawn, title
 from tests.e2e.dashboard.harness.root_key_pages import close, confirm, finish, open_dialog, press
 
@@ -22,8 +23,8 @@ def go_to(page: Page, name: str, heading: str = "") -> None:
 
 def fill_connect(page: Page, name: str, kind: str = "Microservice") -> Locator:
     """Open the dialog and fill it in for a service whose key is made there, the default; return the dialog."""
-    page.get_by_role("button", name="Connect service").click()
     dialog = page.get_by_role("dialog")
+    browser.press(page.get_by_role("button", name="Connect service"), dialog)
     if kind != "Microservice":
         dialog.get_by_text(kind, exact=True).click()
     dialog.get_by_label("Name", exact=True).fill(name)
@@ -52,8 +53,8 @@ def select_service(page: Page, name: str) -> None:
 
 def make_token(page: Page, name: str, kind: str = "PostgreSQL instance") -> tuple[str, str]:
     """Make a join token through the dialog; return it and the command beside it."""
-    page.get_by_role("button", name="Enrol an agent").click()
     dialog = page.get_by_role("dialog")
+    browser.press(page.get_by_role("button", name="Enrol an agent"), dialog)
     dialog.get_by_text(kind, exact=True).click()
     dialog.get_by_label("Name", exact=True).fill(name)
     dialog.get_by_role("button", name="Create token").click()

@@ -43,8 +43,8 @@ def notice(page: Page, title: str) -> Locator:
 
 def open_change(page: Page, provider: RootKeyMode) -> Locator:
     """Open the dialog that changes the root key and choose its new key holder; return the dialog."""
-    page.get_by_role("button", name="Change root key").click()
     dialog = page.get_by_role("dialog")
+    browser.press(page.get_by_role("button", name="Change root key"), dialog)
     dialog.locator(".st-key-root-key-provider").get_by_text(NAMES[provider], exact=True).click()
     drawn(page)
     return dialog
@@ -115,8 +115,9 @@ def button(page: Page, key: str) -> Locator:
 
 def open_dialog(page: Page, key: str) -> Locator:
     """Press the button with the given key and return the dialog."""
-    button(page, key).click()
-    return page.get_by_role("dialog")
+    dialog = page.get_by_role("dialog")
+    browser.press(button(page, key), dialog)
+    return dialog
 
 
 def select_service(page: Page, service: str) -> None:
