@@ -143,8 +143,10 @@ def _draw_table(keys: Sequence[ServiceKey], names: list[str], row: int | None) -
 
 
 def _select_row(names: list[str]) -> None:
-    rows = st.session_state[_TABLE]["selection"]["rows"]
-    st.session_state[SERVICE] = names[rows[0]] if rows else None
+    # No row is no decision: the browser also sends its former selection late, after the list has selected a service.
+    # The list is where a selection ends.
+    if rows := st.session_state[_TABLE]["selection"]["rows"]:
+        st.session_state[SERVICE] = names[rows[0]]
 
 
 def _draw_actions(context: PageContext, key: ServiceKey, why_not: str) -> None:

@@ -5,6 +5,7 @@ from streamlit.testing.v1 import AppTest
 from core.keys.rotation import RotationScope
 from core.tenants.lifecycle import State
 from core.tenants.roles import PersonRole
+from dashboard.keys import service_keys
 from database.rotation import RotationRequest
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.contract.services import ServiceKind
@@ -56,6 +57,16 @@ def test_the_address_selects_the_service_in_list_and_table(scene: Scene) -> None
     assert at.session_state["keys.table"]["selection"]["rows"] == [0]
     unknown = shown("keys", scene.page_context(), service="nothing")
     assert unknown.selectbox(key="service").value is None
+
+
+def test_a_late_report_of_no_selected_row_keeps_the_selected_service(monkeypatch):
+    state = {"keys.table": {"selection": {"rows": [1]}}}
+    monkeypatch.setattr(service_keys.st, "session_state", state)
+    service_keys._select_row(["ledger", "orders"])
+    assert state[service_keys.SERVICE] == "orders"
+    state["keys.table"] = {"selection": {"rows": []}}
+    service_keys._select_row(["ledger", "orders"])
+    assert state[service_keys.SERVICE] == "orders"
 
 
 def test_the_map_shows_that_both_keys_wrap_each_service_key(scene: Scene) -> None:

@@ -7,7 +7,16 @@ from playwright.sync_api import Locator, Page, expect
 from tests.e2e.connected import rejection_code
 from tests.e2e.dashboard.harness.browser import Visitor, drawn, tab_to, title
 from tests.e2e.dashboard.harness.dashboard_pages import ADA, KAI, UMA, go_to
-from tests.e2e.dashboard.harness.root_key_pages import LOCKED, SOON_MS, ask_for, confirm, finish, labelled, notice
+from tests.e2e.dashboard.harness.root_key_pages import (
+    LOCKED,
+    SOON_MS,
+    ask_for,
+    button,
+    confirm,
+    finish,
+    labelled,
+    notice,
+)
 from tests.e2e.dashboard.harness.sign_ons import sign_in, subject
 from tests.e2e.stack import Stack
 from tests.e2e.tenants import new_tenant
@@ -99,18 +108,56 @@ def test_a_request_is_declined_with_the_keyboard_alone(stack: Stack, visitor: Ca
     dialog = ada.get_by_role("dialog")
     expect(dialog.get_by_text(REASON)).to_be_visible()
     drawn(ada)
-    tab_to(ada, labelled(dialog, "Reason"))
-    ada.keyboard.type("a drill")
-    ada.keyboard.press("Tab")  # the field sends its text when it loses the focus
-    drawn(ada)
-    press_by_keyboard(ada, dialog.get_by_role("button", name="Decline", exact=True))
-    expect(dialog.get_by_text("Declined")).to_be_visible()
-    press_by_keyboard(ada, dialog.get_by_role("button", name="Close", exact=True).last)
-    expect(dialog).to_have_count(0)
+    type_by_keyboard(ada, labelled(dialog, "Reason"), "a drill")
+    finish_by_keyboard(ada, "Decline", "Declined")
     expect(ada.get_by_text("Decision: a drill")).to_be_visible()
+    assert stack.state(tenant) == "active"
+
+
+def test_a_lock_is_requested_approved_and_ended_with_the_keyboard_alone(
+    stack: Stack, visitor: Callable[..., Visitor]
+) -> None:
+    tenant = new_tenant(stack, "keyboard-lock")
+    kai = sign_in(visitor(), stack, tenant, KAI)
+    require_approval_of_locks(kai)
+    ada = sign_in(visitor(), stack, tenant, ADA)
+
+    press_by_keyboard(kai, button(kai, "standing-lock"))
+    dialog = kai.get_by_role("dialog")
+    type_by_keyboard(kai, labelled(dialog, "Reason"), REASON)
+    type_by_keyboard(kai, labelled(dialog, f"Type {tenant} to confirm"), tenant)
+    finish_by_keyboard(kai, "Request approval", "Approval requested")
+
+    expect(notice(ada, DECIDE)).to_be_visible(timeout=SOON_MS)
+    press_by_keyboard(ada, ada.get_by_role("link", name="Review requests"))
+    expect(title(ada)).to_have_text("Approvals")
+    drawn(ada)
+    press_by_keyboard(ada, ada.get_by_role("button", name="Approve lock"))
+    finish_by_keyboard(ada, "Approve", "Approved and completed")
+    assert stack.state(tenant) == "locked"
+
+    press_by_keyboard(ada, button(ada, "standing-unlock"))
+    finish_by_keyboard(ada, "Unlock", "Tenant unlocked")
     assert stack.state(tenant) == "active"
 
 
 def press_by_keyboard(page: Page, wanted: Locator) -> None:
     tab_to(page, wanted)
     page.keyboard.press("Enter")
+
+
+def type_by_keyboard(page: Page, field: Locator, text: str) -> None:
+    tab_to(page, field)
+    page.keyboard.type(text)
+    page.keyboard.press("Tab")  # the field sends its text when it loses the focus
+    drawn(page)
+
+
+def finish_by_keyboard(page: Page, name: str, says: str) -> None:
+    """Press a button of the open dialog, wait for the result, and close the dialog."""
+    dialog = page.get_by_role("dialog")
+    press_by_keyboard(page, dialog.get_by_role("button", name=name, exact=True))
+    expect(dialog.get_by_text(says)).to_be_visible()
+    drawn(page)
+    press_by_keyboard(page, dialog.get_by_role("button", name="Close", exact=True).last)
+    expect(dialog).to_have_count(0)

@@ -183,12 +183,13 @@ def test_lock_requires_the_tenants_id_and_is_undone_on_the_page(program: Program
 
     dialog = ask_for(page, "suspend")
     finish(dialog, "Suspend", "Tenant suspended")
-    expect(notice(page, SUSPENDED)).to_be_visible()
+    # Exactly, because another notice explains rejections with "Tenant suspended or locked".
+    expect(notice(page, SUSPENDED, exact=True)).to_be_visible()
     wait_until(lambda: works_by_request(program) == ONLY_DECRYPTION, lambda: f"{works_by_request(program)}")
 
     dialog = ask_for(page, "resume")
     finish(dialog, "Resume", "Tenant resumed")
-    expect(notice(page, SUSPENDED)).to_have_count(0)
+    expect(notice(page, SUSPENDED, exact=True)).to_have_count(0)
     wait_until(program.works, lambda: "the resumed tenant does not encrypt")
 
 

@@ -36,9 +36,10 @@ def card(page: Page) -> Locator:
     )
 
 
-def notice(page: Page, title: str) -> Locator:
-    """Return the notice above the page that has this title."""
-    return page.get_by_test_id("stAlert").filter(has_text=title)
+def notice(page: Page, words: str, *, exact: bool = False) -> Locator:
+    """Return the notice above the page that contains these words, or has exactly these as its title."""
+    notices = page.get_by_test_id("stAlert")
+    return notices.filter(has=page.get_by_text(words, exact=True)) if exact else notices.filter(has_text=words)
 
 
 def open_change(page: Page, provider: RootKeyMode) -> Locator:
