@@ -21,16 +21,12 @@ SCREENS = [
 @pytest.fixture(scope="module")
 def crowded(stack: Stack, tenant: str) -> str:
     """A tenant with fifty connected services."""
-    database = stack.database()
-    try:
-        with database.tenant_tx(tenant) as tx:
-            for number in range(SERVICES):
-                name = f"service-{number:02}"
-                tx.services.connect(name, list(ServiceKind)[number % 3])
-                tx.services.record_key(a_service_key(tenant, name))
-                tx.services.connected(name)
-    finally:
-        database.close()
+    with stack.database().tenant_tx(tenant) as tx:
+        for number in range(SERVICES):
+            name = f"service-{number:02}"
+            tx.services.connect(name, list(ServiceKind)[number % 3])
+            tx.services.record_key(a_service_key(tenant, name))
+            tx.services.connected(name)
     return tenant
 
 

@@ -23,7 +23,7 @@ def assert_plain(page: Page) -> None:
 @pytest.mark.parametrize(
     ("component", "says"),
     [
-        ("temporal", "The platform's control service does not answer."),
+        ("temporal", "It is queued and starts automatically as soon as the platform can; nothing is lost."),
         # The request is with the workflow, which waits for the key server; the page waits a minute for it.
         (
             "openbao",
