@@ -199,15 +199,16 @@ def _launch(settings: Settings) -> Identity:
 
 def _wait_ready(settings: Settings, supervisor: Identity, progress: Progress) -> Status:
     deadline = time.monotonic() + _TIMEOUT_SECONDS
-    most_ready = 0
+    most_ready: int | None = None
     before: dict[str, int] = {}
     answered: set[tuple[str, int | None]] = set()
     while True:
         now = _read_status(settings)
         progress(now)
         ready = len(now.components) - len(now.problems)
-        if ready > most_ready:
-            most_ready, deadline = ready, time.monotonic() + _TIMEOUT_SECONDS
+        if most_ready is not None and ready > most_ready:
+            deadline = time.monotonic() + _TIMEOUT_SECONDS
+        most_ready = max(ready, most_ready or 0)
         if now.ready:
             # The process of a ready component may have ended a moment ago. One answer of each is enough.
             asked = [report for report in now.components if (report.name, report.pid) not in answered]

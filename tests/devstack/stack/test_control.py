@@ -260,6 +260,27 @@ def test_up_ends_the_supervisor_after_its_deadline(database_stack: Stack, monkey
     assert database_stack.left() == []
 
 
+def test_up_waits_while_components_become_ready(database_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in database_stack.environment.items():
+        monkeypatch.setenv(name, value)
+    clock, skipped, ready = time.monotonic, 0.0, set[str]()
+
+    def skip_at_progress(now: control.Status) -> None:
+        nonlocal skipped
+        before = len(ready)
+        ready.update(report.name for report in now.components if report not in now.problems)
+        # Each component needs most of the time, so together they need more; no time is left for those after the last.
+        skipped += 3600.0 if "dashboard" in ready else 100.0 * (len(ready) - before) if before else 0.0
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + skipped)
+    with pytest.raises(ComponentFailed):
+        control.up(load_settings(), skip_at_progress)
+
+    assert {"postgres", "database", "dashboard"} <= ready
+    monkeypatch.undo()
+    assert database_stack.left() == []
+
+
 @pytest.mark.full
 def test_ordinary_user_runs_the_stack(ordinary_stack: Stack) -> None:
     document = ordinary_stack.up()
