@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from cli.__main__ import main
 from compliance.audit.forwarding.batches import Batch, Form, StateFile
@@ -59,18 +60,32 @@ def last_of(worker: Database) -> int:
 
 
 @pytest.fixture
-def forward(stand: Path, identity: Identity, capfd: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+def forward(
+    stand: Path,
+    identity: Identity,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[..., dict[str, Any]]]:
     """Run the command in this process and return its document; its output must not contain the token."""
+    before = structlog.get_config()
+    # Not by the command, whose cached loggers would keep its settings in all later tests.
+    monkeypatch.setattr("cli.audit.forward.configure_logs", lambda *_: None)
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
 
     def run(to: str, *words: str, status: int = 0) -> dict[str, Any]:
         where = ("--ca", str(identity.pem), "--state", str(stand))
         assert main(["audit", "forward", TENANT, "--to", to, *where, *words, "--json"]) == status
         printed = capfd.readouterr()
-        assert TOKEN not in printed.out + printed.err
+        assert TOKEN not in printed.out + printed.err + caplog.text
         document: dict[str, Any] = json.loads(printed.out)
         return document
 
-    return run
+    yield run
+    structlog.configure(**before)
 
 
 class Follower:
