@@ -8,12 +8,16 @@ from dataclasses import field as dataclass_field
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import PoolTimeout
 
 from config.settings import LOOPBACK
+from core.errors.platform import DatabaseUnavailable
 from database.connection.database import Database
 from database.postgres.access import MIGRATOR, PROCESSES, login
 from database.schema.setup import prepare_database
 from devstack.servers.postgres import PostgresServer
+
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,21 @@ class Field:
     opened: list[Database] = dataclass_field(default_factory=list)
 
     def open(self, role: str, **sizes: int) -> Database:
+        """Return connected access with a process's role, or unconnected access if the server does not accept it.
+
+        The product waits two seconds for a connection, and the server of a busy machine may need more.
+        """
         server = self.server
-        self.opened.append(Database(self.url, role, server.passwords[role], server.context_keys[role], **sizes))
-        return self.opened[-1]
+        database = Database(self.url, role, server.passwords[role], server.context_keys[role], **sizes)
+        self.opened.append(database)
+        for _ in range(_ATTEMPTS):
+            try:
+                database.require_ready()
+            except DatabaseUnavailable as failed:
+                if isinstance(failed.__cause__, PoolTimeout):
+                    continue
+            break
+        return database
 
     def close(self) -> None:
         """Close all opened databases: a database with connections cannot be cloned or dropped."""
