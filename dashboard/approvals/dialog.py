@@ -29,7 +29,7 @@ def draw_open(context: PageContext) -> None:
     dialog: tuple[str, str, VoteChoice] | None = st.session_state.get(_OPEN)
     if dialog is not None:
         approval_id, title, choice = dialog
-        st.dialog(f"{CHOICES[choice][0]}: {title}", on_dismiss=_forget)(guarded_fragment(_draw_dialog))(
+        st.dialog(f"{CHOICES[choice][0]}: {title}", dismissible=False)(guarded_fragment(_draw_dialog))(
             context, approval_id, choice
         )
 

@@ -400,7 +400,7 @@ def _draw_details(found: FoundRecord, now: datetime) -> None:
             st.caption(label)
             st.text(value)
     st.caption("Hashed text, appended to the previous hash (SHA-256)")
-    st.code(record.raw, language="json", wrap_lines=True)
+    st.code(record.raw, language=None, wrap_lines=True)
 
 
 def _draw_downloads(context: PageContext, chosen: AuditFilter) -> None:

@@ -80,9 +80,6 @@ def _draw(context: PageContext, service: str) -> None:
     st.caption("Times in UTC. A version that decrypts only cannot encrypt again.")
     if context.may(Permission.VIEW_AUDIT):  # separation of duties (core/tenants/roles.py)
         _draw_history(context, service)
-    if st.button("Close", key="keys.versions-close"):
-        _forget()
-        st.rerun()
 
 
 def _draw_history(context: PageContext, service: str) -> None:

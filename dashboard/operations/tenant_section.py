@@ -88,16 +88,21 @@ def draw_canary(context: PageContext) -> None:
 
 
 def draw_acts(context: PageContext, tenant_id: str, where: str, *, can_retry: bool) -> None:
-    """Draw the retry, if the tenant can be retried, and links to its workflows; `where` makes the keys unique."""
+    """Draw the retry, if the tenant can be retried, and links to its workflows; `where` makes the keys unique.
+
+    In a list, each name contains the tenant: a screen reader lists the actions of a page without their surroundings.
+    """
+    is_listed = where != "one"
     with st.container(horizontal=True):
-        if can_retry and st.button("Retry…", icon=":material/replay:", key=f"operations-retry-{where}-{tenant_id}"):
+        retry = f"Retry {tenant_id}…" if is_listed else "Retry…"
+        if can_retry and st.button(retry, icon=":material/replay:", key=f"operations-retry-{where}-{tenant_id}"):
             retry_dialog.ask(tenant_id)
         if context.addresses.temporal_ui is None:
             return
         links = view.workflow_links(context.addresses.temporal_ui, tenant_id)
-        for name, address in links if where == "one" else links[:1]:
+        for name, address in links[:1] if is_listed else links:
             st.link_button(
-                name,
+                f"{name}: {tenant_id}" if is_listed else name,
                 address,
                 icon=":material/open_in_new:",
                 key=f"operations-temporal-{where}-{tenant_id}-{name}",

@@ -153,7 +153,7 @@ def _draw_guide(provider: RootKeyMode, context: PageContext) -> None:
         for number, block in enumerate(steps, start=1):
             st.markdown(f"{number}. {block.words}")
             if block.code:
-                st.code(block.code, language=block.language or None, wrap_lines=True)
+                st.code(block.code, language=None, wrap_lines=True)
     with st.expander("What this provider means", icon=":material/help:", key="root-key.facts"):
         for question, answer in facts(provider):
             st.markdown(f"**{question}**  \n{answer}")
@@ -314,4 +314,4 @@ def _draw_result(result: _Result) -> None:
         words, paste = root_key.hint_parts(problem.hint)
         st.markdown(f"{ICONS[Severity.BAD]} **{sentence(problem.message)}** {sentence(words)}")
         if paste:
-            st.code(paste, language="json" if paste.startswith("{") else "hcl", wrap_lines=True)
+            st.code(paste, language=None, wrap_lines=True)

@@ -29,7 +29,6 @@ class Block:
 
     words: str
     code: str = ""
-    language: str = ""
 
 
 NAMES: Mapping[RootKeyMode, str] = MappingProxyType(
@@ -107,14 +106,12 @@ def _aws(tenant_id: str, typed: Mapping[str, str], platform: str | None) -> tupl
             "Create a role with this trust policy. The external id is specific to your tenant: AWS uses it to "
             f"reject requests of other tenants that name your role.{ask}",
             _policy(trust_statement(tenant_id, platform or _PLATFORM_ARN)),
-            "json",
         ),
         Block(
             "Add these two statements to the key policy. The condition limits the role to your tenant. Reading "
             "the key's properties has no encryption context, so it has a separate statement. Keep the statement "
             "for your account's root, or the policy can never be changed again, not even by AWS.",
             json.dumps(key_policy_statements(tenant_id, typed.get("role_arn") or _ROLE_ARN), indent=2),
-            "json",
         ),
         Block(
             "Kill switch: disable the key, or remove these statements. Keep kms:DisableKey and "
@@ -168,12 +165,10 @@ def _openbao(typed: Mapping[str, str]) -> tuple[Block, ...]:
         Block(
             "Create a key in Transit that cannot be exported.",
             f"bao write -f {mount}/keys/{key} type=aes256-gcm96",
-            "bash",
         ),
         Block(
             "Write this policy. Omit `create`: with it, a missing key would be replaced by a new one.",
             policy,
-            "hcl",
         ),
         Block(
             "Create an AppRole with this policy for the platform, which then logs in again automatically. A token "
@@ -183,7 +178,6 @@ def _openbao(typed: Mapping[str, str]) -> tuple[Block, ...]:
             "bao write auth/approle/role/openkcm token_policies=openkcm token_ttl=1h\n"
             "bao read auth/approle/role/openkcm/role-id\n"
             "bao write -f auth/approle/role/openkcm/secret-id",
-            "bash",
         ),
         Block("Kill switch: remove the policy, revoke the AppRole or the token, or seal the server."),
     )

@@ -206,7 +206,7 @@ def _draw_request(places: Sequence[DeltaGenerator], folder: str) -> str:
     command, field, upload, _ = places
     with command.container():
         st.markdown(f"Run this on the service's machine. `{KEY}` stays there; paste the output into the field below.")
-        st.code(setup_guides.request_command(folder), language="bash", wrap_lines=True)
+        st.code(setup_guides.request_command(folder), language=None, wrap_lines=True)
     typed = field.text_area(
         "Certificate signing request (PKCS #10, PEM)",
         key="services.csr",
@@ -268,7 +268,7 @@ def _draw_delivery(context: PageContext, delivery: IssuedCredentials) -> None:
         if st.button("Close", key="services.close"):
             _close()
     st.markdown("On the service's machine:")
-    st.code(setup_guides.unpack_command(file, delivery.folder), language="bash", wrap_lines=True)
+    st.code(setup_guides.unpack_command(file, delivery.folder), language=None, wrap_lines=True)
     if not delivery.has_key:
         with st.expander(f"Certificate ({CERTIFICATE})"):
             st.code(delivery.files[CERTIFICATE], language=None)
@@ -291,7 +291,7 @@ def _draw_tabs(context: PageContext, service: str, kind: ServiceKind, folder: st
             for step in guide.steps:
                 st.markdown(step.words)
                 if step.command:
-                    st.code(step.command, language=step.language, wrap_lines=True)
+                    st.code(step.command, language=None, wrap_lines=True)
 
 
 def _draw_agent(context: PageContext, service: str, kind: ServiceKind, folder: str, *, delivered: bool) -> None:
@@ -305,7 +305,7 @@ def _draw_agent(context: PageContext, service: str, kind: ServiceKind, folder: s
         )
     if delivered:
         st.markdown("Run this beside the service, under its user, in the folder with the delivered files:")
-        st.code(setup_guides.kept_agent_command(url, service, kind, folder), language="bash", wrap_lines=True)
+        st.code(setup_guides.kept_agent_command(url, service, kind, folder), language=None, wrap_lines=True)
         st.caption("For a folder without a key and a certificate, create a join token instead.")
     made: MadeToken | None = st.session_state.get(_TOKEN)
     if made is None and st.button("Create join token", icon=":material/key:", key="services.token.do"):
@@ -325,4 +325,4 @@ def _draw_agent(context: PageContext, service: str, kind: ServiceKind, folder: s
     )
     st.code(made.token.text, language=None, wrap_lines=True)
     st.markdown("Run this command on the service's machine and paste the token when asked:")
-    st.code(agent_command(url, service, kind, folder), language="bash", wrap_lines=True)
+    st.code(agent_command(url, service, kind, folder), language=None, wrap_lines=True)

@@ -90,7 +90,7 @@ def _draw_token(context: PageContext, made: MadeToken, service: str, kind: Servi
     st.code(made.token.text, language=None, wrap_lines=True)
     st.markdown("Run this command on the service's machine and paste the token when asked:")
     st.code(
-        agent_command(context.addresses.enrolment, service, kind, folder_of(service)), language="bash", wrap_lines=True
+        agent_command(context.addresses.enrolment, service, kind, folder_of(service)), language=None, wrap_lines=True
     )
     if st.button("Close", key="join.close"):
         _close()

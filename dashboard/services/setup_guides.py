@@ -16,7 +16,6 @@ class Step:
 
     words: str
     command: str = ""
-    language: str = "bash"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,6 @@ def _mongodb(folder: str) -> tuple[Guide, ...]:
                     "from pymongo.encryption_options import AutoEncryptionOpts\n\n"
                     f'with open("{folder}/csfle.json") as file:\n'
                     '    options = AutoEncryptionOpts(key_vault_namespace="openkcm.keys", **json.load(file))',
-                    "python",
                 ),
             ),
         ),
@@ -144,7 +142,6 @@ def _microservice(folder: str, https: str) -> tuple[Guide, ...]:
                     f'with Client.from_folder("{folder}") as kcm:\n'
                     '    ciphertext = kcm.encrypt(b"a record", "orders/1")\n'
                     '    print(kcm.decrypt(ciphertext, "orders/1"))',
-                    "python",
                 ),
             ),
         ),

@@ -116,8 +116,10 @@ class Scene:
         self.authority = FakeAuthority()
         self.gateway = FakeGateway(self.worker, self.authority)
 
-    def page_context(self, tenant_id: str = ACME, *roles: PersonRole, name: str = "Ada") -> PageContext:
-        subject = f"{name.lower()}@acme.example"
+    def page_context(
+        self, tenant_id: str = ACME, *roles: PersonRole, name: str = "Ada", subject: str = ""
+    ) -> PageContext:
+        subject = subject or f"{name.lower()}@acme.example"
         person = Person(subject, name, tenant_id, frozenset(roles or {PersonRole.ADMINISTRATOR}))
         with self.dashboard.tenant_tx(tenant_id) as tx:
             session = sha256(f"{tenant_id} {subject}".encode()).hexdigest()

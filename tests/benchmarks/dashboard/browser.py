@@ -6,7 +6,8 @@ click or key until its result is visible. The browser polls both at every frame.
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -21,7 +22,7 @@ _FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
-_PATIENCE_MS = 30_000
+_PATIENCE_MS = 60_000
 _VIEW: ViewportSize = {"width": 1280, "height": 900}
 
 FIRST_ROW = """() => {
@@ -91,6 +92,17 @@ class Person:
             page.close()
         context.close()
         return seconds
+
+    @contextmanager
+    def tabs(self, path: str, number: int) -> Iterator[None]:
+        """Show a page in several tabs during the block."""
+        context = self._browser.new_context(storage_state=self._cookies, viewport=_VIEW)
+        for _ in range(number):
+            page = context.new_page()
+            page.goto(f"{self._address}/{path}", wait_until="commit")
+            settle(page)
+        yield
+        context.close()
 
     def interactions(self, interaction: Interaction, runs: int) -> list[float]:
         """Return the seconds of one interaction, each from a page that was just opened."""
@@ -164,6 +176,18 @@ def row_changes(page: Page, act: Callable[[], None]) -> None:
 def wait_for_text(text: str, *, exact: bool = False) -> Callable[[Page], None]:
     """Return a function that waits for a visible text."""
     return lambda page: page.get_by_text(text, exact=exact).first.wait_for(timeout=_PATIENCE_MS)
+
+
+def wait_for_heading(name: str) -> Callable[[Page], None]:
+    """Return a function that waits for a visible heading."""
+    return lambda page: page.get_by_role("heading", name=name, exact=True).first.wait_for(timeout=_PATIENCE_MS)
+
+
+def select_row(page: Page) -> None:
+    """Select the first row of the last table by its box."""
+    box = page.get_by_test_id("stDataFrame").last.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 15, box["y"] + 55)
 
 
 def wait_for_table(page: Page) -> None:

@@ -1,4 +1,4 @@
-"""Sample data for a database after long use: thousands of tenants, a million audit events in one, a year of usage.
+"""Sample data for a database after long use: thousands of tenants, a million audit events in one, 50 services.
 
 The product's processes cannot write past data: they insert rows one transaction at a time, with the present time. This
 module writes in bulk as the administrator, and only here. The result equals the product's: every state with the steps
@@ -10,14 +10,15 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
 
 import psycopg
 
+from core.retention import DELETED
 from core.services import CryptoOperation
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import Step, StepState
 from openkcm.contract.audit_events import GENESIS, UPSTREAM_NAME, AuditName, link
+from openkcm.contract.services import ServiceKind
 
 REGIONS = ("eu-west-1", "eu-central-1", "us-east-1")
 SERVICES = (
@@ -27,6 +28,10 @@ SERVICES = (
     ("payments", "microservice"),
     ("reporting", "microservice"),
 )
+"""The services of the audit records."""
+_KINDS = tuple(ServiceKind)
+MORE_SERVICES = tuple((f"service-{number:02}", _KINDS[number % len(_KINDS)]) for number in range(len(SERVICES), 50))
+"""The other services of the tenant."""
 
 # Per thousand tenants; the rest is active.
 _STATES = {
@@ -40,6 +45,7 @@ _STATES = {
 }
 _PROMISE = timedelta(minutes=3)
 _PEOPLE = ("ada@acme.example", "grace@acme.example", "alan@acme.example")
+_USED = "unnest(%(services)s::text[]) as service, unnest(array['encrypt', 'decrypt']) as operation"
 _ADDRESSES = tuple(f"10.20.{n // 8}.{n % 8 + 10}" for n in range(64))
 
 
@@ -235,45 +241,41 @@ def _event(tenant_id: str, seq: int, at: datetime, name: AuditName, **fields: ob
 
 
 def fill_usage(connection: psycopg.Connection, tenant_id: str, days: int, now: datetime) -> None:
-    """Add rows for every minute of two services, and for working hours of the others."""
-    for number, (service, _) in enumerate(SERVICES):
-        hours = (
-            "true" if number < 2 else "extract(hour from minute) between 6 and 17 and extract(isodow from minute) < 6"
-        )
-        connection.execute(
-            "insert into okcm.usage_minute (tenant_id, minute, service, operation, count, refused, bytes)"
-            " select %(tenant)s, minute, %(service)s, operation, used, case when used %% 97 = 0 then 1 else 0 end,"
-            " used * 512 from (select minute, operation, 1 + (random() * 3000)::bigint as used"
-            "  from generate_series(%(since)s::timestamptz, %(until)s, '1 minute') as minute,"
-            f"  unnest(%(operations)s::text[]) as operation where {hours}) as made on conflict do nothing",
-            {
-                "tenant": tenant_id,
-                "service": service,
-                "operations": ["encrypt", "decrypt"] if number < 2 else ["data-key"],
-                "since": (now - timedelta(days=days)).replace(second=0, microsecond=0),
-                "until": now.astimezone(UTC),
-            },
-        )
-    # The product's sums per hour and day: all successful uses in one bucket, all rejections for one reason.
-    _sum_usage(connection, tenant_id, "day", now - timedelta(days=days + 1))
-    _sum_usage(connection, tenant_id, "hour", now - timedelta(days=min(days, _HOURS_KEPT_DAYS)))
+    """Add what the product keeps: the minutes, hours and days of its retention, at most `days` of them.
 
-
-def _sum_usage(connection: psycopg.Connection, tenant_id: str, unit: Literal["day", "hour"], since: datetime) -> None:
-    """Sum the minutes by day or hour."""
-    time, newest = {
-        "day": ("(minute at time zone 'UTC')::date", ""),
-        "hour": ("date_trunc('hour', minute, 'UTC')", ", last_minute"),
-    }[unit]
+    Every service has uses in every minute of the last two days, in every hour and on every day.
+    """
+    names = [name for name, _ in (*SERVICES, *MORE_SERVICES)]
+    kept = min(days, DELETED["usage_hour"].days)
+    values = {
+        "tenant": tenant_id,
+        "services": names,
+        "minute": now - timedelta(days=min(days, 2)),
+        "hour": now - timedelta(days=kept),
+        "day": now - timedelta(days=days),
+        "now": now.astimezone(UTC),
+    }
     connection.execute(
-        f"insert into okcm.usage_{unit}"
-        f" (tenant_id, {unit}, service, operation, refusal, count, bytes, microseconds, latency{newest})"
-        " select tenant_id, begins, service, operation, refusal, used, bytes, 60 * used,"
-        "  (select array_agg(case when n = 5 then used else 0 end order by n) from generate_series(1, 40) as n)"
-        f" {newest} from (select tenant_id, {time} as begins, service, operation, max(minute) as last_minute,"
-        "   sum(count - refused)::bigint as answered, sum(refused)::bigint as refused, sum(bytes)::bigint as bytes"
-        "  from okcm.usage_minute where tenant_id = %s and minute >= %s group by 1, 2, 3, 4) as sums,"
-        " lateral (values ('', answered), ('ciphertext_refused', refused)) as split (refusal, used)"
-        " where used > 0 on conflict do nothing",
-        [tenant_id, since],
+        "insert into okcm.usage_minute (tenant_id, minute, service, operation, count, refused, bytes)"
+        " select %(tenant)s, minute, service, operation, used, case when used %% 97 = 0 then 1 else 0 end, used * 512"
+        " from (select date_trunc('minute', at) as minute, service, operation, 1 + (random() * 3000)::bigint as used"
+        f"  from generate_series(%(minute)s::timestamptz, %(now)s, '1 minute') as at, {_USED}) as made"
+        " on conflict do nothing",
+        values,
     )
+    for table, time, step in (("usage_hour", "hour", "1 hour"), ("usage_day", "day", "1 day")):
+        last = ", last_minute" if table == "usage_hour" else ""
+        begins = f"date_trunc('{time}', at, 'UTC')" if last else "(at at time zone 'UTC')::date"
+        connection.execute(
+            f"insert into okcm.{table}"
+            f" (tenant_id, {time}, service, operation, refusal, count, bytes, microseconds, latency{last})"
+            " select %(tenant)s, begins, service, operation, refusal, used, used * 512, 60 * used,"
+            # All uses are in one bucket of the latencies.
+            "  (select array_agg(case when n = 5 then used else 0 end order by n) from generate_series(1, 40) as n)"
+            f"  {', begins' if last else ''}"
+            f" from (select {begins} as begins, service, operation, refusal,"
+            "   case when refusal = '' then 1 + (random() * 90000)::bigint else 1 + (random() * 90)::bigint end as used"
+            f"  from generate_series(%({time})s::timestamptz, %(now)s, '{step}') as at, {_USED},"
+            "  unnest(array['', 'ciphertext_refused']) as refusal) as made on conflict do nothing",
+            values,
+        )

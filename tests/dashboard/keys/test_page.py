@@ -92,7 +92,6 @@ def test_versions_and_history_of_the_selected_key_link_to_their_records(scene: S
     assert "Key rotation requested, intended, " in said
     assert "](audit?seq=" in said
     assert "[All audit records of this service](audit?service=ledger)" in said
-    assert "Versions" not in press(at, "keys.versions-close").split("\n")
 
 
 def test_the_timeline_shows_rotations_and_locks_with_their_records(scene: Scene) -> None:

@@ -17,7 +17,7 @@ _LIGATURE = re.compile(r"\b[a-z]+_[a-z_]+\b|\bicon\b")
 # Parts of one widget, which Streamlit names inside a labelled group, and the tools of a table are no actions of a page.
 _NAMES = """
 () => {
-    const inputs = ["NumberInput", "MultiSelect", "Selectbox", "DateInput", "DateTimeInput"];
+    const inputs = ["TextInput", "NumberInput", "MultiSelect", "Selectbox", "DateInput", "DateTimeInput"];
     const parts = ["ElementToolbar", "Toolbar", ...inputs];
     const ignored = [...parts.map(part => `[data-testid=st${part}]`), "[data-testid=stHeadingWithActionElements] a"];
     axe.setup(document);
@@ -42,10 +42,13 @@ def violations(page: Page, *rules: str) -> list[str]:
     """Return the serious and critical violations of the page or its open dialog; `rules` selects some of axe-core."""
     # Streamlit greys out elements while it draws again.
     expect(page.locator("[data-stale=true]")).to_have_count(0)
+    # A dialog stops the page from scrolling, and axe-core then regards text in a root element without height as hidden.
+    page.evaluate("document.documentElement.style.minHeight = '100%'")
     options = {"runOnly": {"type": "rule", "values": list(rules)}} if rules else None
     scope = _DIALOG if page.locator(_DIALOG).count() else None
     found: dict[str, Any] = Axe().run(page, scope, options).response
-    assert found["passes"] or found["violations"], "axe-core checked nothing"
+    checked = {rule["id"] for rule in (*found["passes"], *found["violations"])}
+    assert "color-contrast" in checked, f"axe-core checked no text: {checked}"
     return [
         f"{page.url} {fault['id']} ({fault['impact']}): {node['html'][:160]}: {node['failureSummary']}"
         for fault in found["violations"]

@@ -30,6 +30,7 @@ class ServedDashboard:
     url: str
     folder: Path
     scene: Scene
+    pid: int
 
     @contextmanager
     def hanging_database(self) -> Iterator[None]:
@@ -70,7 +71,7 @@ def serve(field: Field, folder: Path, **settings: str) -> Iterator[ServedDashboa
 
     try:
         wait_until(is_ready, seconds=_START_SECONDS)
-        yield ServedDashboard(url, folder, Scene(field))
+        yield ServedDashboard(url, folder, Scene(field), process.pid)
     finally:
         process.kill()
         process.wait()

@@ -19,10 +19,12 @@ from dashboard.tenants import actions as standing_actions
 from database.rotation import RotationRequest
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene
+from tests.e2e.dashboard.harness.dashboard_pages import KAI
+from tests.e2e.dashboard.harness.sign_ons import subject
 
 BUSY, EMPTY, LOCKED, WAITING = ACME, "empty-corp-10001", "locked-corp-10002", "waiting-corp-10003"
 HELD, SUSPENDED, LEAVING, CLOSED = "held-corp-10004", "suspended-corp-10005", "leaving-corp-10006", "closed-corp-10007"
-STARTING, FAILED = "starting-corp-10008", "failed-corp-10009"
+STARTING, FAILED, ALSO_FAILED = "starting-corp-10008", "failed-corp-10009", "failed-corp-10010"
 REASON = "suspicious reads at 17:14"
 _MEASURED_SECONDS = 1.0
 
@@ -40,6 +42,7 @@ def add_tenants(scene: Scene) -> None:
         (CLOSED, State.OFFBOARDED),
         (STARTING, State.PROVISIONING),
         (FAILED, State.FAILED),
+        (ALSO_FAILED, State.FAILED),
     ):
         scene.tenant(state, tenant_id, f"{tenant_id.split('-')[0].capitalize()} Corporation")
     _fill(scene)
@@ -69,7 +72,7 @@ def _ask(scene: Scene) -> None:
     """Have Kai ask for two actions of WAITING that another person must approve."""
     scene.service("orders", ServiceKind.MONGODB, WAITING, uses=20)
     scene.wants_two_for(*Action, tenant_id=WAITING)
-    kai = scene.page_context(WAITING, PersonRole.KEY_ADMINISTRATOR, name="Kai")
+    kai = scene.page_context(WAITING, PersonRole.KEY_ADMINISTRATOR, name=KAI, subject=subject(WAITING, KAI))
     standing_actions.ask_to_lock(kai, REASON)
     approval_actions.ask_for(kai, Action.CHANGE_POLICY, TenantPolicy().as_argument(), REASON)
 
