@@ -76,6 +76,22 @@ select hour, coalesce(sum(count) filter (where refusal = ''), 0)::bigint,
        {_buckets("coalesce(sum(latency[{0}]) filter (where refusal = ''), 0)")}
 from okcm.usage_hour where hour >= %s group by hour order by hour
 """  # noqa: S608 - constants
+# Whole hours where they are complete, since a day of 50 services has a hundred thousand minutes. The first counted hour
+# may be incomplete: an older release counted minutes and days only.
+_TOTALS = """
+with whole as (
+    select greatest(date_trunc('hour', %(since)s::timestamptz - interval '1 microsecond', 'UTC'),
+                    coalesce((select min(hour) from okcm.usage_hour), 'infinity')) + interval '1 hour' as since
+), uses as (
+    select service, operation, count, refused, minute from okcm.usage_minute
+    where minute >= %(since)s and minute < (select since from whole)
+    union all
+    select service, operation, count, case when refusal = '' then 0 else count end, last_minute from okcm.usage_hour
+    where hour >= (select since from whole)
+)
+select service, operation, sum(count)::bigint, sum(refused)::bigint, max(minute) from uses
+group by service, operation order by service, operation
+"""
 # Each bucket separately, and only for successful requests: unnesting the arrays, or adding those of rejected requests,
 # takes three times as long.
 _SUMS = f"""
@@ -319,13 +335,9 @@ class Usage:
             UsageRow(minute, service, CryptoOperation(operation), *rest) for minute, service, operation, *rest in rows
         ]
 
-    def totals(self, since: datetime, until: datetime) -> Sequence[UsageTotalRow]:
-        """Return the sum of the minutes in [since, until) for each service and operation."""
-        rows = self.connection.execute(
-            "select service, operation, sum(count)::bigint, sum(refused)::bigint, max(minute) from okcm.usage_minute"
-            " where minute >= %s and minute < %s group by service, operation order by service, operation",
-            [since, until],
-        )
+    def totals(self, since: datetime) -> Sequence[UsageTotalRow]:
+        """Return the sum of the minutes from `since` on for each service and operation."""
+        rows = self.connection.execute(_TOTALS, {"since": since})
         return [UsageTotalRow(service, CryptoOperation(operation), *rest) for service, operation, *rest in rows]
 
     def recent(self, since: datetime) -> RecentUse:

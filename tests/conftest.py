@@ -14,6 +14,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import structlog
 
 from database.connection.database import Database
 from devstack.servers import process
@@ -96,6 +97,18 @@ def _is_roomy() -> bool:
         return False
     meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
     return int(meminfo["MemAvailable"].split()[0]) * 1024 > _ROOM * 3 // 2
+
+
+@pytest.fixture
+def standard_logs() -> Iterator[None]:
+    """Send logs to the standard library's logging, so that a test captures all and standard output has none."""
+    before = structlog.get_config()
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

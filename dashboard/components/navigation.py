@@ -25,8 +25,9 @@ class Navigation:
 
     def go(self, path: str, **query: str) -> NoReturn:
         """Show another page now, from a button or a selected row; raises KeyError for a page of another route."""
+        page = self.pages[path]
         leave_page(query)
-        st.switch_page(self.pages[path], query_params=query or None)
+        st.switch_page(page, query_params=query or None)
 
 
 NO_PAGES = Navigation()

@@ -66,7 +66,7 @@ def _read(context: PageContext) -> _Page | None:
             tx.objects.counts(),
             Counter({service: len(fields) for service, fields in tx.protection.by_service().items()}),
             tx.usage.counts(Days(view.first_day(today), today), "service", _OPERATIONS),
-            tx.usage.totals(now - _DAY, now + timedelta(minutes=1)),
+            tx.usage.totals(now - _DAY),
         )
         health = HEALTHY if held is None else held.health
         chart = key_map.key_map(tenant, tx.keys.all(), keys, services, health)

@@ -83,11 +83,10 @@ def read_facts(tx: TenantTransaction, now: datetime) -> Facts | None:
     tenant = tx.tenants.get()
     if tenant is None:
         return None
-    soon = now + timedelta(minutes=1)
     return Facts(
         tenant,
         tx.services.all(),
-        tx.usage.totals(now - _DAY, soon),
+        tx.usage.totals(now - _DAY),
         tx.objects.counts(),
         tx.agents.all(),
         tx.enrolments.discovered(),

@@ -101,19 +101,49 @@ def test_range_excludes_its_end(crypto: Database) -> None:
     assert [row.minute - NOW for row in found] == [timedelta(minutes=1), timedelta(minutes=2)]
 
 
-def test_totals_sum_the_minutes_by_service_and_operation(crypto: Database) -> None:
-    minute = timedelta(minutes=1)
+def test_totals_sum_the_uses_by_service_and_operation(crypto: Database) -> None:
+    minute, begins = timedelta(minutes=1), NOW.replace(minute=0)
     with crypto.tenant_tx("acme") as tx:
-        tx.usage.add([some_uses(minute=NOW + number * minute) for number in range(4)], "a")
-        tx.usage.add([some_uses("users", operation=GET, refusal="object_not_found", count=1)], "b")
+        for hours in range(3):
+            used = [some_uses(minute=begins + hours * HOUR + minutes * minute) for minutes in (0, 30, 59)]
+            tx.usage.add(used, f"used-{hours}")
+            refused = some_uses("users", operation=GET, refusal="object_not_found", count=1, minute=used[1].minute)
+            tx.usage.add([refused], f"refused-{hours}")
     with crypto.tenant_tx("beta") as tx:
         tx.usage.add([some_uses()], "a")
+    last = begins + 2 * HOUR
     with crypto.tenant_tx("acme") as tx:
-        assert tx.usage.totals(NOW, NOW + 3 * minute) == [
-            UsageTotalRow("orders", ENCRYPT, 30, 0, NOW + 2 * minute),
-            UsageTotalRow("users", GET, 1, 1, NOW),
-        ]
-        assert tx.usage.totals(NOW + HOUR, NOW + 2 * HOUR) == []
+        for since, used, refused in (
+            (begins, 9, 3),
+            (begins + minute, 8, 3),
+            (begins + 31 * minute, 7, 2),
+            (begins + HOUR, 6, 2),
+            (last + minute, 2, 1),
+            (last + 31 * minute, 1, 0),
+        ):
+            rows = {"orders": UsageTotalRow("orders", ENCRYPT, 10 * used, 0, last + 59 * minute)}
+            if refused:
+                rows["users"] = UsageTotalRow("users", GET, refused, refused, last + 30 * minute)
+            assert tx.usage.totals(since) == list(rows.values())
+        assert tx.usage.totals(last + HOUR) == []
+
+
+def test_totals_after_an_upgrade_count_the_minutes_of_the_former_release(crypto: Database, field: Field) -> None:
+    begins, minute = NOW.replace(minute=0), timedelta(minutes=1)
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([some_uses(minute=begins + hours * HOUR + 5 * minute) for hours in range(4)], "a")
+    with field.administrator() as administrator:
+        # The former release counted the first hour, and the first minute of the second one.
+        administrator.execute("delete from okcm.usage_hour where hour = %s", [begins])
+        administrator.execute("update okcm.usage_hour set count = 1 where hour = %s", [begins + HOUR])
+    with crypto.tenant_tx("acme") as tx:
+        [total] = tx.usage.totals(begins)
+        assert total.count == 40
+        assert tx.usage.totals(begins + 3 * HOUR) == [replace(total, count=10)]
+    with field.administrator() as administrator:
+        administrator.execute("delete from okcm.usage_hour")
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.usage.totals(begins) == [total]
 
 
 def test_rejections_without_a_known_service_are_counted(crypto: Database) -> None:

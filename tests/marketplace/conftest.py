@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import httpx2
 import pytest
-import structlog
 import uvicorn
 from standardwebhooks import Webhook
 
@@ -194,12 +193,8 @@ async def running(
 
 
 @pytest.fixture(autouse=True)
-def logs() -> None:
-    """Send logs to the standard library's logging, so that a test captures all and standard output has none."""
-    structlog.configure(
-        processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-    )
+def logs(standard_logs: None) -> None:
+    """Let every test capture all logs."""
 
 
 @pytest.fixture

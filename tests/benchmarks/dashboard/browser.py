@@ -7,12 +7,13 @@ click or key until its result is visible. The browser polls both at every frame.
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import TimeoutError as PageTimeout
 
 _FLAGS = (
     "--no-sandbox",
@@ -22,7 +23,7 @@ _FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
-_PATIENCE_MS = 60_000
+_PATIENCE_MS, _REPEAT_MS = 60_000, 5_000
 _VIEW: ViewportSize = {"width": 1280, "height": 900}
 
 FIRST_ROW = """() => {
@@ -183,11 +184,20 @@ def wait_for_heading(name: str) -> Callable[[Page], None]:
     return lambda page: page.get_by_role("heading", name=name, exact=True).first.wait_for(timeout=_PATIENCE_MS)
 
 
-def select_row(page: Page) -> None:
-    """Select the first row of the last table by its box."""
-    box = page.get_by_test_id("stDataFrame").last.bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + 15, box["y"] + 55)
+def select_row(page: Page, result: Locator) -> None:
+    """Select the first row of the first visible table by its box, and wait for the result.
+
+    A click that the page ignores is repeated after `_REPEAT_MS`, as a user would; it then counts in the time.
+    """
+    table = page.locator("[data-testid=stDataFrame]:visible").first
+    for _ in range(_PATIENCE_MS // _REPEAT_MS):
+        table.scroll_into_view_if_needed()
+        box = table.bounding_box()
+        assert box is not None
+        page.mouse.click(box["x"] + 15, box["y"] + 55)
+        with suppress(PageTimeout):
+            return result.wait_for(timeout=_REPEAT_MS)
+    raise TimeoutError(f"no row was selected: {page.url}")
 
 
 def wait_for_table(page: Page) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from cli.__main__ import main
 from compliance.audit.forwarding.batches import Batch, Form, StateFile
@@ -30,6 +29,8 @@ from tests.database.builders import a_provisioned_tenant, an_audit_event
 from tests.database.fixtures import Field
 
 TOKEN = "hunter2-must-never-be-seen"
+
+pytestmark = pytest.mark.usefixtures("standard_logs")
 
 
 @pytest.fixture
@@ -66,15 +67,10 @@ def forward(
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Callable[..., dict[str, Any]]]:
+) -> Callable[..., dict[str, Any]]:
     """Run the command in this process and return its document; its output must not contain the token."""
-    before = structlog.get_config()
-    # Not by the command, whose cached loggers would keep its settings in all later tests.
+    # Its cached loggers would keep its settings in all later tests.
     monkeypatch.setattr("cli.audit.forward.configure_logs", lambda *_: None)
-    structlog.configure(
-        processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-    )
 
     def run(to: str, *words: str, status: int = 0) -> dict[str, Any]:
         where = ("--ca", str(identity.pem), "--state", str(stand))
@@ -84,8 +80,7 @@ def forward(
         document: dict[str, Any] = json.loads(printed.out)
         return document
 
-    yield run
-    structlog.configure(**before)
+    return run
 
 
 class Follower:
