@@ -3,6 +3,8 @@
 from tests.database.fixtures import Field
 
 TENANTS = 10_000
+_CAUSES = 20
+"""Error codes of the rejected requests of the first tenant in each hour."""
 
 # States, regions, ages and SLO breaches are independent, so that no two filters select the same rows.
 _MANY = f"""
@@ -115,7 +117,12 @@ insert into okcm.usage_hour (tenant_id, hour, service, operation, refusal, count
         last_minute)
     select tenant_id, date_trunc('hour', now()) - h * interval '1 hour', 'orders', 'encrypt', '', 1, 1, 1,
         array_fill(0::bigint, array[40]), now()
-    from okcm.tenant, generate_series(0, 9) h;
+    from (select tenant_id from okcm.tenant order by tenant_id limit {using}) t, generate_series(0, 9) h;
+insert into okcm.usage_hour (tenant_id, hour, service, operation, refusal, count, bytes, microseconds, latency,
+        last_minute)
+    select 'load-000001', date_trunc('hour', now()) - h * interval '1 hour', 'orders', 'encrypt', 'cause-' || c, 1, 1,
+        1, array_fill(0::bigint, array[40]), date_trunc('hour', now()) - h * interval '1 hour'
+    from generate_series(0, 2159) h, generate_series(1, {busy}) c;
 insert into okcm.usage_minute (tenant_id, minute, service, operation, count, refused, bytes)
     select tenant_id, date_trunc('hour', now()) - m * interval '1 hour', 'orders', 'encrypt', 1, 0, 1
     from okcm.tenant, generate_series(0, 9) m;
@@ -129,8 +136,11 @@ set session_replication_role = origin;
 """
 
 
-def add_operating_tenants(field: Field, tenants: int = TENANTS) -> None:
-    """Insert active tenants `load-000001` and so on, each with two services and the rows of an operation."""
+def add_operating_tenants(field: Field, tenants: int = TENANTS, using: int = TENANTS) -> None:
+    """Insert active tenants `load-000001` and so on, each with two services and the rows of an operation.
+
+    The first `using` have uses by hour; the first one has had rejected requests for 90 days.
+    """
     with field.administrator() as administrator:
-        administrator.execute(_IN_OPERATION.format(tenants=tenants).encode())
+        administrator.execute(_IN_OPERATION.format(tenants=tenants, using=using, busy=_CAUSES).encode())
         administrator.execute("vacuum analyze")
