@@ -80,14 +80,14 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
             operator = browser.sign_in(served.url, "/operations", "Olga Operator")
             paints = {
                 kind: {
-                    place.name: who.first_paints(place, runs, cached=cached)
+                    place.name: _shown(f"{place.name}, {kind}", who.first_paints(place, runs, cached=cached))
                     for who, place in _places(auditor, operator)
                     if cached or not place.path
                 }
                 for kind, cached in (("returning", True), ("new", False))
             }
             times = {
-                one.name: who.interactions(one, runs)
+                one.name: _shown(one.name, who.interactions(one, runs))
                 for who, ones in ((auditor, [*_pages(), *_audit()]), (operator, _operations(amounts.tenants)))
                 for one in ones
             }
@@ -112,6 +112,11 @@ def _fill(scene: Scene, amounts: Amounts) -> None:
         administrator.execute("vacuum analyze")
     scene.measured()
     print(f"  filled after {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _shown(name: str, seconds: list[float]) -> list[float]:
+    print(f"  {name}: {spread(seconds)['p50']} s", flush=True)
+    return seconds
 
 
 def _status_seconds(scene: Scene) -> list[float]:
