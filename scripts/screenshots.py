@@ -1,7 +1,7 @@
 """Take screenshots of the dashboard, light, dark and on a phone, into docs/screenshots (`make screenshots`).
 
 The tool starts a separate installation on free ports, enables tenants, connects services and generates load. Pages are
-never edited. States that no installation reaches within a minute (weeks of use, a stuck tenant) are written through the
+never edited. States that no installation reaches within a minute (weeks of use, a failure) are written through the
 product's own interfaces. Pages are taken in each appearance, dialogs and special situations in the first one. Pictures
 of a former run that this one did not take are deleted.
 
@@ -110,7 +110,6 @@ _CUSTOMERS = (
     ("adatum-10090", "Adatum Bank"),
 )
 _AWS_PRINCIPAL = "arn:aws:iam::999988887777:role/openkcm-platform"
-_STUCK = ("wingtip-10101", "Wingtip Airlines")
 _FAILED = ("proseware-10115", "Proseware Media")
 
 
@@ -180,7 +179,6 @@ def populate(stack: Stack, place: Path) -> None:
     """Enable tenants, and generate load by the services of ACME."""
     for tenant_id, organization in ((ACME, "ACME Corporation"), *_CUSTOMERS):
         stack.enable(tenant_id, organization)
-    _create_stuck(stack, *_STUCK)
     _create_failed(stack, *_FAILED)
     for name, kind in _SERVICES:
         _work(connected.connect(stack, ACME, kind, name, place / name), kind)
@@ -278,14 +276,6 @@ def _begin(stack: Stack, tenant_id: str, organization: str) -> str:
     return ids.provision_workflow(tenant_id)
 
 
-def _create_stuck(stack: Stack, tenant_id: str, organization: str) -> None:
-    """Create a tenant in the state of one that waits for the key server."""
-    operation = _begin(stack, tenant_id, organization)
-    with stack.database().tenant_tx(tenant_id) as tx:
-        for _ in range(4):
-            tx.steps.retry(operation, Step.CREATE_KEYS, "vault_unavailable")
-
-
 def _create_failed(stack: Stack, tenant_id: str, organization: str) -> None:
     """Create a tenant in the state of one whose CA was rejected."""
     operation = _begin(stack, tenant_id, organization)
@@ -335,11 +325,11 @@ def _take_dialogs(stack: Stack, chromium: Browser) -> None:
         _take(page, LIGHT, "notifications", grows=False)
         window.open(f"/tenant/{ACME}/")
         with hanging(stack, "openbao"):
-            expect(page.get_by_text("Key server: does not respond")).to_be_visible()
+            expect(page.get_by_text("Key server: does not respond").first).to_be_visible()
             _take(page, LIGHT, "outage")
     with _window(stack, chromium) as window:
         window.sign_in(OLGA)
-        _take(window.open(f"/operations/?id={_STUCK[0]}"), LIGHT, "operations-tenant")
+        _take(window.open(f"/operations/?id={_FAILED[0]}"), LIGHT, "operations-tenant")
 
 
 def _take_other_tenants(stack: Stack, chromium: Browser, place: Path) -> None:

@@ -116,14 +116,16 @@ def _draw_table(keys: Sequence[ServiceKey], names: list[str], row: int | None) -
         ],
         column_config={
             "Service": st.column_config.TextColumn(pinned=True, width=110),
-            "Kind": st.column_config.TextColumn(width=115),
-            "Version": st.column_config.TextColumn(width=75),
+            "Kind": st.column_config.TextColumn(width=100),
+            "Version": st.column_config.TextColumn(width=62),
             "State": st.column_config.MultiselectColumn(
-                options=list(_STATE_COLORS), color=list(_STATE_COLORS.values()), width=135
+                options=list(_STATE_COLORS), color=list(_STATE_COLORS.values()), width=138
             ),
-            "Last used": st.column_config.DatetimeColumn(format="distance", width=90),
-            "Requests, 30 days": st.column_config.LineChartColumn(y_min=0, y_max=max(most, 1), width=95),
-            "Rotation due": st.column_config.DateColumn(format="D MMM YYYY", width=95),
+            "Last used": st.column_config.DatetimeColumn(format="distance", width=125),
+            "Requests, 30 days": st.column_config.LineChartColumn(
+                "Requests", y_min=0, y_max=max(most, 1), width=85, help="By day, in the last 30 days."
+            ),
+            "Rotation due": st.column_config.DateColumn(format="D MMM YYYY", width=98),
             "Key age": st.column_config.ProgressColumn(
                 width=100,
                 format="%d days",
