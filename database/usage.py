@@ -77,7 +77,8 @@ select hour, coalesce(sum(count) filter (where refusal = ''), 0)::bigint,
 from okcm.usage_hour where hour >= %s group by hour order by hour
 """  # noqa: S608 - constants
 # Whole hours where they are complete, since a day of 50 services has a hundred thousand minutes. The first counted hour
-# may be incomplete: an older release counted minutes and days only.
+# may be incomplete: an older release counted minutes and days only. The last condition is implied: it tells the planner
+# how few hours are read, since it does not know the value of the other one.
 _TOTALS = """
 with whole as (
     select greatest(date_trunc('hour', %(since)s::timestamptz - interval '1 microsecond', 'UTC'),
@@ -87,7 +88,7 @@ with whole as (
     where minute >= %(since)s and minute < (select since from whole)
     union all
     select service, operation, count, case when refusal = '' then 0 else count end, last_minute from okcm.usage_hour
-    where hour >= (select since from whole)
+    where hour >= (select since from whole) and hour >= %(since)s
 )
 select service, operation, sum(count)::bigint, sum(refused)::bigint, max(minute) from uses
 group by service, operation order by service, operation

@@ -255,7 +255,7 @@ def _audit() -> list[Interaction]:
         select_row(page, page.get_by_role("dialog").get_by_text("Hashed text"))
 
     def one_service(page: Page) -> None:
-        row_changes(page, lambda: page.get_by_role("option", name="ledger").click())
+        row_changes(page, lambda: page.get_by_role("option", name="ledger", exact=True).click())
 
     def select_bar(page: Page) -> None:
         chart = page.locator(".st-key-audit-bars-0").bounding_box()

@@ -122,6 +122,7 @@ HOT_QUERIES: Mapping[str, HotQuery] = {
     "last uses of services": _tenant(Role.DASHBOARD, lambda tx: tx.usage.last_uses(_LATELY)),
     # pages of a tenant
     "course of the usage": _tenant(Role.DASHBOARD, lambda tx: tx.usage.course(_LATELY)),
+    "uses of a day": _tenant(Role.DASHBOARD, lambda tx: tx.usage.totals(_LATELY)),
     "assessment": _tenant(Role.DASHBOARD, lambda tx: tx.boundaries.examination()),
     "results of a run": _tenant(Role.DASHBOARD, lambda tx: tx.boundaries.latest_run()),
     "audit ends": _tenant(Role.DASHBOARD, lambda tx: tx.audit.ends()),
