@@ -77,8 +77,8 @@ select hour, coalesce(sum(count) filter (where refusal = ''), 0)::bigint,
 from okcm.usage_hour where hour >= %s group by hour order by hour
 """  # noqa: S608 - constants
 # Whole hours where they are complete, since a day of 50 services has a hundred thousand minutes. The first counted hour
-# may be incomplete: an older release counted minutes and days only. The last condition is implied: it tells the planner
-# how few hours are read, since it does not know the value of the other one.
+# may be incomplete: an older release counted minutes and days only. The last condition is implied; the planner does not
+# know the value of the one before it, and would read all hours.
 _TOTALS = """
 with whole as (
     select greatest(date_trunc('hour', %(since)s::timestamptz - interval '1 microsecond', 'UTC'),
