@@ -342,10 +342,14 @@ class Usage:
         return [UsageTotalRow(service, CryptoOperation(operation), *rest) for service, operation, *rest in rows]
 
     def recent(self, since: datetime) -> RecentUse:
-        """Return the uses of the minutes from `since` on."""
+        """Return the uses of the tenant's services in the minutes from `since` on.
+
+        A rejected connection of a client that is no service of the tenant is an event of its audit stream and of the
+        usage, but no fault: each isolation check makes some.
+        """
         row = self.connection.execute(
             "select coalesce(sum(count), 0)::bigint, coalesce(sum(refused), 0)::bigint from okcm.usage_minute"
-            " where minute >= %s",
+            " where minute >= %s and service <> ''",
             [since],
         ).fetchone()
         count, refused = row or (0, 0)
@@ -353,7 +357,8 @@ class Usage:
             return RecentUse(count, 0, ())
         causes = self.connection.execute(
             "select refusal from okcm.usage_hour where hour >= date_trunc('hour', %(since)s::timestamptz, 'UTC')"
-            " and refusal <> '' and last_minute >= %(since)s group by refusal order by sum(count) desc, refusal",
+            " and refusal <> '' and service <> '' and last_minute >= %(since)s"
+            " group by refusal order by sum(count) desc, refusal",
             {"since": since},
         )
         return RecentUse(count - refused, refused, tuple(code for (code,) in causes))

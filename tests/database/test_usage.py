@@ -73,6 +73,15 @@ def test_hours_contain_every_result_and_its_newest_minute(crypto: Database) -> N
         assert tx.usage.recent(NOW) == RecentUse(30, 2, ("object_not_found",))
 
 
+def test_rejected_connections_of_unknown_clients_are_no_recent_requests(crypto: Database) -> None:
+    unknown = some_uses(service="", operation=CryptoOperation.CONNECT, refusal="client_not_authorized", count=4)
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([unknown], "a")
+        assert tx.usage.recent(NOW) == RecentUse(0, 0, ())
+        tx.usage.add([some_uses(), some_uses(refusal="object_not_found", count=1)], "b")
+        assert tx.usage.recent(NOW) == RecentUse(10, 1, ("object_not_found",))
+
+
 def test_repeated_batch_is_counted_once_per_tenant(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         assert tx.usage.add([some_uses()], "a")

@@ -1,5 +1,6 @@
--- As before, but the tenants with rejected requests are found by the index of rejections. In SQL the function was
--- planned without the value of `since`, and could look through all hours of all services.
+-- As before, but the rejected requests are those of the tenant's services, as in the tenant's status, and are found by
+-- the index of rejections. In SQL the function was planned without the value of `since`, and could look through all
+-- hours of all services.
 create or replace function okcm.tenants_with_problems(promise interval, since timestamptz)
 returns table (tenant_id text, organization text, region text, state text, root_key_mode text,
                requested_at timestamptz, ready_at timestamptz, promise_broken_at timestamptz, locks text[],
@@ -15,6 +16,7 @@ begin
     ), refused as materialized (
         select distinct h.tenant_id from okcm.usage_hour h
         where h.hour >= date_trunc('hour', since, 'UTC') and h.refusal <> '' and h.last_minute >= since
+            and h.service <> ''
     )
     select t.tenant_id, t.organization, t.region, t.state, t.root_key_mode, t.requested_at, t.ready_at,
            t.promise_broken_at, t.locks, t.unlocks_to,
