@@ -338,10 +338,10 @@ class Settings(BaseSettings):
         description="timeout for a connection to a customer's key server, and for one response, seconds",
     )
     root_key_poll_seconds: float = Field(
-        1.0, gt=0, le=60, description="interval of root key health checks while services of the tenant use it, seconds"
+        1.0, gt=0, le=60, description="interval of health checks of a root key in use or shown on an open page, seconds"
     )
     root_key_idle_poll_seconds: float = Field(
-        30.0, gt=0, le=3600, description="interval of root key health checks while no service uses it, seconds"
+        30.0, gt=0, le=3600, description="interval of root key health checks while nothing uses it, seconds"
     )
     root_key_grace_seconds: float = Field(
         60.0, ge=0, le=3600, description="time that a root key may be unreachable before its tenant is locked, seconds"

@@ -5,9 +5,9 @@ share a region. A shard keeps its keys in memory and reads the changes once per 
 again: this finds what an administrator changed without the triggers, or what a failover of the database lost.
 
 Nothing is written while nothing changes. A check is one call to the key's holder. Used, unhealthy and locking keys are
-checked every second, the others rarely: no service key of theirs is in memory, so a revoked root key cannot be used
-before its holder is called again. A round waits for neither database nor holders: a hung connection delays only the
-read, or the root key whose check uses it.
+checked every second, and those of tenants with an open page, which shows the result. The others are checked rarely: no
+service key of theirs is in memory, so a revoked root key cannot be used before its holder is called again. A round
+waits for neither database nor holders: a hung connection delays only the read, or the root key whose check uses it.
 
 The checks of a shard share its threads. Calls to slow holders block their threads and must not delay the others: a key
 server gets few threads while it is slow, and all keys that are recorded as out of reach share a few.
@@ -113,7 +113,7 @@ class _Turn(QueuedCheck):
 
     @property
     def used(self) -> bool:
-        """Whether the last read found a recent use of a service."""
+        """Whether the last read found a recent use of a service, or an open page of the tenant."""
         return self.key.used_seconds > 0
 
     @property

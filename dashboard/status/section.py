@@ -30,7 +30,8 @@ from database.platform.status import Measurement, measure
 from database.tenants import TenantRow
 from openkcm.contract.audit_events import AuditName, fields_of
 
-_AT, _LOCKED_BY = "status.at", "status.locked-by"
+_AT, _LOCKED_BY, _MARKED = "status.at", "status.locked-by", "status.marked"
+_MARK_EACH = timedelta(seconds=30)
 _SEARCHED = 50_000
 """The newest audit records among which the lock is searched, by hours that contain one."""
 _USES = timedelta(hours=24)
@@ -62,6 +63,8 @@ def _draw_measured(context: PageContext, drawn: TenantRow) -> None:
     now = context.now()
     with context.database.tenant_tx(context.tenant_id, call_seconds=CALL_SECONDS) as tx:
         measured = measure(tx, context.root_key_shards, now)
+        if measured is not None and measured.root_key is not None:
+            _mark_viewed(tx, now)
         left, newest = tx.leaving.get(), next(iter(tx.rotations.all(1)), None)
         locked = _read_lock(context, tx, measured) if measured and measured.tenant.state is State.LOCKED else None
     if measured is None:
@@ -80,6 +83,13 @@ def _draw_measured(context: PageContext, drawn: TenantRow) -> None:
     if locked is not None:
         _draw_lock(locked)
     offboarding_section.draw_restore_button(context, left)
+
+
+def _mark_viewed(tx: TenantTransaction, now: datetime) -> None:
+    """Have the root key checked every second while the page is open: its loss is shown within seconds."""
+    if now >= st.session_state.get(_MARKED, now - _MARK_EACH) + _MARK_EACH:
+        tx.root_keys.mark_viewed()
+        st.session_state[_MARKED] = now
 
 
 def _draw_unmeasured(context: PageContext) -> None:

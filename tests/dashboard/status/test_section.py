@@ -11,6 +11,8 @@ from core.services import CryptoOperation
 from core.tenants.lifecycle import State
 from core.tenants.roles import PersonRole
 from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
+from database.root_keys import RootKeyRead
 from database.usage import UsesRow
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, SECONDS, Scene, shown, text
@@ -43,6 +45,22 @@ def test_nothing_measured_is_unknown_and_never_green(scene: Scene, page: str) ->
     assert ":gray-badge[:material/help: Unknown]" in said or ":orange-badge[:material/warning: Degraded]" in said
     assert "Operational" not in said
     assert ":green-badge[:material/check_circle: Key" not in said
+
+
+def test_an_open_page_has_the_root_key_checked_as_often_as_one_in_use(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.held_key()
+    read = RootKeyRead("eu-west-1", 0, 1, timedelta(seconds=90), None, (ACME,), "", 10)
+    queries = PlatformQueries(scene.worker)
+
+    def used_seconds() -> float:
+        key = queries.monitored_root_keys(read).found[ACME]
+        assert key is not None
+        return key.used_seconds
+
+    assert used_seconds() <= 0
+    shown("keys", scene.page_context())
+    assert used_seconds() > 60
 
 
 def test_silent_key_server_is_named_on_the_overview(scene: Scene) -> None:

@@ -9,7 +9,8 @@ _PEOPLE = {
         made_by, made_at, expires_at, used_at, enrolment_id) isolation_assessment key
         managed_object(tenant_id, l2_key, object_id, service,
         object_type, state, names, key_version, revision, created_at) operation_step protected_field protection
-        root_key(tenant_id, root_key_id, mode, name, place, state, health, health_since, created_at, probe_version)
+        root_key(tenant_id, root_key_id, mode, name, place, state, health, health_since, created_at, probe_version,
+        viewed_at)
         root_key_change root_key_request(tenant_id, request_id, place, problems, requested_at) rotation route service
         service_certificate service_key(tenant_id, service, version, l2_key, root_key_mode, root_key, created_at, state,
         l2_version, activated_at, deactivated_at, destroyed_at, last_opened_at, emptied_at, root_key_version)
@@ -170,7 +171,8 @@ GRANTS = {
             report(tenant_id, report_id, since, until, made_for)
         """,
         "update": _PEOPLE["update"]
-        + " dashboard_session(last_seen_at, ended_at) notification_target(muted, paused, secret_number, sealed)",
+        + " dashboard_session(last_seen_at, ended_at) notification_target(muted, paused, secret_number, sealed)"
+        " root_key(viewed_at)",
         "delete": _PEOPLE["delete"] + " notification_target",
         "execute": _PEOPLE["execute"]
         + """

@@ -88,7 +88,7 @@ ALLOWED = {
         r"okcm\.(audit_\w+|\w+\.assessment_due(_first)?|\w+\.(announce_(change|deletion|rewrap|update|authority|recording(_update)?)|mark_for_monitoring)"
         r"|service_certificate\.request_used|managed_object\.refuse_ended_version\w*"
         r"|approval(_vote)?\.signed_on|join_token\.audited|protection\.risen"
-        r"|protected_field\.(versioned|said|audited(_deletion)?)|report\.made_once|notification_target\.target_secret_replaced)"
+        r"|protected_field\.(versioned|said|audited(_deletion)?)|report\.made_once|root_key\.mark_viewed|notification_target\.target_secret_replaced)"
     ),
     # Each verifies the context first, runs under FORCE, and is attacked in breaking.py. Those of cache_change and
     # process_report, which have no row of a tenant, and that of the migrations, need no context.

@@ -110,6 +110,29 @@ def test_first_use_after_a_pause_is_read_and_continuous_use_is_not(reads: Reads,
     assert list(reads.changed()) == ["acme"]
 
 
+def test_an_open_page_counts_as_use_until_it_is_closed(reads: Reads, field: Field) -> None:
+    dashboard = field.open("dashboard", max_size=1)
+    for expected in (["acme"], []):  # a further view within the pause is no change
+        with dashboard.tenant_tx("acme") as tx:
+            tx.root_keys.mark_viewed()
+        assert list(reads.changed()) == expected
+    viewed = reads.changed("acme")["acme"]
+    assert viewed is not None
+    assert 80 < viewed.used_seconds <= 90
+    with field.administrator() as administrator:
+        administrator.execute("update okcm.root_key set viewed_at = viewed_at - interval '2 minutes'")
+    closed = reads.changed("acme")["acme"]
+    assert closed is not None
+    assert closed.used_seconds <= 0
+
+
+def test_a_page_waits_for_no_change_of_the_root_key(worker: Database, field: Field) -> None:
+    with worker.tenant_tx("acme") as tx:
+        CHANGES["health"](tx)
+        with field.open("dashboard", max_size=1).tenant_tx("acme", call_seconds=2.0) as page:
+            page.root_keys.mark_viewed()
+
+
 def test_named_tenant_is_read_without_a_change(reads: Reads, field: Field) -> None:
     see(field, datetime.now(UTC) - timedelta(seconds=100))
     reads.changed()
