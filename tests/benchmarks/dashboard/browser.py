@@ -24,7 +24,6 @@ _FLAGS = (
     "--no-first-run",
 )
 _PATIENCE_MS, _REPEAT_MS = 60_000, 5_000
-_REPEATED = 2
 _VIEW: ViewportSize = {"width": 1280, "height": 900}
 
 FIRST_ROW = """() => {
@@ -107,22 +106,14 @@ class Person:
         context.close()
 
     def interactions(self, interaction: Interaction, runs: int) -> list[float]:
-        """Return the seconds of one interaction, each from a page that was just opened.
-
-        Some runs may be repeated, because a list that was opened can close when the page draws again.
-        """
+        """Return the seconds of one interaction, each from a page that was just opened."""
         seconds: list[float] = []
         context = self._browser.new_context(storage_state=self._cookies, viewport=_VIEW)
-        for _ in range(runs + _REPEATED):
+        for _ in range(runs):
             page = context.new_page()
             page.goto(f"{self._address}/{interaction.path}", wait_until="commit")
-            with suppress(PageTimeout):
-                seconds.append(_seconds(page, interaction))
+            seconds.append(_seconds(page, interaction))
             page.close()
-            if len(seconds) == runs:
-                break
-        else:
-            raise PageTimeout(f"{interaction.name}: {len(seconds)} of {runs} runs had a result")
         context.close()
         return seconds
 
@@ -173,6 +164,10 @@ def settle(page: Page) -> None:
     """Wait until the page is idle, so that pending work does not disturb the next measurement."""
     at_rest(page)
     page.wait_for_timeout(300)
+
+
+def wait_for_animations(page: Page) -> None:
+    page.wait_for_function("() => !document.getAnimations().length", timeout=_PATIENCE_MS)
 
 
 def changes(page: Page, read: str, act: Callable[[], None]) -> None:
