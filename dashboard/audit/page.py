@@ -44,7 +44,6 @@ def draw(context: PageContext) -> None:
     else:
         section.draw_search(context)
     requested, answer = _draw_chain(context, ends)
-    section.draw_opened(context)
     if requested:  # last, so that the rest of the page is complete while it runs
         _verify(context, answer)
 

@@ -7,6 +7,7 @@ drawn by elements that show text literally, never as Markdown.
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import streamlit as st
 
@@ -18,7 +19,7 @@ from dashboard.audit.hours import HourBars
 from dashboard.audit.stream import Page, PageDirection
 from dashboard.auth.routes import of_tenant
 from dashboard.components import formatting as words
-from dashboard.components.fragments import part, polling_fragment
+from dashboard.components.fragments import draw_tabs, part, polling_fragment
 from dashboard.page_context import PageContext
 from database.audit import FoundRecord
 
@@ -27,7 +28,7 @@ _QUERY_BUDGET = timedelta(milliseconds=250)
 _FIRST_DAY = datetime(2020, 1, 1)  # noqa: DTZ001 - the widget has times without a zone, which are UTC
 
 _PAGE, _TURN, _ADDRESS, _IGNORED = "audit-page", "audit-turn", "audit-address", "audit-ignored"
-_TABLE, _BARS = "audit-table", "audit-bars"
+_TABLE, _BARS, _NARROWED = "audit-table", "audit-bars", "audit-narrowed"
 _HEIGHT = 460
 
 
@@ -36,12 +37,15 @@ def draw_search(context: PageContext) -> None:
     """Draw filters and results."""
     st.header("Records")
     query = _draw_filters(context)
-    live = bool(st.session_state.get(_key(address.LIVE))) and query.until is None
-    (_draw_live if live else _draw_results)(context, query, live=live)
+    if st.session_state.get(_key(address.LIVE)) and query.until is None:
+        _draw_live(context, query)
+    else:
+        _draw_bars(context, query)
+        _draw_page(context, query)
     _draw_downloads(context, query.filter())
 
 
-def draw_opened(context: PageContext) -> None:
+def _draw_opened(context: PageContext) -> None:
     """Draw the record that the address names in a dialog."""
     seq = address.parse_seq(st.query_params.get_all(address.SEQ))
     if seq is not None:
@@ -187,30 +191,36 @@ def _draw_choice(name: str, label: str, options: Sequence[str], shown: Callable[
     st.multiselect(label, every, format_func=shown, key=_key(name), placeholder="any", on_change=_write_address)
 
 
-def _results(context: PageContext, query: AuditQuery, *, live: bool) -> None:
-    """Draw bars and list."""
+@polling_fragment
+def _draw_live(context: PageContext, query: AuditQuery) -> None:
+    if st.session_state.pop(_NARROWED, False):
+        st.rerun()  # The filters, which are outside of this fragment, have changed.
+    _draw_bars(context, query)
+    _draw_records(context, query, live=True)
+
+
+@part
+def _draw_page(context: PageContext, query: AuditQuery) -> None:
+    _draw_records(context, query, live=False)
+
+
+def _draw_bars(context: PageContext, query: AuditQuery) -> None:
     now = context.now()
-    chosen = query.filter()
     with context.database.tenant_tx(context.tenant_id) as tx:
         counts = tx.audit.hours(hours.window(query, now).filter())
-    _draw_bars(hours.bars(counts, query, now), query)
-    _draw_records(context, _page(context, chosen, live=live))
-
-
-_draw_results = part(_results)
-_draw_live = polling_fragment(_results)
-
-
-def _draw_bars(shown: HourBars, query: AuditQuery) -> None:
+    shown = hours.bars(counts, query, now)
     if not shown.bars:
         st.caption(shown.summary())
         return
     names = ("Answered", "Refused or failed")
+    # The selection is a position: other bars are another widget, without a selection.
     version = st.session_state.get(_BARS, 0)
-    chart, table = st.tabs(["Chart", "Table"], key="audit-hours")
-    with chart:
-        event = st.echarts_chart(
+    chart_key, table_key = f"{_BARS}-{version}", f"{_BARS}-table-{version}"
+
+    def draw_chart() -> None:
+        st.echarts_chart(
             {
+                "animation": False,
                 # Patterns as well as colours: series stay distinguishable in print and for colour-blind users.
                 "aria": {"enabled": True, "decal": {"show": True}},
                 "tooltip": {"trigger": "axis", "valueFormatter": "localized"},
@@ -219,32 +229,40 @@ def _draw_bars(shown: HourBars, query: AuditQuery) -> None:
                 "xAxis": {"type": "category", "data": [bar.label for bar in shown.bars]},
                 "yAxis": {"type": "value", "minInterval": 1},
                 "series": [
-                    {"type": "bar", "stack": "all", "name": name, "selectedMode": "single", "data": list(data)}
+                    {
+                        "type": "bar",
+                        "stack": "all",
+                        "name": name,
+                        "selectedMode": "single",
+                        "emphasis": {"disabled": True},
+                        "data": list(data),
+                    }
                     for name, data in zip(
                         names, zip(*((bar.answered, bar.not_answered) for bar in shown.bars), strict=True), strict=True
                     )
                 ],
             },
             height=180,
-            key=f"{_BARS}-{version}",
-            on_select="rerun",
+            key=chart_key,
+            on_select=partial(_select_bar, chart_key, shown, query),
             alt=shown.summary(),
         )
-        _narrow(shown, query, [index for group in event.selection.selected for index in group["data_indices"]])
-    with table:
-        rows = st.dataframe(
+
+    def draw_table() -> None:
+        st.dataframe(
             [
                 {"Hour (UTC)": bar.label, names[0]: bar.answered, names[1]: bar.not_answered}
                 for bar in reversed(shown.bars)
             ],
             hide_index=True,
             height=180,
-            key=f"{_BARS}-table-{version}",
-            on_select="rerun",
+            key=table_key,
+            on_select=partial(_select_hour, table_key, shown, query),
             selection_mode="single-row",
             alt="Records by hour, newest first; select one to show its records",
         )
-        _narrow(shown, query, [len(shown.bars) - 1 - row for row in rows.selection.rows])
+
+    draw_tabs({"Chart": draw_chart, "Table": draw_table}, key="audit-hours")
     cut = f" Only the last {hours.MOST} hours of the range are shown." if shown.is_cut else ""
     st.caption(
         f"{shown.summary()} Counted by range, service, operation, event and outcome; not by actor, object and search. "
@@ -252,13 +270,21 @@ def _draw_bars(shown: HourBars, query: AuditQuery) -> None:
     )
 
 
+def _select_bar(key: str, shown: HourBars, query: AuditQuery) -> None:
+    groups = st.session_state[key]["selection"]["selected"]
+    _narrow(shown, query, [index for group in groups for index in group["data_indices"]])
+
+
+def _select_hour(key: str, shown: HourBars, query: AuditQuery) -> None:
+    _narrow(shown, query, [len(shown.bars) - 1 - row for row in st.session_state[key]["selection"]["rows"]])
+
+
 def _narrow(shown: HourBars, query: AuditQuery, selected: Sequence[int]) -> None:
-    """Show only the records of a selected hour."""
-    for index in selected:
-        if index < len(shown.bars):
-            st.session_state[_BARS] = st.session_state.get(_BARS, 0) + 1
-            _go_to(hours.narrowed(query, shown.bars[index].hour))
-            st.rerun()
+    """Show only the records of a selected hour, from the next run on."""
+    if selected and selected[0] < len(shown.bars):
+        st.session_state[_BARS] = st.session_state.get(_BARS, 0) + 1
+        st.session_state[_NARROWED] = True
+        _go_to(hours.narrowed(query, shown.bars[selected[0]].hour))
 
 
 def _page(context: PageContext, chosen: AuditFilter, *, live: bool) -> Page:
@@ -296,7 +322,9 @@ def _deadline(context: PageContext) -> Callable[[], bool]:
     return lambda: context.now() > until
 
 
-def _draw_records(context: PageContext, page: Page) -> None:
+def _draw_records(context: PageContext, query: AuditQuery, *, live: bool) -> None:
+    _draw_opened(context)  # Before the list, so that a selected record is visible first.
+    page = _page(context, query.filter(), live=live)
     rows = [view.row(found, st.context.timezone) for found in page.found]
     if rows:
         _draw_list(rows)
@@ -357,22 +385,28 @@ _COLUMNS = {
 
 def _draw_list(rows: Sequence[view.Row]) -> None:
     """Draw the list; a selected record opens, with its number in the address."""
-    state = st.dataframe(
+    numbers = [row.seq for row in rows]
+    # Another list is another widget, so that a late selection never opens a record of the former list.
+    key = f"{_TABLE}-{numbers[0]}-{numbers[-1]}"
+    st.dataframe(
         [asdict(row) | {"outcome": [row.outcome]} for row in rows],
-        key=f"{_TABLE}-{st.session_state.get(_TABLE, 0)}",
+        key=key,
         column_order=[name for name in _COLUMNS if name != "local" or any(row.local for row in rows)],
         column_config=_COLUMNS,
         hide_index=True,
         height=_HEIGHT,
-        on_select="rerun",
+        on_select=partial(_select_record, key, numbers),
         selection_mode="single-row",
         alt="Audit records, newest first; select one for details",
     )
-    for number in state.selection.rows:
-        if number < len(rows):
-            st.session_state[_TABLE] = st.session_state.get(_TABLE, 0) + 1
-            st.query_params[address.SEQ] = str(rows[number].seq)
-            st.rerun()
+
+
+def _select_record(key: str, numbers: Sequence[int]) -> None:
+    """Open the selected record and end the selection, so that the same record can be selected again."""
+    rows = st.session_state[key]["selection"]["rows"]
+    if rows and rows[0] < len(numbers):
+        st.session_state[key] = {"selection": {"rows": []}}
+        st.query_params[address.SEQ] = str(numbers[rows[0]])
 
 
 def _draw_record(context: PageContext, seq: int) -> None:
@@ -399,8 +433,10 @@ def _draw_details(found: FoundRecord, now: datetime) -> None:
         with st.container(gap=None):
             st.caption(label)
             st.text(value)
-    st.caption("Hashed text, appended to the previous hash (SHA-256)")
-    st.code(record.raw, language=None, wrap_lines=True)
+    # Drawn only when expanded: the browser code for code blocks is the slowest part.
+    hashed = st.expander("Hashed text, appended to the previous hash (SHA-256)", key="audit-raw", on_change="rerun")
+    if hashed.open:
+        hashed.code(record.raw, language=None, wrap_lines=True)
 
 
 def _draw_downloads(context: PageContext, chosen: AuditFilter) -> None:

@@ -16,5 +16,7 @@ class AttentionItem:
     path: str
     severity: Severity
     service: str = ""
-    """Empty for an item of the tenant itself."""
+    """Empty for an item of the tenant itself or of several services."""
+    opens: str = ""
+    """What the link opens, when it is neither the whole page nor one service."""
     query: Mapping[str, str] = field(default_factory=dict)

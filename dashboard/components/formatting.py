@@ -14,11 +14,17 @@ from openkcm.errors import OpenKcmError
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:])")
 _JUST_NOW = timedelta(seconds=5)
+_MILLION = 1_000_000
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
     """Return a number with its noun: `1 service`, `1,250 services`."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def short(number: int) -> str:
+    """Return a number that fits into a card: exact below a million, else in millions, `4.8 M`."""
+    return f"{number:,}" if number < _MILLION else f"{number / _MILLION:,.1f} M"
 
 
 def at(time: datetime) -> str:

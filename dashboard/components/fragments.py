@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Concatenate, ParamSpec
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from core.errors.platform import DatabaseUnavailable
 from core.tenants.roles import Permission
@@ -83,6 +84,23 @@ ICONS: Mapping[Severity, str] = MappingProxyType(
 _BOXES = MappingProxyType(
     {Severity.GOOD: st.success, Severity.WORKING: st.info, Severity.WARNING: st.warning, Severity.BAD: st.error}
 )
+
+
+def draw_tabs(draws: Mapping[str, Callable[[], None]], *, key: str) -> None:
+    """Draw tabs with these labels and the content of the open one: hidden content costs the browser as much."""
+    for tab, draw in zip(st.tabs(list(draws), key=key, on_change="rerun"), draws.values(), strict=True):
+        if tab.open:
+            with tab:
+                draw()
+
+
+def draw_metric(label: str, value: str, note: str = "") -> DeltaGenerator:
+    """Draw a card with a value and a note, and return the card; the browser cuts off a long note of `st.metric`."""
+    card = st.container(border=True, height="stretch", gap="xsmall")
+    card.metric(label, value)
+    if note:
+        card.caption(note)
+    return card
 
 
 def draw_notices(notices: Iterable[TenantStatusView]) -> None:

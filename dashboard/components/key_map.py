@@ -179,6 +179,7 @@ def options(one: KeyMap, selected: str | None = None) -> dict[str, Any]:
     nodes.append(_node("tenant", "Tenant key", 2, middle, _WRAPPING_COLOR, f"Tenant key: {tenant}", wide=False))
     hidden = {"type": "value", "show": False}
     return {
+        "animation": False,
         "tooltip": {"trigger": "item", "formatter": "{b}"},
         "grid": {"left": 50, "right": 50, "top": 20, "bottom": 20},
         "xAxis": {**hidden, "min": 0, "max": 2},

@@ -11,7 +11,7 @@ import streamlit as st
 
 from core.tenants.roles import Permission
 from dashboard.components import key_map
-from dashboard.components.fragments import part
+from dashboard.components.fragments import draw_tabs, part
 from dashboard.components.key_map import KeyMap, KeyStatus
 from dashboard.keys import timeline_section, view
 from dashboard.keys.access_view import access
@@ -61,11 +61,11 @@ def draw(context: PageContext, rows: Rows) -> None:
         )
     left, right = st.columns(2, gap="medium")
     with left.container(border=True, height="stretch"):
-        timeline, chart = st.tabs(["Timeline", "Key map"], key="keys.charts")
-        with timeline:
-            timeline_section.draw(context)
-        with chart:
-            _draw_map(rows.key_map, selected)
+        draws = {
+            "Timeline": partial(timeline_section.draw, context),
+            "Key map": partial(_draw_map, rows.key_map, selected),
+        }
+        draw_tabs(draws, key="keys.charts")
     with right.container(border=True, height="stretch"):
         _draw_access(rows.facts)
 

@@ -143,6 +143,7 @@ def summary(events: Sequence[TimelineEvent]) -> str:
 def options(events: Sequence[TimelineEvent]) -> dict[str, Any]:
     """Return the ECharts options; the points are in the order of `events`."""
     return {
+        "animation": False,
         "tooltip": {"trigger": "item", "formatter": "{b}"},
         "useUTC": True,
         "grid": {"left": 8, "right": 16, "top": 12, "bottom": 8, "containLabel": True},

@@ -272,6 +272,7 @@ def times_chart(found: Sequence[ProvisioningTime], provisioning_slo_seconds: flo
     points = [[time.requested_at.isoformat(), round(max(time.seconds, 0.01), 3)] for time in reversed(found)]
     return {
         "grid": {"left": 56, "right": 24, "top": 28, "bottom": 32},
+        "animation": False,
         "tooltip": {"trigger": "item", "valueFormatter": "%.1f s"},
         "xAxis": {"type": "time"},
         "yAxis": {"type": "log", "name": "seconds", "min": 0.1, "max": _axis_end(found, provisioning_slo_seconds)},

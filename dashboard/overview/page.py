@@ -17,7 +17,7 @@ from core.tenants.status import CoverageFacts, Facts, verdict
 from dashboard.components import key_map
 from dashboard.components.attention import AttentionItem
 from dashboard.components.formatting import at, count, plain, span
-from dashboard.components.fragments import ICONS, admitted, draw_refusal, draw_unknown
+from dashboard.components.fragments import ICONS, admitted, draw_metric, draw_refusal, draw_unknown
 from dashboard.components.tenant_status import UNDER_WAY
 from dashboard.keys import timeline_section
 from dashboard.overview import view as overview
@@ -172,8 +172,7 @@ def _read_live(context: PageContext) -> _Live | None:
 def _draw_metrics(live: _Live, context: PageContext) -> None:
     with st.grid(4, min_column_width=170):
         for number, one in enumerate(overview.metrics(live.course, live.coverage, context.now())):
-            with st.container(border=True, height="stretch", gap="xsmall"):
-                st.metric(one.label, one.value, delta=one.note or None, delta_color="off", delta_arrow="off")
+            with draw_metric(one.label, one.value, one.note):
                 if len(one.course) > 1:
                     _draw_course(one, f"overview.course.{number}")
 
@@ -182,6 +181,7 @@ def _draw_course(one: overview.Metric, key: str) -> None:
     """Draw the line below a metric; the chart of `st.metric` has no text for a screen reader."""
     st.echarts_chart(
         {
+            "animation": False,
             "grid": {"left": 2, "right": 2, "top": 4, "bottom": 4},
             "xAxis": {"type": "category", "show": False},
             "yAxis": {"type": "value", "show": False},
@@ -215,7 +215,7 @@ def _draw_item(context: PageContext, one: AttentionItem) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         name = f"**{plain(one.service)}** " if one.service else ""
         st.markdown(f"{ICONS[one.severity]} {one.subject}: {name}{one.words}", width="stretch")
-        label = f"Open {one.path}" + (f" for {plain(one.service)}" if one.service else "")
+        label = f"Open {one.opens or one.path}" + (f" for {plain(one.service)}" if one.service else "")
         context.navigation.draw_link(one.path, label, **one.query)
 
 

@@ -11,7 +11,7 @@ from core.tenants.status import CoverageFacts, Facts, Status, Subject, Verdict
 from core.usage import together
 from dashboard.approvals.view import WORDS, who
 from dashboard.components.attention import AttentionItem
-from dashboard.components.formatting import at, count, plain
+from dashboard.components.formatting import at, count, plain, short
 from dashboard.components.key_map import mode
 from dashboard.components.tenant_status import UNDER_WAY, Severity, standing
 from dashboard.usage.view import duration
@@ -90,10 +90,16 @@ def metrics(course: Sequence[HourSum], coverage: CoverageFacts | None, now: date
     total, rejected = int(sum(requests)), int(sum(refused))
     latency = together([one.latency for one in course])
     return (
-        Metric(f"Requests, {HOURS} h", f"{total:,}", "", requests, _summary("Requests", requests, _number)),
+        Metric(
+            f"Requests, {HOURS} h",
+            short(total),
+            "" if short(total) == f"{total:,}" else f"{total:,}",
+            requests,
+            _summary("Requests", requests, _number),
+        ),
         Metric(
             f"Rejected, {HOURS} h",
-            f"{rejected:,}",
+            short(rejected),
             _share(rejected, total),
             refused,
             _summary("Rejected requests", refused, _number),
@@ -143,6 +149,7 @@ def attention(
             f"{who(one.requested_by, one.requested_name)} requests: {WORDS[one.action].title}",
             "approvals",
             Severity.WARNING,
+            opens=f"approvals: {WORDS[one.action].title}",
         )
         for one in waiting
         if not is_over(one, facts.measured_at)

@@ -5,6 +5,7 @@ from datetime import date
 import streamlit as st
 
 from compliance.coverage.assessment import Coverage, ServiceCoverage
+from dashboard.components.fragments import draw_metric, draw_tabs
 from dashboard.services import coverage_view as view
 
 
@@ -24,15 +25,7 @@ def draw_part(found: Coverage) -> None:
         _draw_missing(found)
         with st.grid(3, gap="medium", min_column_width=180):
             for one in view.figures(found):
-                st.metric(
-                    one.label,
-                    one.value,
-                    delta=one.note,
-                    delta_color="off",
-                    delta_arrow="off",
-                    border=True,
-                    height="stretch",
-                )
+                draw_metric(one.label, one.value, one.note)
     if words := view.retired(found):
         st.caption(words)
 
@@ -68,10 +61,11 @@ def draw_days(found: Coverage) -> None:
         st.caption("No service has used its key yet.")
         return
     source = days.source()
-    chart, table = st.tabs(["Chart", "Table"], key="coverage-days")
-    with chart:
+
+    def draw_chart() -> None:
         st.echarts_chart(
             {
+                "animation": False,
                 "aria": {"enabled": True, "decal": {"show": True}},
                 "tooltip": {"trigger": "axis", "valueFormatter": "localized"},
                 "legend": {"type": "scroll", "top": 0},
@@ -85,14 +79,17 @@ def draw_days(found: Coverage) -> None:
             key="coverage-chart",
             alt=days.summary(),
         )
-        st.caption(
-            f"{days.summary()} Includes values that programs report as encrypted or decrypted, and requests to the "
-            "crypto service. Days are UTC days."
-        )
-    with table:
+
+    def draw_table() -> None:
         st.dataframe(
             [dict(zip(source[0], row, strict=True)) for row in source[1:]],
             hide_index=True,
             key="coverage-series",
             alt="Operations of each service on each day",
         )
+
+    draw_tabs({"Chart": draw_chart, "Table": draw_table}, key="coverage-days")
+    st.caption(
+        f"{days.summary()} Includes values that programs report as encrypted or decrypted, and requests to the "
+        "crypto service. Days are UTC days."
+    )

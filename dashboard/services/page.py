@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -12,7 +13,7 @@ from compliance.coverage.reader import read_coverage
 from core.tenants.roles import Permission
 from dashboard.certificates import section as authorities_section
 from dashboard.components.formatting import KIND_NAMES
-from dashboard.components.fragments import admitted, draw_unknown
+from dashboard.components.fragments import admitted, draw_tabs, draw_unknown
 from dashboard.page_context import PageContext
 from dashboard.services import connect_dialog, coverage_section
 from dashboard.services import dialogs as service_dialogs
@@ -28,7 +29,6 @@ _DAY = timedelta(hours=24)
 _SELECTED = "service"
 """The query parameter with the name of the selected service."""
 _HEIGHT = 316
-_PARTS = ("Encryption coverage", "Operations per day", "Certificate authority")
 
 _COLUMNS = {
     "service": st.column_config.TextColumn("Service", width=150, pinned=True),
@@ -64,13 +64,14 @@ def draw(context: PageContext) -> None:
     _draw_table(context, facts, found)
     if selected := st.query_params.get(_SELECTED, ""):
         _draw_selected(context, facts, found, selected)
-    coverage, days, authority = st.tabs(_PARTS, key="services.parts")
-    with coverage:
-        coverage_section.draw_part(found)
-    with days:
-        coverage_section.draw_days(found)
-    with authority:
-        authorities_section.draw_part(context, facts.tenant)
+    draw_tabs(
+        {
+            "Encryption coverage": partial(coverage_section.draw_part, found),
+            "Operations per day": partial(coverage_section.draw_days, found),
+            "Certificate authority": partial(authorities_section.draw_part, context, facts.tenant),
+        },
+        key="services.parts",
+    )
     connect_dialog.draw_open(context, facts.tenant)
     service_dialogs.draw_open(context)
     join_dialog.draw_open(context)

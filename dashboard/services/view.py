@@ -172,37 +172,74 @@ def summary(facts: Facts, now: datetime) -> str:
     """Return how many services are connected and how many need attention; the status strip says what was measured."""
     connected = sum(one.state is ServiceState.CONNECTED for one in facts.services)
     words = f"{count(connected, 'service')} connected." if connected else "No service is connected."
-    if waiting := len(attention(facts, now)):
+    if waiting := len(_waiting(facts, now)):
         words += f" {waiting:,} {'needs' if waiting == 1 else 'need'} attention."
     return words
 
 
 def attention(facts: Facts, now: datetime) -> tuple[AttentionItem, ...]:
+    """Return the connected services that have stopped or will stop, those that stop first at the top.
+
+    More services with the same status than a reader compares are one item, which opens them in the table.
+    """
+    waiting = _waiting(facts, now)
+    number = Counter(status.status for _, status in waiting)
+    items: list[AttentionItem] = []
+    summed: set[Status] = set()
+    for service, status in waiting:
+        if number[status.status] <= _LISTED:
+            items.append(_item(service, status))
+        elif status.status not in summed:
+            summed.add(status.status)
+            items.append(_item_of_several(number[status.status], status))
+    return tuple(items)
+
+
+def _item(service: str, status: ServiceStatus) -> AttentionItem:
+    words = _ATTENTION[status.status].format(_stop(status))
+    return AttentionItem(_SUBJECT, words, _PATH, status.severity, service, query=MappingProxyType({"service": service}))
+
+
+def _item_of_several(number: int, first: ServiceStatus) -> AttentionItem:
+    name = STATUS_NAMES[first.status]
+    return AttentionItem(
+        _SUBJECT,
+        _SEVERAL[first.status].format(number, _stop(first)),
+        _PATH,
+        first.severity,
+        opens=f"services: {name.lower()}",
+        query=MappingProxyType({"status": name}),
+    )
+
+
+def _stop(status: ServiceStatus) -> str:
+    return _at(status.stops_at, ", ") if status.stops_at else "an unknown date"
+
+
+def _waiting(facts: Facts, now: datetime) -> list[tuple[str, ServiceStatus]]:
     """Return the connected services that have stopped or will stop, those that stop first at the top."""
     agents, found = _by_service(facts.agents), []
     for service in facts.services:
-        if service.state is not ServiceState.CONNECTED:
-            continue
-        status = _certificate_status(service, facts, agents.get(service.service, ()), now)
-        if status is None:
-            continue
-        item = AttentionItem(
-            _SUBJECT,
-            _ATTENTION[status.status].format(_at(status.stops_at, ", ") if status.stops_at else "an unknown date"),
-            _PATH,
-            status.severity,
-            service.service,
-            MappingProxyType({"service": service.service}),
-        )
-        found.append((status.stops_at or datetime.min.replace(tzinfo=UTC), item))
-    return tuple(item for _, item in sorted(found, key=lambda one: (one[0], one[1].service)))
+        if service.state is ServiceState.CONNECTED:
+            status = _certificate_status(service, facts, agents.get(service.service, ()), now)
+            if status is not None:
+                found.append((service.service, status))
+    return sorted(found, key=lambda one: (one[1].stops_at or datetime.min.replace(tzinfo=UTC), one[0]))
 
 
+_LISTED = 3
 _ATTENTION: Mapping[Status, str] = MappingProxyType(
     {
         Status.STOPPED: "has stopped: its certificate expired on {}",
         Status.STOPS: "has no agent: it stops on {}",
         Status.EXPIRES: "was not renewed: it stops on {}",
+    }
+)
+_SEVERAL: Mapping[Status, str] = MappingProxyType(
+    {
+        Status.STOPPED: "{} services have stopped: the first certificate expired on {}",
+        Status.STOPS: "{} services have no agent: the first stops on {}",
+        Status.EXPIRES: "{} services were not renewed: the first stops on {}",
     }
 )
 

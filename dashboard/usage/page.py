@@ -10,7 +10,7 @@ import streamlit as st
 
 from core.errors.tenants import AccessDenied
 from core.tenants.roles import Permission
-from dashboard.components.fragments import part, polling_fragment
+from dashboard.components.fragments import draw_metric, draw_tabs, part, polling_fragment
 from dashboard.components.local_time import shown_time
 from dashboard.page_context import PageContext
 from dashboard.status.section import draw_header
@@ -166,13 +166,13 @@ _draw_live = polling_fragment(_draw_figures, seconds=_REFRESH_SECONDS)
 def _draw_headlines(texts: view.Headlines) -> None:
     metrics = (
         ("Key requests", texts.requests, texts.per_day),
-        ("Key requests this month", texts.this_month, "since the 1st, UTC"),
+        ("Key requests this month", texts.this_month, texts.this_month_note),
         ("Refused or failed", texts.refused, texts.refused_note),
         ("p95 latency (upper bound)", texts.p95, texts.p95_note),
     )
-    with st.grid(4, gap="medium", min_column_width=180):
+    with st.grid(4, min_column_width=180):
         for label, value, note in metrics:
-            st.metric(label, value, delta=note, delta_color="off", delta_arrow="off", border=True, height="stretch")
+            draw_metric(label, value, note)
 
 
 def _draw_requests(readings: Readings, step: Interval) -> None:
@@ -188,8 +188,8 @@ def _draw_course(shown: Series, key: str, alt: str) -> None:
         st.info(shown.summary())
         return
     source = shown.source()
-    chart, table = st.tabs(["Chart", "Table"], key=f"{key}-tabs")
-    with chart:
+
+    def draw_chart() -> None:
         st.echarts_chart(
             {
                 **_axes(source),
@@ -203,17 +203,17 @@ def _draw_course(shown: Series, key: str, alt: str) -> None:
             key=f"{key}-chart",
             alt=shown.summary(),
         )
-        st.caption(shown.summary())
-    with table:
-        _draw_rows(source, f"{key}-table", alt)
+
+    draw_tabs({"Chart": draw_chart, "Table": partial(_draw_rows, source, f"{key}-table", alt)}, key=f"{key}-tabs")
+    st.caption(shown.summary())
 
 
 def _draw_latency(shown: LatencyCourse) -> None:
     st.header("p95 latency over time")
     header = [f"{shown.interval} (UTC)", "p95 (ms, upper bound)", "Measured requests"]
     rows: list[list[Any]] = [header, *map(list, shown.rows)]
-    chart, table = st.tabs(["Chart", "Table"], key="usage-latency-tabs")
-    with chart:
+
+    def draw_chart() -> None:
         st.echarts_chart(
             {
                 **_axes([row[:2] for row in rows]),
@@ -226,14 +226,17 @@ def _draw_latency(shown: LatencyCourse) -> None:
             key="usage-latency-chart",
             alt=shown.summary(),
         )
-        beyond = f" {BEYOND}" if shown.is_beyond else ""
-        st.caption(f"Successful key requests; each value is the upper bound of its range. {shown.summary()}{beyond}")
-    with table:
-        _draw_rows(rows, "usage-latency-table", f"p95 latency of key requests for each {shown.interval.lower()}")
+
+    alt = f"p95 latency of key requests for each {shown.interval.lower()}"
+    draw_table = partial(_draw_rows, rows, "usage-latency-table", alt)
+    draw_tabs({"Chart": draw_chart, "Table": draw_table}, key="usage-latency-tabs")
+    beyond = f" {BEYOND}" if shown.is_beyond else ""
+    st.caption(f"Successful key requests; each value is the upper bound of its range. {shown.summary()}{beyond}")
 
 
 def _axes(source: Sequence[Sequence[Any]]) -> dict[str, Any]:
     return {
+        "animation": False,
         "tooltip": {"trigger": "axis", "valueFormatter": "localized"},
         "grid": {"left": 8, "right": 8, "top": 40, "bottom": 8, "containLabel": True},
         "dataset": {"source": source},

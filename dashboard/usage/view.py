@@ -10,6 +10,7 @@ from types import MappingProxyType
 from core.services import KEY_REQUESTS, CryptoOperation
 from core.usage import BOUNDS, Latency, together
 from dashboard.audit.address import minute
+from dashboard.components.formatting import short
 from dashboard.usage.periods import Interval, Period
 from database.usage import RefusedSum, UsageCount, UsageLatency, UsageSum
 
@@ -41,6 +42,7 @@ class Headlines:
     requests: str
     per_day: str
     this_month: str
+    this_month_note: str
     refused: str
     refused_note: str
     p95: str
@@ -146,10 +148,11 @@ def headlines(totals: Sequence[UsageSum], counts: Sequence[UsageCount], facts: H
     denied = sum(one.count for one in totals if one.refusal and reason(one.refusal).denied)
     latency = _of_key_requests(totals)
     return Headlines(
-        requests=f"{sum(one.count for one in counts):,}",
+        requests=short(sum(one.count for one in counts)),
         per_day=_per_day(counts, facts),
-        this_month=f"{facts.this_month:,}",
-        refused=f"{refused:,}",
+        this_month=short(facts.this_month),
+        this_month_note=f"{facts.this_month:,} since the 1st, UTC",
+        refused=short(refused),
         refused_note=f"{denied:,} denied, {refused - denied:,} failed: {_share(refused, everything)} of all requests",
         p95=duration(latency.within(95)),
         p95_note=f"average {duration(latency.average())}" if latency.timed else "no measurements in this period",

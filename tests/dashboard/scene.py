@@ -284,6 +284,24 @@ def press(at: AppTest, key: str) -> str:
     return text(at)
 
 
+def open_tab(at: AppTest, key: str, label: str) -> str:
+    """Open a tab, whose content is drawn only then, and return all texts of the page afterwards."""
+    at.session_state[key] = label
+    at.run()
+    assert not at.exception, at.exception
+    return text(at)
+
+
+def select(at: AppTest, key: str, row: int) -> None:
+    """Select a row of a table, as the browser sends it: AppTest has no such action."""
+    [table] = [one for one in at.dataframe if one.key == key]
+    states = at._tree.get_widget_states()
+    selection = {"selection": {"rows": [row], "columns": [], "cells": []}}
+    states.widgets.add(id=table.proto.id, string_value=json.dumps(selection))
+    at._run(states)
+    assert not at.exception, at.exception
+
+
 def _said(node: object) -> dict[str, None]:
     proto = getattr(node, "proto", None)
     found = [getattr(node, name, None) for name in ("label", "value")]

@@ -12,7 +12,7 @@ from dashboard.page_context import PageContext
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.public_keys import PublicKeys
-from tests.dashboard.scene import shown, text
+from tests.dashboard.scene import open_tab, select, shown, text
 from tests.dashboard.seats import TENANT, a_page_context
 from tests.database.builders import an_archive, an_audit_event
 from tests.database.fixtures import Field
@@ -221,15 +221,34 @@ def test_bars_and_their_table_count_the_records_of_each_hour_and_a_selected_hour
     uses(worker)
     uses(worker, "beta")
     page = draw(a_page_context(dashboard))
+    assert "2 answered, 1 refused or failed" in text(page)
+    open_tab(page, "audit-hours", "Table")
     hours = page.dataframe[0].value
     assert hours[["Answered", "Refused or failed"]].to_numpy().sum(axis=0).tolist() == [2, 1]
-    assert "2 answered, 1 refused or failed" in text(page)
-    page.session_state["audit-bars-table-0"] = {"selection": {"rows": [0], "columns": [], "cells": []}}
-    page.run()
+    select(page, "audit-bars-table-0", 0)
     begin, end = (datetime.fromisoformat(page.query_params[name]) for name in ("from", "to"))
     assert (begin.minute, end - begin) == (0, timedelta(hours=1))
     assert begin <= a_page_context(dashboard).now() + timedelta(hours=1)
     assert len(numbers(page)) >= 1
+
+
+def test_a_selected_hour_ends_the_live_view_of_other_hours(dashboard: Database, worker: Database) -> None:
+    uses(worker)
+    page = draw(a_page_context(dashboard), live="1")
+    open_tab(page, "audit-hours", "Table")
+    select(page, "audit-bars-table-0", 0)
+    assert {"from", "to"} <= set(page.query_params)
+    assert page.toggle(key="audit-live").disabled
+
+
+def test_a_record_opens_again_after_it_was_closed(dashboard: Database, worker: Database) -> None:
+    fill(worker, 2)
+    page = draw(a_page_context(dashboard))
+    for _ in range(2):
+        select(page, "audit-table-2-1", 1)
+        assert page.query_params == {"seq": "1"}
+        assert "Record 1" in [heading.value for heading in page.subheader]
+        del page.query_params["seq"]
 
 
 def test_live_shows_a_new_record_on_the_newest_page(dashboard: Database, worker: Database) -> None:
@@ -322,10 +341,11 @@ def test_a_manipulated_stream_is_reported_immediate_and_by_the_verification(  # 
 def test_a_record_is_shown_completely_and_its_values_are_not_markup(dashboard: Database, worker: Database) -> None:
     fill(worker, 2, subject=HOSTILE, actor=HOSTILE, details={"why": HOSTILE})
     page = draw(a_page_context(dashboard))
-    page.session_state["audit-table-0"] = {"selection": {"rows": [0], "columns": [], "cells": []}}
+    select(page, "audit-table-2-1", 0)
+    assert page.query_params == {"seq": "2"}
+    page.session_state["audit-raw"] = True
     page.run()
     assert not page.exception
-    assert page.query_params == {"seq": "2"}
     texts = [element.value for element in page.text]
     assert [HOSTILE in text for text in texts].count(True) == 3
     raw = json.loads(next(code.value for code in page.code if code.value.startswith("{")))

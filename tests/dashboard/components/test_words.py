@@ -28,6 +28,7 @@ def from_now(**distance: float) -> str:
             (words.count(n, "key of hers", "keys of hers"), text)
             for n, text in ((1, "1 key of hers"), (2, "2 keys of hers"))
         ),
+        *((words.short(n), text) for n, text in ((0, "0"), (999_999, "999,999"), (109_150_113, "109.2 M"))),
         (from_now(), "just now"),
         (from_now(seconds=-4), "just now"),
         (from_now(seconds=-5), "5 seconds ago"),

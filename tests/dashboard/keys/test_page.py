@@ -9,7 +9,7 @@ from dashboard.keys import service_keys
 from database.rotation import RotationRequest
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.contract.services import ServiceKind
-from tests.dashboard.scene import ACME, Scene, press, shown, text
+from tests.dashboard.scene import ACME, Scene, open_tab, press, shown, text
 
 
 def buttons(at: AppTest) -> list[str]:
@@ -72,7 +72,7 @@ def test_a_late_report_of_no_selected_row_keeps_the_selected_service(monkeypatch
 def test_the_map_shows_that_both_keys_wrap_each_service_key(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     scene.service("orders", ServiceKind.MICROSERVICE)
-    said = text(shown("keys", scene.page_context()))
+    said = open_tab(shown("keys", scene.page_context()), "keys.charts", "Key map")
     assert "Both wrap each service key. Both are required to unwrap it." in said
     assert "`orders`: version 1, Encrypt + decrypt." in said
 

@@ -148,6 +148,18 @@ def test_a_good_row_never_stops_without_a_warning(kind: ServiceKind, newest: int
         assert [item.service for item in attention(found, NOW)] == ["a"]
 
 
+def test_more_services_than_a_reader_compares_are_one_item_that_opens_them() -> None:
+    names = [f"db-{n}" for n in range(4)]
+    held = {name: HeldCertificateRow(NOW + (n + 1) * HOUR, by_hand=False) for n, name in enumerate(names)}
+    stopped = a_shop("shop", certificate_not_after=NOW - HOUR)
+    found = facts(*map(a_service, names), stopped, held=held)
+    first, several = attention(found, NOW)
+    assert first.service == "shop"
+    assert several.words == "4 services have no agent: the first stops on 25 Nov, 13:00 UTC"
+    assert (several.service, several.opens, dict(several.query)) == ("", "services: no agent", {"status": "No agent"})
+    assert summary(found, NOW).endswith("5 need attention.")
+
+
 def test_what_stops_first_is_listed_first() -> None:
     held = {name: HeldCertificateRow(NOW + hours * HOUR, by_hand=False) for name, hours in (("a", 9), ("b", 2))}
     found = facts(a_service("a"), a_service("b"), a_shop(), held=held)

@@ -17,7 +17,7 @@ from dashboard.page_context import PageContext
 from dashboard.usage import page, view
 from dashboard.usage.periods import period, whole_days
 from dashboard.usage.readings import Group, read
-from tests.dashboard.scene import PlainNavigation, audit_records, shown
+from tests.dashboard.scene import PlainNavigation, audit_records, open_tab, shown
 from tests.dashboard.seats import TENANT, a_page_context
 from tests.database.builders import a_connected_service, a_provisioned_tenant, some_uses, took
 from tests.database.fixtures import Field
@@ -68,8 +68,19 @@ def draw(context: PageContext, **query: str) -> AppTest:
     return shown("usage", context, **query)
 
 
+def draw_tables(context: PageContext, **query: str) -> AppTest:
+    """Draw the page and open the table of each chart that it has."""
+    app = draw(context, **query)
+    for name in ("requests", "causes", "latency"):
+        open_tab(app, f"usage-{name}-tabs", "Table")
+    return app
+
+
 def metrics(app: AppTest) -> dict[str, tuple[str, str]]:
-    return {metric.label: (metric.value, metric.delta) for metric in app.metric}
+    """Return value and note of each metric; the notes follow the time of the figures."""
+    texts = [one.value for one in app.caption]
+    first = next(n for n, text in enumerate(texts) if "As of" in text) + 1
+    return {metric.label: (metric.value, note) for metric, note in zip(app.metric, texts[first:], strict=False)}
 
 
 def exported(field: Field) -> list[dict[str, object]]:
@@ -89,10 +100,10 @@ def test_a_tenant_without_use_sees_what_is_missing(field: Field, context_of: Cal
 
 
 def test_figures_are_of_the_default_period_also_for_an_invalid_address(used: PageContext) -> None:
-    app = draw(used)
+    app = draw_tables(used)
     assert metrics(app) == {
         "Key requests": ("1,207", "average 6.9 per complete UTC day"),
-        "Key requests this month": ("1,207", "since the 1st, UTC"),
+        "Key requests this month": ("1,207", "1,207 since the 1st, UTC"),
         "Refused or failed": ("8", "8 denied, 0 failed: 0.66 % of all requests"),
         "p95 latency (upper bound)": ("45 µs", "average 43 µs"),
     }
@@ -121,7 +132,7 @@ def test_the_period_is_chosen_on_the_page_or_by_the_address(used: PageContext) -
         days = ((NOW - first * DAY).date(), (NOW - last * DAY).date())
         return custom.date_input(key="days").set_value(days).run()
 
-    custom = draw(used, period="Custom")
+    custom = draw_tables(used, period="Custom")
     app = between(6, 1)
     assert metrics(app)["Key requests"] == ("200", "average 33 per complete UTC day")
     assert any(one.value.startswith("19 Nov to 24 Nov 2026, UTC. As of 12:00:00 UTC.") for one in app.caption)
@@ -130,17 +141,18 @@ def test_the_period_is_chosen_on_the_page_or_by_the_address(used: PageContext) -
     assert not app.metric
     app = between(6, 6)
     assert "No refused or failed requests in this period." in [one.value for one in app.markdown]
+    open_tab(app, "usage-requests-tabs", "Table")
     assert app.dataframe[SERIES].value.columns[0] == "Hour (UTC)"
 
 
 def test_bars_are_by_operation_or_service_and_by_day_or_month(used: PageContext) -> None:
-    app = draw(used)
+    app = draw_tables(used)
     first = app.dataframe[SERIES].value
     assert (list(first.columns), len(first)) == (["Day (UTC)", "Encrypt", "KMIP Get"], 30)
     app.radio(key="bars").set_value("Service").run()
     app.radio(key="step").set_value("Month").run()
     second = app.dataframe[SERIES].value
-    assert second.equals(draw(used, bars="Service", step="Month").dataframe[SERIES].value)
+    assert second.equals(draw_tables(used, bars="Service", step="Month").dataframe[SERIES].value)
     assert second.to_dict("records") == [
         {"Month (UTC)": "2026-10", "orders": 0, "users": 0},
         {"Month (UTC)": "2026-11", "orders": 1000, "users": 207},
@@ -149,7 +161,7 @@ def test_bars_are_by_operation_or_service_and_by_day_or_month(used: PageContext)
 
 
 def test_today_and_the_last_24_hours_are_in_hours_up_to_the_current_one(used: PageContext) -> None:
-    app = draw(used, period="Today", step="Month")
+    app = draw_tables(used, period="Today", step="Month")
     assert app.radio(key="step").options == ["Hour"]
     bars = app.dataframe[SERIES].value
     assert list(bars["Hour (UTC)"])[::12] == ["2026-11-25 00:00", "2026-11-25 12:00"]
@@ -173,7 +185,7 @@ def test_figures_refresh_only_while_today_is_chosen(used: PageContext) -> None:
 
 
 def test_a_latency_that_was_not_measured_is_a_gap_and_columns_are_numbers(used: PageContext) -> None:
-    app = draw(used, period="7 days")
+    app = draw_tables(used, period="7 days")
     course = app.dataframe[LATENCY].value
     measured = course.dropna(subset=["p95 (ms, upper bound)"])
     assert measured.to_dict("split")["data"] == [["2026-11-19", 4.096, 1], ["2026-11-25", 0.045, 990]]
@@ -188,7 +200,7 @@ def test_a_latency_that_was_not_measured_is_a_gap_and_columns_are_numbers(used: 
 
 
 def test_a_selected_refusal_leads_to_its_records_once(used: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = draw(used, period="Today")
+    app = draw_tables(used, period="Today")
     refusals = app.dataframe[REFUSALS].value
     assert refusals[["First (UTC)", "Last (UTC)"]].to_numpy().tolist()[0] == ["2026-11-25 12:00", "2026-11-25 12:00"]
     today = period("Today", (), NOW)
@@ -216,7 +228,7 @@ def test_a_selected_refusal_leads_to_its_records_once(used: PageContext, monkeyp
 
 def test_a_role_without_the_audit_stream_sees_refusals_without_a_link(used: PageContext) -> None:
     keeper = replace(used, person=replace(used.person, roles=frozenset({PersonRole.KEY_ADMINISTRATOR})))
-    app = draw(keeper)
+    app = draw_tables(keeper)
     assert len(app.dataframe[REFUSALS].value) == 2
     assert not any("page Audit" in one.value for one in app.caption)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from core.errors import keys as root_key_errors
 from core.services import KEY_REQUESTS, CryptoOperation
 from dashboard.audit.address import parse
+from dashboard.components.formatting import short
 from dashboard.usage import view
 from dashboard.usage.periods import Interval, Period, period, whole_days
 from dashboard.usage.view import OPERATIONS, reason
@@ -169,10 +170,10 @@ def test_bars_totals_and_tables_agree_for_all_rows(rows: list[tuple[int, str, Cr
     texts = headlines(totals, by_service, period=HOURS)
     requests = sum(line.requests for line in lines if line.kind == view.KEY_REQUEST)
     assert {one.total for one in bars} == {requests}
-    assert texts.requests == f"{requests:,}"
+    assert texts.requests == short(requests)
     rejected = sum(one.count for one in table)
     assert causes.total == rejected == sum(line.refused for line in lines)
-    assert texts.refused == f"{rejected:,}"
+    assert texts.refused == short(rejected)
     others = sum(line.requests for line in lines) - requests
     assert view.total(lines) == (
         f"Total: {requests:,} key requests and {others:,} other requests, of which {rejected:,} refused or failed."
