@@ -47,7 +47,7 @@ TENANT = "acme-corp-12345"
 _PAINT_SECONDS, _INTERACTION_SECONDS = 1.5, 0.5
 _SEED = 20261125
 _USAGE_PERIOD, _REPORT_PERIOD = (
-    "() => [...document.querySelectorAll('[data-testid=stCaptionContainer]')].map(one => one.innerText)"
+    "() => [...document.querySelectorAll('[data-testid=stCaptionContainer]')].map(one => one.textContent)"
     f".find(text => text.includes('{part}')) ?? ''"
     for part in ("UTC. As of", "Days are UTC days")
 )
