@@ -21,6 +21,7 @@ from core.errors.platform import SettingsInvalid
 from dashboard import downloads, wiring
 from dashboard.auth.middleware import HEALTH, READINESS, AuthMiddleware
 from dashboard.library_logs import hand_over_logs
+from dashboard.static_files import StaticFiles
 from dashboard.wiring import Dependencies, Develop
 from openkcm.logging import configure_logs
 
@@ -71,7 +72,7 @@ def create_app(parts: Dependencies) -> AuthMiddleware:
     # access to an option reads the file beside the script, which `App` names.
     config.set_option("server.cookieSecret", parts.cookie_secrets[0])
     return AuthMiddleware(
-        app,
+        StaticFiles(app),
         parts.guard,
         parts.cookie_secrets,
         origin,
