@@ -1,11 +1,14 @@
 """The cards of the root key and the tenant key on the page Keys; both refresh automatically."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import streamlit as st
 
 from core.errors.tenants import TenantUnknown
+from core.tenants.policy import TenantPolicy
 from core.tenants.roles import Permission
+from core.tenants.status import verdict
 from dashboard.components.formatting import code
 from dashboard.components.fragments import ICONS, draw_notices, polling_fragment
 from dashboard.components.key_map import mode
@@ -17,58 +20,75 @@ from dashboard.root_keys import view as root_key
 from dashboard.root_keys.view import Health
 from dashboard.rotation import dialog as rotation_dialog
 from dashboard.rotation import view as rotation
-from dashboard.status.measured import read_verdict
-from database.keys import KeyVersionRow
-from database.root_keys import CustomerRootKeyRow, RootKeyChangeRow, RootKeyVersionsRow
+from database.keys import KeyRow, KeyVersionRow
+from database.platform.status import Measurement, measure
+from database.root_keys import RootKeyChangeRow, RootKeyVersionsRow
 from database.rotation import RotationRow
 from database.tenants import TenantRow
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    tenant: TenantRow
-    key: CustomerRootKeyRow | None
-    changes: list[RootKeyChangeRow]
+    measured: Measurement
+    changes: Sequence[RootKeyChangeRow]
     versions: RootKeyVersionsRow | None
-    service_keys: list[KeyVersionRow]
+    service_keys: Sequence[KeyVersionRow]
+    rotations: Sequence[RotationRow]
+    policy: TenantPolicy
+    tenant_keys: Sequence[KeyRow]
 
 
 @polling_fragment
-def draw_root_key(context: PageContext, drawn: TenantRow) -> None:
-    """Draw the card; redraw the whole page when the provider differs from the `drawn` one."""
+def draw(context: PageContext, drawn: TenantRow, rotated: RotationRow | None) -> None:
+    """Draw both cards, from stored data, so that a reloaded page shows a running rotation.
+
+    Redraw the whole page when the provider differs from the `drawn` one, or a rotation has started or ended since
+    `rotated`.
+    """
     rows = _read(context)
-    if rows.tenant.root_key_mode != drawn.root_key_mode:
+    newest = rows.rotations[0] if rows.rotations else None
+    if rows.measured.tenant.root_key_mode != drawn.root_key_mode or mark(newest) != mark(rotated):
         st.rerun()
-    name, place = root_key.where(rows.tenant, rows.key)
-    with st.container(border=True, height="stretch", gap="xsmall"):
-        st.header("Root key", anchor="root-key")
-        st.markdown(f":material/key: **{mode(rows.tenant.root_key_mode)}**")
-        st.markdown(code(name))
-        st.caption(f"{place} {root_key.versions(rows.versions)}")
-        if how := root_key.health(rows.tenant, rows.key, context.grace_seconds, context.now()):
-            _draw_health(root_key.measured(how, read_verdict(context)))
-        newest = rows.changes[0] if rows.changes else None
-        if running := root_key.progress(newest):
-            st.progress(running.share, text=running.words)
-            st.caption("The former root key is in effect until all service keys are switched together.")
-        wraps = keys.wrapped_keys(rows.tenant, rows.service_keys)
-        st.caption(f"{wraps} {root_key.WITHDRAWAL[rows.tenant.root_key_mode]}")
-        st.caption(root_key.last_change(rows.changes, context.now()))
-        _draw_offer(context, rows.tenant, root_key.why_no_change(rows.tenant, newest))
+    root, tenant = st.columns(2, gap="medium")
+    with root.container(border=True, height="stretch", gap="xsmall"):
+        _draw_root_key(context, rows)
+    with tenant.container(border=True, height="stretch", gap="xsmall"):
+        _draw_tenant_key(context, rows, newest)
 
 
 def _read(context: PageContext) -> _Rows:
     with context.database.tenant_tx(context.tenant_id) as tx:
-        tenant = tx.tenants.get()
-        if tenant is None:
+        measured = measure(tx, context.root_key_shards, context.now())
+        if measured is None:
             raise TenantUnknown
         return _Rows(
-            tenant,
-            tx.root_keys.current(),
-            list(tx.root_keys.changes(5)),
+            measured,
+            tx.root_keys.changes(5),
             tx.root_keys.versions(),
-            list(tx.services.keys()),
+            tx.services.keys(),
+            tx.rotations.all(1),
+            tx.policy.get(),
+            tx.keys.all(),
         )
+
+
+def _draw_root_key(context: PageContext, rows: _Rows) -> None:
+    tenant, key = rows.measured.tenant, rows.measured.root_key
+    name, place = root_key.where(tenant, key)
+    st.header("Root key", anchor="root-key")
+    st.markdown(f":material/key: **{mode(tenant.root_key_mode)}**")
+    st.markdown(code(name))
+    st.caption(f"{place} {root_key.versions(rows.versions)}")
+    if how := root_key.health(tenant, key, context.grace_seconds, context.now()):
+        _draw_health(root_key.measured(how, verdict(rows.measured.facts)))
+    newest = rows.changes[0] if rows.changes else None
+    if running := root_key.progress(newest):
+        st.progress(running.share, text=running.words)
+        st.caption("The former root key is in effect until all service keys are switched together.")
+    wraps = keys.wrapped_keys(tenant, rows.service_keys)
+    st.caption(f"{wraps} {root_key.WITHDRAWAL[tenant.root_key_mode]}")
+    st.caption(root_key.last_change(rows.changes, context.now()))
+    _draw_offer(context, tenant, root_key.why_no_change(tenant, newest))
 
 
 def _draw_health(how: Health) -> None:
@@ -92,39 +112,27 @@ def _draw_offer(context: PageContext, tenant: TenantRow, why_not: str) -> None:
         st.rerun()
 
 
-@polling_fragment
-def draw_tenant_key(context: PageContext, tenant: TenantRow, drawn: RotationRow | None) -> None:
-    """Draw the card; redraw the whole page when a rotation has started or ended since it was `drawn`.
-
-    It shows stored data, so a reloaded page shows a running rotation.
-    """
-    now = context.now()
-    with context.database.tenant_tx(context.tenant_id) as tx:
-        rotations, policy = list(tx.rotations.all(1)), tx.policy.get()
-        key = rotation.l2_of(context.tenant_id, tx.keys.all())
-    newest = rotations[0] if rotations else None
-    if mark(newest) != mark(drawn):
-        st.rerun()
-    with st.container(border=True, height="stretch", gap="xsmall"):
-        st.header("Tenant key", anchor="tenant-key")
-        if key is None:
-            st.caption("Created during provisioning.")
-            return
-        texts = rotation.tenant_key(key, policy, now)
-        st.markdown(f":material/key: **{code(key.name)}**")
-        st.caption(f"{texts.version} {texts.older} It never leaves the key server.")
-        st.progress(texts.share, text=texts.due)
-        if running := rotation.progress(newest):
-            st.progress(running.share, text=running.words)
-            st.caption("Continues automatically, also when you close this page. All keys work.")
-        elif how := rotation.ended(rotations, now):
-            _draw_ended(how)
-        else:
-            st.caption("Never rotated.")
-        if context.may(Permission.MANAGE_KEYS):
-            _draw_buttons(rotation.why_not(tenant, newest))
-        else:
-            st.caption("Read-only for your role. A key administrator of your organization can rotate keys.")
+def _draw_tenant_key(context: PageContext, rows: _Rows, newest: RotationRow | None) -> None:
+    now, key = context.now(), rotation.l2_of(context.tenant_id, rows.tenant_keys)
+    st.header("Tenant key", anchor="tenant-key")
+    if key is None:
+        st.caption("Created during provisioning.")
+        return
+    texts = rotation.tenant_key(key, rows.policy, now)
+    st.markdown(f":material/key: **{code(key.name)}**")
+    st.caption(f"{texts.version} {texts.older} It never leaves the key server.")
+    st.progress(texts.share, text=texts.due)
+    if running := rotation.progress(newest):
+        st.progress(running.share, text=running.words)
+        st.caption("Continues automatically, also when you close this page. All keys work.")
+    elif how := rotation.ended(rows.rotations, now):
+        _draw_ended(how)
+    else:
+        st.caption("Never rotated.")
+    if context.may(Permission.MANAGE_KEYS):
+        _draw_buttons(rotation.why_not(rows.measured.tenant, newest))
+    else:
+        st.caption("Read-only for your role. A key administrator of your organization can rotate keys.")
 
 
 def _draw_ended(how: TenantStatusView) -> None:

@@ -4,8 +4,6 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 
-import streamlit as st
-
 from core.services import CryptoOperation
 from core.tenants.locks import HEALTHY
 from dashboard.components import key_map
@@ -39,11 +37,7 @@ def draw(context: PageContext) -> None:
         return
     tenant, rows = page.tenant, page.rows
     draw_header(context, tenant, "Keys")
-    left, right = st.columns(2, gap="medium")
-    with left:
-        cards.draw_root_key(context, tenant)
-    with right:
-        cards.draw_tenant_key(context, tenant, rows.rotation)
+    cards.draw(context, tenant, rows.rotation)
     service_keys.draw(context, rows)
     root_key_dialog.draw_open(context, tenant)
     rotation_dialog.draw_open(context)
