@@ -74,7 +74,7 @@ select hour, coalesce(sum(count) filter (where refusal = ''), 0)::bigint,
        coalesce(sum(count) filter (where refusal <> ''), 0)::bigint,
        coalesce(sum(microseconds) filter (where refusal = ''), 0)::bigint,
        {_buckets("coalesce(sum(latency[{0}]) filter (where refusal = ''), 0)")}
-from okcm.usage_hour where hour >= %s group by hour order by hour
+from okcm.usage_hour where hour >= %s and service <> '' group by hour order by hour
 """  # noqa: S608 - constants
 # Whole hours where they are complete, since a day of 50 services has a hundred thousand minutes. The first counted hour
 # may be incomplete: an older release counted minutes and days only. The last condition is implied; the planner does not
@@ -97,10 +97,11 @@ group by service, operation order by service, operation
 # takes three times as long.
 _SUMS = f"""
 select service, operation, refusal, sum(count)::bigint, sum(bytes)::bigint, sum(microseconds)::bigint,
-       {_buckets("sum(latency[{0}])")}
+       {_buckets("sum(latency[{0}])")}, min({{time}}){{utc}}, max({{last}}){{utc}}
 from {{table}} where {{within}} and refusal = '' group by service, operation, refusal
 union all
-select service, operation, refusal, sum(count)::bigint, sum(bytes)::bigint, 0, array_fill(0::bigint, array[{BUCKETS}])
+select service, operation, refusal, sum(count)::bigint, sum(bytes)::bigint, 0, array_fill(0::bigint, array[{BUCKETS}]),
+       min({{time}}){{utc}}, max({{last}}){{utc}}
 from {{table}} where {{within}} and refusal <> '' group by service, operation, refusal
 order by 1, 2, 3
 """  # noqa: S608 - constants
@@ -112,10 +113,6 @@ _LATENCIES = f"""
 select {{time}}{{utc}}, sum(microseconds)::bigint, {_buckets("sum(latency[{0}])")} from {{table}}
 where {{within}} and refusal = '' and operation = any(%(operations)s) group by {{time}} order by {{time}}
 """  # noqa: S608 - constants
-_REFUSED = """
-select service, operation, refusal, sum(count)::bigint, min({time}){utc}, max({last}){utc} from {table}
-where {within} and refusal <> '' group by 1, 2, 3 order by 1, 2, 3
-"""
 _CAUSES = """
 select {time}{utc}, refusal, sum(count)::bigint from {table}
 where {within} and refusal <> '' group by {time}, refusal order by {time}, refusal
@@ -234,17 +231,14 @@ class UsageCount:
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedSum:
-    """Rejected uses of one service and operation with one error code.
+class SpanSum:
+    """The uses of one service and operation with the same result in a span.
 
     `first` is the beginning of the first day or hour with one. `last` is the newest minute with one for a span of
     hours, and the beginning of the last day for a span of days.
     """
 
-    service: str
-    operation: CryptoOperation
-    refusal: str
-    count: int
+    used: UsageSum
     first: datetime
     last: datetime
 
@@ -379,7 +373,10 @@ class Usage:
         return [UsageHour(hour, _sum(rest[:-1]), rest[-1]) for hour, *rest in rows]
 
     def course(self, since: datetime) -> Sequence[HourSum]:
-        """Return the sums of all services and operations for each hour from `since` on that has uses, oldest first."""
+        """Return the sums of the tenant's services for each hour from `since` on that has uses, oldest first.
+
+        As in `recent`, rejected connections of other clients are no uses.
+        """
         return [
             HourSum(hour, answered, refused, Latency(tuple(counts), microseconds))
             for hour, answered, refused, microseconds, counts in self.connection.execute(_COURSE.encode(), [since])
@@ -389,23 +386,17 @@ class Usage:
         """Return all rows of a period, oldest first: for files, not for pages."""
         return [UsageDay(day, _sum(rest)) for day, *rest in self.connection.execute(_DAYS, [first, last])]
 
-    def sums(self, span: UsageSpan) -> Sequence[UsageSum]:
+    def sums(self, span: UsageSpan) -> Sequence[SpanSum]:
         """Return the sums of a span, by service, operation and refusal, in this order.
 
         Latencies cover successful requests only.
         """
-        return [_sum(row) for row in self.connection.execute(_of(span, _SUMS), _ends(span))]
+        rows = self.connection.execute(_of(span, _SUMS), _ends(span))
+        return [SpanSum(_sum(row[:-2]), *row[-2:]) for row in rows]
 
     def counts(self, span: UsageSpan, part: UsagePart, operations: Collection[CryptoOperation]) -> Sequence[UsageCount]:
         """Return the uses of each part in each day or hour by these operations, with rejected ones, in order."""
         return [UsageCount(*row) for row in self.connection.execute(_of(span, _COUNTS, part), _ends(span, operations))]
-
-    def refused(self, span: UsageSpan) -> Sequence[RefusedSum]:
-        """Return the rejected uses of a span, by service, operation and refusal, in this order."""
-        return [
-            RefusedSum(service, CryptoOperation(operation), *rest)
-            for service, operation, *rest in self.connection.execute(_of(span, _REFUSED), _ends(span))
-        ]
 
     def causes(self, span: UsageSpan) -> Sequence[UsageCount]:
         """Return the rejected uses by error code in each day or hour, in order, where there are any."""

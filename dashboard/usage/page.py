@@ -26,7 +26,7 @@ _LATENCY = (
     "29 % lower. Percentiles cover successful requests only."
 )
 _REFRESH_SECONDS = 10
-_STEP = "step"
+_STEP, _STEP_OF = "step", "usage-step-of"
 _REFUSALS, _SELECTED = "usage-refusals", "usage-refusals-selected"
 _NUMBER = st.column_config.NumberColumn(format="localized")
 _MILLISECONDS = st.column_config.NumberColumn(format="%.3f")
@@ -94,7 +94,7 @@ def _draw_usage(context: PageContext) -> None:
     if choice == Choice.CUSTOM and len(picked) > 1 and (period.first, period.last) != tuple(picked):
         st.warning("The period is longer than two years. The default period is shown instead.")
     with intervals:
-        step = _choose_interval(period)
+        step = _choose_interval(choice, period)
     chosen = _Chosen(choice, picked, Group(group), step)
     (_draw_live if chosen.is_live else _draw_once)(context, chosen)
     _draw_download(context, period)
@@ -124,11 +124,12 @@ def _choose(label: str, options: Sequence[str], *, key: str, default: str) -> st
     return chosen if chosen in options else default
 
 
-def _choose_interval(period: Period) -> Interval:
-    """Draw the intervals of the period; another period can have others."""
+def _choose_interval(choice: str, period: Period) -> Interval:
+    """Draw the intervals of the period; another choice of the period begins with its own default."""
     options = [one.value for one in period.intervals]
-    if st.session_state.get(_STEP) not in {None, *options}:
-        del st.session_state[_STEP]
+    if st.session_state.get(_STEP_OF) not in {None, choice} or st.session_state.get(_STEP) not in {None, *options}:
+        st.session_state[_STEP] = options[0]
+    st.session_state[_STEP_OF] = choice
     return Interval(_choose("Interval", options, key=_STEP, default=options[0]))
 
 
@@ -292,7 +293,7 @@ def _draw_lines(readings: Readings) -> None:
 
 def _draw_refusals(context: PageContext, readings: Readings, step: Interval) -> None:
     st.header("Refused or failed requests")
-    found = view.refusals(readings.refused, readings.period)
+    found = view.refusals(readings.sums, readings.period)
     if not found:
         st.write("No refused or failed requests in this period.")
         return

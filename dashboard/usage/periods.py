@@ -42,6 +42,8 @@ class Interval(StrEnum):
 
 _FORMATS = {Interval.HOUR: "%Y-%m-%d %H:00", Interval.DAY: "%Y-%m-%d", Interval.MONTH: "%Y-%m"}
 DEFAULT = Choice.MONTH
+_MOST_DAYS = 100
+"""More bars are too thin to be compared, so a longer period begins with months."""
 _DAYS = {Choice.TODAY: 1, Choice.WEEK: 7, Choice.MONTH: 30}
 
 
@@ -74,7 +76,9 @@ class Period:
     @property
     def intervals(self) -> tuple[Interval, ...]:
         """The intervals into which the period can be divided, the default first."""
-        return (Interval.HOUR,) if self.is_hourly else (Interval.DAY, Interval.MONTH)
+        if self.is_hourly:
+            return (Interval.HOUR,)
+        return (Interval.DAY, Interval.MONTH) if self.days <= _MOST_DAYS else (Interval.MONTH, Interval.DAY)
 
     @property
     def span(self) -> UsageSpan:

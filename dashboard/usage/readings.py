@@ -10,7 +10,7 @@ from dashboard.page_context import PageContext
 from dashboard.usage import periods
 from dashboard.usage.periods import Period
 from dashboard.usage.view import HeadlineFacts
-from database.usage import RefusedSum, UsageCount, UsageLatency, UsageSum
+from database.usage import SpanSum, UsageCount, UsageLatency, UsageSum
 
 
 class Group(StrEnum):
@@ -31,11 +31,15 @@ class Readings:
     group: Group
     first_day: date
     this_month: int
-    totals: Sequence[UsageSum]
+    sums: Sequence[SpanSum]
     counts: Sequence[UsageCount]
-    refused: Sequence[RefusedSum]
     causes: Sequence[UsageCount]
     latencies: Sequence[UsageLatency]
+
+    @property
+    def totals(self) -> Sequence[UsageSum]:
+        """The sums without their times."""
+        return [one.used for one in self.sums]
 
     def headline_facts(self, now: datetime) -> HeadlineFacts:
         """Return what the metrics need beside the counts."""
@@ -53,7 +57,6 @@ def read(context: PageContext, period: Period, group: Group) -> Readings:
             sum(one.count for one in tx.usage.counts(month, "operation", KEY_REQUESTS)),
             tx.usage.sums(span),
             tx.usage.counts(span, "service" if group is Group.SERVICE else "operation", KEY_REQUESTS),
-            tx.usage.refused(span),
             tx.usage.causes(span),
             tx.usage.latencies(span, KEY_REQUESTS),
         )

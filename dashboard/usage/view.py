@@ -12,7 +12,7 @@ from core.usage import BOUNDS, Latency, together
 from dashboard.audit.address import minute
 from dashboard.components.formatting import short
 from dashboard.usage.periods import Interval, Period
-from database.usage import RefusedSum, UsageCount, UsageLatency, UsageSum
+from database.usage import SpanSum, UsageCount, UsageLatency, UsageSum
 
 _MOST_SERIES = 7
 """Larger numbers of colours and patterns cannot be distinguished; further series are merged."""
@@ -239,9 +239,9 @@ def lines(totals: Sequence[UsageSum]) -> Sequence[Line]:
     return sorted(found, key=lambda line: (line.service, -line.requests, line.operation))
 
 
-def refusals(refused: Sequence[RefusedSum], period: Period) -> Sequence[Refusal]:
+def refusals(sums: Sequence[SpanSum], period: Period) -> Sequence[Refusal]:
     """Return refused and failed requests, denied ones first, the most frequent first."""
-    found = [_refusal(one, period) for one in refused]
+    found = [_refusal(one, period) for one in sums if one.used.refusal]
     return sorted(found, key=lambda refusal: (not refusal.denied, -refusal.count, refusal.service, refusal.operation))
 
 
@@ -274,22 +274,22 @@ def _line(service: str, operated: CryptoOperation, ones: Sequence[UsageSum], lat
     )
 
 
-def _refusal(one: RefusedSum, period: Period) -> Refusal:
-    why = reason(one.refusal)
+def _refusal(one: SpanSum, period: Period) -> Refusal:
+    used, why = one.used, reason(one.used.refusal)
     unit = timedelta(minutes=1) if period.is_hourly else timedelta(days=1)
     query = {
-        "service": one.service,
-        "operation": one.operation.value,
+        "service": used.service,
+        "operation": used.operation.value,
         "outcome": "refused",
         "from": minute(one.first),
         "to": minute(one.last + unit + _SHIPPED),
     }
     first, last = (f"{time.astimezone(UTC):{_TIME if period.is_hourly else _DAY}}" for time in (one.first, one.last))
     return Refusal(
-        service_name(one.service),
-        operation(one.operation),
+        service_name(used.service),
+        operation(used.operation),
         why.name,
-        one.count,
+        used.count,
         why.meaning,
         why.denied,
         first,

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -13,7 +14,7 @@ from database.usage import (
     Days,
     Hours,
     RecentUse,
-    RefusedSum,
+    SpanSum,
     UsageCount,
     UsageDay,
     UsageHour,
@@ -40,6 +41,10 @@ template = filled_template(two_tenants(services=False))
 @pytest.fixture
 def crypto(field: Field) -> Database:
     return field.open("crypto")
+
+
+def used(sums: Sequence[SpanSum]) -> list[UsageSum]:
+    return [one.used for one in sums]
 
 
 def test_counts_of_a_minute_are_summed_within_and_across_batches(crypto: Database) -> None:
@@ -78,6 +83,7 @@ def test_rejected_connections_of_unknown_clients_are_no_recent_requests(crypto: 
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([unknown], "a")
         assert tx.usage.recent(NOW) == RecentUse(0, 0, ())
+        assert tx.usage.course(NOW - DAY) == []
         tx.usage.add([some_uses(), some_uses(refusal="object_not_found", count=1)], "b")
         assert tx.usage.recent(NOW) == RecentUse(10, 1, ("object_not_found",))
 
@@ -162,7 +168,7 @@ def test_rejections_without_a_known_service_are_counted(crypto: Database) -> Non
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([refused], "a")
         assert tx.usage.between(NOW, NOW + HOUR) == [UsageRow(NOW, "", CryptoOperation.CONNECT, 1, 1, 0)]
-        assert tx.usage.sums(Days(TODAY, TODAY)) == [
+        assert used(tx.usage.sums(Days(TODAY, TODAY))) == [
             UsageSum("", CryptoOperation.CONNECT, "client_not_authorized", 1, 0)
         ]
 
@@ -215,7 +221,7 @@ def test_utc_day_sums_its_minutes_batches_and_latencies(crypto: Database) -> Non
             UsageDay(TODAY - DAY, SOME_OF_A_DAY),
             UsageDay(TODAY, replace(SOME_OF_A_DAY, count=30, bytes=3000, latency=took(40, 50, 40, 9_000_000))),
         ]
-        assert tx.usage.sums(Days(TODAY - DAY, TODAY)) == [
+        assert used(tx.usage.sums(Days(TODAY - DAY, TODAY))) == [
             replace(SOME_OF_A_DAY, count=40, bytes=4000, latency=took(40, 50, 40, 9_000_000))
         ]
 
@@ -224,7 +230,7 @@ def test_sums_are_separate_by_service_operation_and_error(crypto: Database) -> N
     denied = some_uses("users", operation=GET, refusal="object_not_found", count=2, bytes=0)
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([denied, some_uses("users", operation=GET), some_uses(), some_uses(minute=NOW - DAY)], "a")
-        assert tx.usage.sums(Days(TODAY - DAY, TODAY)) == [
+        assert used(tx.usage.sums(Days(TODAY - DAY, TODAY))) == [
             replace(SOME_OF_A_DAY, count=20, bytes=2000),
             UsageSum("users", GET, "", 10, 1000),
             UsageSum("users", GET, "object_not_found", 2, 0),
@@ -261,13 +267,13 @@ def test_rejections_are_counted_by_cause_over_time_and_by_service_with_their_fir
         tx.usage.add([some_uses(), locked, replace(locked, minute=later), replace(locked, minute=NOW - DAY)], "a")
         tx.usage.add([replace(locked, service="users", refusal="down", operation=GET, minute=NOW - HOUR)], "b")
         days, hours = Days(TODAY - DAY, TODAY), Hours(hour - HOUR, hour + HOUR)
-        assert tx.usage.refused(days) == [
-            RefusedSum("orders", ENCRYPT, "locked", 6, midnight - DAY, midnight),
-            RefusedSum("users", GET, "down", 2, midnight, midnight),
+        assert tx.usage.sums(days)[1:] == [
+            SpanSum(UsageSum("orders", ENCRYPT, "locked", 6, 0), midnight - DAY, midnight),
+            SpanSum(UsageSum("users", GET, "down", 2, 0), midnight, midnight),
         ]
-        assert tx.usage.refused(hours) == [
-            RefusedSum("orders", ENCRYPT, "locked", 4, hour, later),
-            RefusedSum("users", GET, "down", 2, hour - HOUR, NOW - HOUR),
+        assert tx.usage.sums(hours)[1:] == [
+            SpanSum(UsageSum("orders", ENCRYPT, "locked", 4, 0), hour, later),
+            SpanSum(UsageSum("users", GET, "down", 2, 0), hour - HOUR, NOW - HOUR),
         ]
         assert tx.usage.causes(days) == [
             UsageCount(midnight - DAY, "locked", 2),
@@ -275,7 +281,7 @@ def test_rejections_are_counted_by_cause_over_time_and_by_service_with_their_fir
             UsageCount(midnight, "locked", 4),
         ]
         assert tx.usage.causes(hours) == [UsageCount(hour - HOUR, "down", 2), UsageCount(hour, "locked", 4)]
-        assert [one.refusal for one in tx.usage.sums(hours)] == ["", "locked", "down"]
+        assert [one.refusal for one in used(tx.usage.sums(hours))] == ["", "locked", "down"]
 
 
 def test_latencies_are_those_of_successful_uses_in_hours_and_days_that_have_one(crypto: Database) -> None:

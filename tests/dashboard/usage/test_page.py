@@ -160,6 +160,18 @@ def test_bars_are_by_operation_or_service_and_by_day_or_month(used: PageContext)
     assert any("1,207 key requests over 2 bars" in caption.value for caption in app.caption)
 
 
+def test_another_period_begins_with_its_own_interval(used: PageContext) -> None:
+    app = draw(used, step="Month")
+    app.radio(key="period").set_value("12 months").run()
+    assert app.radio(key="step").value == "Month"
+    app.radio(key="step").set_value("Day").run()
+    app.radio(key="period").set_value("7 days").run()
+    assert app.radio(key="step").value == "Day"
+    app.radio(key="period").set_value("12 months").run()
+    assert app.radio(key="step").value == "Month"
+    assert draw(used, period="12 months", step="Day").radio(key="step").value == "Day"
+
+
 def test_today_and_the_last_24_hours_are_in_hours_up_to_the_current_one(used: PageContext) -> None:
     app = draw_tables(used, period="Today", step="Month")
     assert app.radio(key="step").options == ["Hour"]
@@ -204,7 +216,7 @@ def test_a_selected_refusal_leads_to_its_records_once(used: PageContext, monkeyp
     refusals = app.dataframe[REFUSALS].value
     assert refusals[["First (UTC)", "Last (UTC)"]].to_numpy().tolist()[0] == ["2026-11-25 12:00", "2026-11-25 12:00"]
     today = period("Today", (), NOW)
-    found = view.refusals(read(used, today, Group.OPERATION).refused, today)
+    found = view.refusals(read(used, today, Group.OPERATION).sums, today)
     with monkeypatch.context() as clicked:
         state: dict[str, object] = {page._REFUSALS: {"selection": {"rows": [0]}}}
         clicked.setattr(page.st, "session_state", state)

@@ -22,7 +22,10 @@ THIRTY_DAYS = whole_days(date(2026, 10, 27), TODAY)
 def test_a_choice_ends_today_and_has_its_days(choice: str, first: date, days: int):
     chosen = period(choice, (), NOW)
     assert (chosen, chosen.days) == (whole_days(first, TODAY), days)
-    assert (chosen.span, chosen.intervals) == (Days(first, TODAY), (Interval.DAY, Interval.MONTH))
+    assert chosen.span == Days(first, TODAY)
+    # So many bars of days that they cannot be compared begin with months.
+    intervals = (Interval.DAY, Interval.MONTH)
+    assert chosen.intervals == (intervals if days < 100 else intervals[::-1])
     labels = chosen.labels(Interval.DAY)
     assert (len(labels), labels[0], labels[-1]) == (days, first.isoformat(), "2026-11-25")
     assert chosen.labels(Interval.MONTH)[-1] == "2026-11"

@@ -14,7 +14,7 @@ from dashboard.components.formatting import short
 from dashboard.usage import view
 from dashboard.usage.periods import Interval, Period, period, whole_days
 from dashboard.usage.view import OPERATIONS, reason
-from database.usage import RefusedSum, UsageCount, UsageLatency, UsageSum
+from database.usage import SpanSum, UsageCount, UsageLatency, UsageSum
 from tests.database.builders import took
 
 ENCRYPT, GET, LOCATE, CONNECT = (
@@ -152,7 +152,7 @@ def test_bars_totals_and_tables_agree_for_all_rows(rows: list[tuple[int, str, Cr
     for _, service, operation, refusal, count in rows:
         sums[service, operation, refusal] += count
     totals = [UsageSum(*group, count, 0) for group, count in sums.items()]
-    refused = [RefusedSum(*group, count, MIDNIGHT, MIDNIGHT) for group, count in sums.items() if group[2]]
+    refused = [SpanSum(UsageSum(*group, count, 0), MIDNIGHT, MIDNIGHT) for group, count in sums.items()]
 
     def at(hour: int) -> datetime:
         return MIDNIGHT + hour * HOUR
@@ -199,9 +199,7 @@ def test_a_line_counts_all_requests_and_the_latency_of_successful_ones():
 
 
 def test_denials_come_before_failures_and_each_has_a_meaning():
-    refused = [
-        RefusedSum(one.service, one.operation, one.refusal, one.count, NOW, NOW) for one in TOTALS if one.refusal
-    ]
+    refused = [SpanSum(one, NOW, NOW) for one in TOTALS]
     found = view.refusals(refused, HOURS)
     assert [(one.service, one.reason, one.count, one.denied) for one in found] == [
         ("no known service", "Certificate rejected", 3, True),
@@ -217,7 +215,7 @@ def test_denials_come_before_failures_and_each_has_a_meaning():
 
 def test_the_records_of_a_refusal_are_those_of_its_service_operation_and_time():
     query = {"service": "orders", "operation": "get", "outcome": "refused"}
-    one = RefusedSum("orders", GET, "object_not_found", 2, MIDNIGHT, MIDNIGHT + 12 * HOUR)
+    one = SpanSum(UsageSum("orders", GET, "object_not_found", 2, 0), MIDNIGHT, MIDNIGHT + 12 * HOUR)
     [found] = view.refusals([one], HOURS)
     assert (found.first, found.last) == ("2026-11-25 00:00", "2026-11-25 12:00")
     assert found.query == query | {"from": "2026-11-25T00:00Z", "to": "2026-11-25T12:02Z"}
@@ -226,7 +224,7 @@ def test_the_records_of_a_refusal_are_those_of_its_service_operation_and_time():
     assert days.query == query | {"from": "2026-11-25T00:00Z", "to": "2026-11-26T00:01Z"}
     parsed, ignored = parse({name: [value] for name, value in days.query.items()})
     assert (parsed.service, parsed.operation, parsed.outcome, ignored) == (("orders",), ("get",), ("refused",), ())
-    [unknown] = view.refusals([replace(one, service="")], HOURS)
+    [unknown] = view.refusals([replace(one, used=replace(one.used, service=""))], HOURS)
     assert "service" not in unknown.query
 
 

@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from core.services import CryptoOperation
 from core.tenants.lifecycle import State, Transition
 from core.tenants.provisioning import Step, StepState
 from database.platform.operators import Operations, Problem, TenantFilter
 from database.postgres.access import CURRENT_TRANSACTION, PLATFORM, sign
 from database.tenants import TenantRow
-from tests.database.builders import a_provisioned_tenant, an_event
+from tests.database.builders import a_provisioned_tenant, an_event, some_uses
 from tests.database.fixtures import Field, Server, clone
 from tests.database.platform.many import TENANTS, add_many_tenants
 
@@ -123,6 +124,22 @@ def test_provisioning_times_are_those_of_the_newest_ready_tenants(
     times = operations.times(500)
     assert [(time.requested_at, time.ready_at) for time in times] == ready[:-501:-1]
     assert {time.seconds for time in times} <= set(map(float, range(1, 8)))
+
+
+def test_only_rejected_requests_of_services_are_a_problem(field: Field) -> None:
+    worker, crypto = field.open("worker"), field.open("crypto", max_size=1)
+    operations = Operations(field.open("dashboard"), PROMISE)
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
+    a_provisioned_tenant(worker, "acme")
+    with worker.tenant_tx("acme") as tx:
+        tx.tenants.move(Transition.ACTIVATE)
+    # A revoked or disconnected service is named in its certificate, also when its connection is rejected.
+    for service, expected in (("", None), ("orders", 1)):
+        rejected = some_uses(service, operation=CryptoOperation.CONNECT, refusal="client_not_authorized", minute=now)
+        with crypto.tenant_tx("acme") as tx:
+            tx.usage.add([rejected], f"batch-{service}")
+            assert tx.usage.recent(now).refused == (rejected.count if service else 0)
+        assert operations.problems().get(Problem.REQUESTS) == expected
 
 
 def test_stuck_tenant_shows_the_first_unfinished_step_of_its_newest_operation(field: Field) -> None:
