@@ -58,7 +58,6 @@ class Amounts:
     usage_days: int = 365
 
 
-_HOURS_KEPT_DAYS = 90
 QUICK = Amounts(tenants=300, events=5_000, usage_days=10)
 
 
