@@ -99,11 +99,10 @@ def parse(query: Mapping[str, Sequence[str]]) -> tuple[AuditQuery, tuple[str, ..
     return found, tuple(ignored)
 
 
-def parse_seq(values: Sequence[str]) -> int | None:
+def parse_seq(value: str) -> int | None:
     """Return the number of the open record; None without one, 0 for a value that is no number."""
-    if not values:
+    if not value:
         return None
-    value = values[-1]
     return int(value) if re.fullmatch(rf"[1-9][0-9]{{0,{_MOST_DIGITS - 1}}}", value, re.ASCII) else 0
 
 

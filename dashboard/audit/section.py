@@ -20,6 +20,7 @@ from dashboard.audit.stream import Page, PageDirection
 from dashboard.auth.routes import of_tenant
 from dashboard.components import formatting as words
 from dashboard.components.fragments import draw_tabs, part, polling_fragment
+from dashboard.components.selection import select, selected
 from dashboard.page_context import PageContext
 from database.audit import FoundRecord
 
@@ -28,7 +29,8 @@ _QUERY_BUDGET = timedelta(milliseconds=250)
 _FIRST_DAY = datetime(2020, 1, 1)  # noqa: DTZ001 - the widget has times without a zone, which are UTC
 
 _PAGE, _TURN, _ADDRESS, _IGNORED = "audit-page", "audit-turn", "audit-address", "audit-ignored"
-_TABLE, _BARS, _NARROWED = "audit-table", "audit-bars", "audit-narrowed"
+_TABLE, _BARS, _LIVE = "audit-table", "audit-bars", "audit-live"
+_WANTED, _VERSION = "audit-wanted", "audit-version"
 _HEIGHT = 460
 
 
@@ -37,7 +39,7 @@ def draw_search(context: PageContext) -> None:
     """Draw filters and results."""
     st.header("Records")
     query = _draw_filters(context)
-    if st.session_state.get(_key(address.LIVE)) and query.until is None:
+    if st.session_state.get(_LIVE) and query.until is None:
         _draw_live(context, query)
     else:
         _draw_bars(context, query)
@@ -47,28 +49,34 @@ def draw_search(context: PageContext) -> None:
 
 def _draw_opened(context: PageContext) -> None:
     """Draw the record that the address names in a dialog."""
-    seq = address.parse_seq(st.query_params.get_all(address.SEQ))
+    seq = address.parse_seq(selected(address.SEQ))
     if seq is not None:
         st.dialog("Audit record", width="large", on_dismiss=_close)(_draw_record)(context, seq)
 
 
 def _close() -> None:
-    st.query_params.pop(address.SEQ, None)
+    select(address.SEQ, "")
 
 
 def _key(name: str) -> str:
-    return f"audit-{name}"
+    """Return the key of a filter; `_apply` changes it."""
+    version = st.session_state.get(_VERSION, 0)
+    return f"audit-{name}-{version}" if version else f"audit-{name}"
 
 
 def _read_address() -> None:
     """Set the filters from the address when it is another one than they have written."""
-    now = {name: tuple(values) for name in address.FILTERS if (values := st.query_params.get_all(name))}
+    now = _address()
     if st.session_state.get(_ADDRESS) == now and _key("search") in st.session_state:
         return
     query, ignored = address.parse(now)
     st.session_state[_ADDRESS], st.session_state[_IGNORED] = now, ignored
     _set_filters(query)
-    st.session_state.setdefault(_key(address.LIVE), address.LIVE in st.query_params)
+    st.session_state.setdefault(_LIVE, address.LIVE in st.query_params)
+
+
+def _address() -> dict[str, tuple[str, ...]]:
+    return {name: tuple(values) for name in address.FILTERS if (values := st.query_params.get_all(name))}
 
 
 def _set_filters(query: AuditQuery) -> None:
@@ -97,8 +105,22 @@ def _write_address() -> None:
     _go_to(_chosen())
 
 
+def _want(query: AuditQuery) -> None:
+    """Show the records of a query, from a callback: the run that calls it can be that of another part of the page."""
+    st.session_state[_WANTED] = query
+
+
+def _apply() -> None:
+    """Set the filters to the wanted query, as other widgets: a request on its way has the values of the former ones."""
+    query: AuditQuery | None = st.session_state.pop(_WANTED, None)
+    if query is not None:
+        st.session_state[_VERSION] = st.session_state.get(_VERSION, 0) + 1
+        _set_filters(query)
+        _go_to(query)
+        st.session_state[_ADDRESS] = _address()
+
+
 def _go_to(query: AuditQuery) -> None:
-    """Show the records of a query; the address is read again at the next run."""
     ours = (*address.FILTERS, address.SEQ)
     query_now = st.query_params
     wanted: dict[str, str | list[str]] = {name: query_now.get_all(name) for name in query_now if name not in ours}
@@ -107,7 +129,7 @@ def _go_to(query: AuditQuery) -> None:
 
 
 def _write_live() -> None:
-    if st.session_state[_key(address.LIVE)]:
+    if st.session_state[_LIVE]:
         st.query_params[address.LIVE] = "1"
     else:
         st.query_params.pop(address.LIVE, None)
@@ -115,6 +137,7 @@ def _write_live() -> None:
 
 def _draw_filters(context: PageContext) -> AuditQuery:
     """Draw the filters and return the selection."""
+    _apply()
     _read_address()
     with context.database.tenant_tx(context.tenant_id) as tx:
         services, operations = tx.audit.services_and_operations()
@@ -145,7 +168,7 @@ def _draw_filters(context: PageContext) -> AuditQuery:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.toggle(
             "Live",
-            key=_key(address.LIVE),
+            key=_LIVE,
             on_change=_write_live,
             disabled=query.until is not None,
             help="Shows new records within 3 seconds. It needs a range without an end.",
@@ -154,7 +177,7 @@ def _draw_filters(context: PageContext) -> AuditQuery:
             "Clear filters",
             key="audit-clear",
             icon=":material/filter_alt_off:",
-            on_click=_go_to,
+            on_click=_want,
             args=[AuditQuery()],
             disabled=query == AuditQuery(),
         )
@@ -193,8 +216,8 @@ def _draw_choice(name: str, label: str, options: Sequence[str], shown: Callable[
 
 @polling_fragment
 def _draw_live(context: PageContext, query: AuditQuery) -> None:
-    if st.session_state.pop(_NARROWED, False):
-        st.rerun()  # The filters, which are outside of this fragment, have changed.
+    if _WANTED in st.session_state:
+        st.rerun()  # A selected hour changes the filters, which are outside of this fragment.
     _draw_bars(context, query)
     _draw_records(context, query, live=True)
 
@@ -214,7 +237,7 @@ def _draw_bars(context: PageContext, query: AuditQuery) -> None:
         return
     names = ("Answered", "Refused or failed")
     # The selection is a position: other bars are another widget, without a selection.
-    version = st.session_state.get(_BARS, 0)
+    version = st.session_state.get(_VERSION, 0)
     chart_key, table_key = f"{_BARS}-{version}", f"{_BARS}-table-{version}"
 
     def draw_chart() -> None:
@@ -279,12 +302,10 @@ def _select_hour(key: str, shown: HourBars, query: AuditQuery) -> None:
     _narrow(shown, query, [len(shown.bars) - 1 - row for row in st.session_state[key]["selection"]["rows"]])
 
 
-def _narrow(shown: HourBars, query: AuditQuery, selected: Sequence[int]) -> None:
-    """Show only the records of a selected hour, from the next run on."""
-    if selected and selected[0] < len(shown.bars):
-        st.session_state[_BARS] = st.session_state.get(_BARS, 0) + 1
-        st.session_state[_NARROWED] = True
-        _go_to(hours.narrowed(query, shown.bars[selected[0]].hour))
+def _narrow(shown: HourBars, query: AuditQuery, positions: Sequence[int]) -> None:
+    """Show only the records of a selected hour."""
+    if positions and positions[0] < len(shown.bars):
+        _want(hours.narrowed(query, shown.bars[positions[0]].hour))
 
 
 def _page(context: PageContext, chosen: AuditFilter, *, live: bool) -> Page:
@@ -385,28 +406,25 @@ _COLUMNS = {
 
 def _draw_list(rows: Sequence[view.Row]) -> None:
     """Draw the list; a selected record opens, with its number in the address."""
-    numbers = [row.seq for row in rows]
-    # Another list is another widget, so that a late selection never opens a record of the former list.
-    key = f"{_TABLE}-{numbers[0]}-{numbers[-1]}"
     st.dataframe(
         [asdict(row) | {"outcome": [row.outcome]} for row in rows],
-        key=key,
+        key=_TABLE,
         column_order=[name for name in _COLUMNS if name != "local" or any(row.local for row in rows)],
         column_config=_COLUMNS,
         hide_index=True,
         height=_HEIGHT,
-        on_select=partial(_select_record, key, numbers),
+        on_select=partial(_select_record, [row.seq for row in rows]),
         selection_mode="single-row",
         alt="Audit records, newest first; select one for details",
     )
 
 
-def _select_record(key: str, numbers: Sequence[int]) -> None:
+def _select_record(numbers: Sequence[int]) -> None:
     """Open the selected record and end the selection, so that the same record can be selected again."""
-    rows = st.session_state[key]["selection"]["rows"]
+    rows = st.session_state[_TABLE]["selection"]["rows"]
     if rows and rows[0] < len(numbers):
-        st.session_state[key] = {"selection": {"rows": []}}
-        st.query_params[address.SEQ] = str(numbers[rows[0]])
+        st.session_state[_TABLE] = {"selection": {"rows": []}}
+        select(address.SEQ, str(numbers[rows[0]]))
 
 
 def _draw_record(context: PageContext, seq: int) -> None:
@@ -433,10 +451,8 @@ def _draw_details(found: FoundRecord, now: datetime) -> None:
         with st.container(gap=None):
             st.caption(label)
             st.text(value)
-    # Drawn only when expanded: the browser code for code blocks is the slowest part.
-    hashed = st.expander("Hashed text, appended to the previous hash (SHA-256)", key="audit-raw", on_change="rerun")
-    if hashed.open:
-        hashed.code(record.raw, language=None, wrap_lines=True)
+    st.caption("Hashed text, appended to the previous hash (SHA-256)")
+    st.text(record.raw)  # The browser needs as long for a code block as for the whole dialog.
 
 
 def _draw_downloads(context: PageContext, chosen: AuditFilter) -> None:

@@ -1,4 +1,4 @@
-"""Selections in tables and charts that act once."""
+"""Selections in tables and charts that act once, and selections that are in the address."""
 
 import streamlit as st
 
@@ -13,3 +13,24 @@ def newly_selected(key: str, selected: str | None) -> str | None:
         return None
     st.session_state[acted] = selected
     return selected
+
+
+def selected(name: str) -> str:
+    """Return the selection that the address parameter `name` has, or that `select` has made since then.
+
+    Streamlit calls the callbacks of a click in the next run, which can be that of another part of the page. The run
+    of the part that was clicked then has the address from before.
+    """
+    given = st.query_params.get(name, "")
+    if st.session_state.get(f"{name}.given") != given:
+        st.session_state[f"{name}.given"], st.session_state[f"{name}.selected"] = given, given
+    return str(st.session_state[f"{name}.selected"])
+
+
+def select(name: str, value: str) -> None:
+    """Select a value, or none if it is empty, from the callback of a click."""
+    st.session_state[f"{name}.selected"] = value
+    if value:
+        st.query_params[name] = value
+    else:
+        st.query_params.pop(name, None)

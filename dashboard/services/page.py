@@ -14,6 +14,7 @@ from core.tenants.roles import Permission
 from dashboard.certificates import section as authorities_section
 from dashboard.components.formatting import KIND_NAMES
 from dashboard.components.fragments import admitted, draw_tabs, draw_unknown
+from dashboard.components.selection import select, selected
 from dashboard.page_context import PageContext
 from dashboard.services import connect_dialog, coverage_section
 from dashboard.services import dialogs as service_dialogs
@@ -62,8 +63,8 @@ def draw(context: PageContext) -> None:
     st.markdown(services.summary(facts, context.now()))
     _draw_connect(context, facts)
     _draw_table(context, facts, found)
-    if selected := st.query_params.get(_SELECTED, ""):
-        _draw_selected(context, facts, found, selected)
+    if service := selected(_SELECTED):
+        _draw_selected(context, facts, found, service)
     draw_tabs(
         {
             "Encryption coverage": partial(coverage_section.draw_part, found),
@@ -130,7 +131,7 @@ def _draw_table(context: PageContext, facts: Facts, found: Coverage) -> None:
     names = [row.service for row in table.rows]
     # The selection is a position: another list is another widget, so that it never means another service.
     key = f"services.table.{sha256(' '.join(names).encode()).hexdigest()[:16]}"
-    selected = st.query_params.get(_SELECTED)
+    service = selected(_SELECTED)
     st.dataframe(
         [asdict(row) for row in table.rows],
         key=key,
@@ -141,7 +142,7 @@ def _draw_table(context: PageContext, facts: Facts, found: Coverage) -> None:
         placeholder="",
         on_select=_note_selection(key, names),
         selection_mode="single-row",
-        selection_default={"selection": {"rows": [names.index(selected)]}} if selected in names else None,
+        selection_default={"selection": {"rows": [names.index(service)]}} if service in names else None,
         alt="Services with status, last contact, requests, certificate, agent and coverage; select one for its actions",
     )
     st.caption(_caption(table))
@@ -166,10 +167,7 @@ def _draw_filter() -> Filter:
 def _note_selection(key: str, names: list[str]) -> Any:
     def note() -> None:
         rows = st.session_state[key].selection.rows
-        if rows:
-            st.query_params[_SELECTED] = names[rows[0]]
-        else:
-            st.query_params.pop(_SELECTED, None)
+        select(_SELECTED, names[rows[0]] if rows else "")
 
     return note
 
@@ -180,11 +178,11 @@ def _caption(table: Table) -> str:
     return f"{len(table.rows):,} of {table.total:,} shown. {shown}{more}"
 
 
-def _draw_selected(context: PageContext, facts: Facts, found: Coverage, selected: str) -> None:
-    covered = next((one for one in found.services if one.service == selected), None)
-    shown = services.details(facts, selected, context.now())
+def _draw_selected(context: PageContext, facts: Facts, found: Coverage, service: str) -> None:
+    covered = next((one for one in found.services if one.service == service), None)
+    shown = services.details(facts, service, context.now())
     if shown is None:
-        st.caption(f"There is no service named {selected[:40]!r}.")
+        st.caption(f"There is no service named {service[:40]!r}.")
         return
     with st.container(border=True, key="services.selected"):
         st.subheader(shown.service, anchor=False)

@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from core.tenants.lifecycle import State
 from dashboard.audit.address import minute
+from dashboard.components.fragments import REFRESH_SECONDS
 from openkcm.contract.audit_events import AuditName
 from tests.dashboard.scene import ACME
 from tests.database.builders import an_audit_event
@@ -77,3 +78,23 @@ def test_an_auditor_finds_who_read_a_customer_in_one_minute(served: ServedDashbo
             expect(cells(page, "billing")).to_have_count(1)
             expect(cells(page, "encrypt")).to_have_count(0)
             page.reload()
+
+
+@pytest.mark.parametrize("query", ["", "?live=1"], ids=["list", "live list"])
+def test_a_selected_record_stays_open_until_it_is_closed_and_opens_again(
+    served: ServedDashboard, chromium: Browser, query: str
+) -> None:
+    with closing(Visitor(chromium, served.url)) as window:
+        page = window.sign_in(UMA, f"/tenant/{ACME}/audit{query}")
+        expect(cells(page, "billing").first).to_be_attached()
+        table, dialog = page.get_by_test_id("stDataFrame").last, page.get_by_role("dialog")
+        for _ in range(2):
+            table.click(position={"x": 15, "y": 55})
+            expect(dialog.get_by_text("Chain verified")).to_be_visible()
+            page.wait_for_timeout(2_000 * REFRESH_SECONDS)  # while the live list draws again
+            expect(dialog.get_by_text('"actor":')).to_be_visible()
+            page.keyboard.press("Escape")
+            expect(dialog).to_have_count(0)
+            page.wait_for_timeout(2_000 * REFRESH_SECONDS)
+            expect(dialog).to_have_count(0)
+            assert "seq=" not in page.url
