@@ -106,7 +106,7 @@ class Rotate:
         self, settings: Settings, database: Database, tenant_id: str, request: RotateRequest
     ) -> OpenKcmError | None:
         """Request the rotation; return a rejection or timeout, because the caller prints more beside it."""
-        from workflows.client.workflow_client import OperationTimeout  # noqa: PLC0415 - see cli.connections
+        from workflows.client.updates import OperationTimeout  # noqa: PLC0415 - see cli.connections
 
         details = {"services": str(request.services), "compromised": str(request.compromised).lower()}
         try:

@@ -1,7 +1,7 @@
 """Streamlit's static files, from memory and compressed once.
 
-Streamlit reads them from the disk for every new browser, in small parts, and sends them uncompressed: a page loads a
-hundred files of 4 MB in all. Each name has a hash of its content, so browsers keep them.
+Streamlit reads them from the disk for every new browser, in small parts, and sends them uncompressed, and a page loads
+many of them. Each name has a hash of its content, so browsers keep them.
 """
 
 import asyncio

@@ -125,7 +125,7 @@ class RootKey:
         self, settings: Settings, database: Database, tenant_id: str, place: Place, request_id: str
     ) -> OpenKcmError | None:
         """Request the change; return a rejection or timeout, because the caller prints more beside it."""
-        from workflows.client.workflow_client import OperationTimeout  # noqa: PLC0415 - see cli.connections
+        from workflows.client.updates import OperationTimeout  # noqa: PLC0415 - see cli.connections
 
         details = _audit_details(place, request_id)
         try:

@@ -236,7 +236,7 @@ def _draw_bars(context: PageContext, query: AuditQuery) -> None:
         st.caption(shown.summary())
         return
     names = ("Answered", "Refused or failed")
-    # The selection is a position: other bars are another widget, without a selection.
+    # A selected bar is a position in these bars: the bars after a selection are another widget, without one.
     version = st.session_state.get(_VERSION, 0)
     chart_key, table_key = f"{_BARS}-{version}", f"{_BARS}-table-{version}"
 

@@ -15,7 +15,7 @@ from core.errors.platform import DatabaseUnavailable
 from core.tenants.roles import Permission
 from dashboard.components.address import keep_query
 from dashboard.components.formatting import plain, said
-from dashboard.components.outage_words import customer_words
+from dashboard.components.outage_words import customer_words, pending_title
 from dashboard.components.tenant_status import Severity, TenantStatusView, sentence
 from dashboard.page_context import PageContext
 from openkcm.errors import OpenKcmError
@@ -111,10 +111,15 @@ def draw_notices(notices: Iterable[TenantStatusView]) -> None:
 
 
 def draw_refusal(refused: OpenKcmError, title: str, still: str = "") -> None:
-    """Draw a refusal: what was not done, why, what to do next, and what is unchanged."""
+    """Draw a refusal: what was not done, why, what to do next, and what is unchanged.
+
+    A request that is queued or continues is none: its own title replaces `title`.
+    """
     parts = customer_words(refused) or (refused.message, refused.hint)
     words = " ".join(sentence(part) for part in parts if part)
-    st.error(f"{words} {still}".strip(), title=title, icon=ICONS[Severity.BAD])
+    later = pending_title(refused)
+    severity = Severity.BAD if later is None else Severity.WORKING
+    _BOXES[severity](f"{words} {still}".strip(), title=later or title, icon=ICONS[severity])
 
 
 def _draw_outage(context: PageContext, down: DatabaseUnavailable, still: str) -> None:

@@ -2,7 +2,7 @@
 
 from core.errors.platform import DatabaseUnavailable, TemporalUnavailable
 from openkcm.errors import OpenKcmError
-from workflows.client.workflow_client import OperationQueued, OperationTimeout
+from workflows.client.updates import OperationQueued, OperationTimeout
 
 QUEUED_TITLE = "Request queued"
 QUEUED = (
@@ -30,6 +30,16 @@ _UNANSWERED = (
         "retry is safe."
     ),
 )
+
+
+def pending_title(failed: OpenKcmError) -> str | None:
+    """Return the title of a request that is not complete and continues; None for any other error."""
+    match failed:
+        case OperationQueued():
+            return QUEUED_TITLE
+        case OperationTimeout():
+            return CONTINUES_TITLE
+    return None
 
 
 def customer_words(failed: OpenKcmError) -> tuple[str, str] | None:

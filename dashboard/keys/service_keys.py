@@ -146,9 +146,10 @@ def _draw_table(keys: Sequence[ServiceKey], names: list[str], row: int | None) -
 
 def _select_row(names: list[str]) -> None:
     # No row is no decision: the browser also sends its former selection late, after the list has selected a service.
-    # The list is where a selection ends.
+    # The list is where a selection ends. `draw` sets the list, because the run that calls this can be that of another
+    # part of the page, and the run of this part then has the list's former value.
     if rows := st.session_state[_TABLE]["selection"]["rows"]:
-        st.session_state[SERVICE] = names[rows[0]]
+        st.session_state[_CLICKED] = names[rows[0]]
 
 
 def _draw_actions(context: PageContext, key: ServiceKey, why_not: str) -> None:

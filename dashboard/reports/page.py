@@ -28,7 +28,7 @@ from dashboard.status.section import draw_header
 from openkcm.errors import OpenKcmError
 from openkcm.verification.reports.model import Snapshot
 from openkcm.verification.reports.signed_file import ReportFormat
-from workflows.client.workflow_client import OperationTimeout
+from workflows.client.updates import OperationTimeout
 
 _FIRST_DAY = date(2020, 1, 1)
 _ANSWER = "compliance-answer"

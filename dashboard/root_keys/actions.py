@@ -30,7 +30,7 @@ from dashboard.page_context import PageContext, ask, require
 from database.root_keys import RootKeyRequestRow
 from database.tenants import TenantRow
 from openkcm.contract.audit_events import AuditName
-from workflows.client.workflow_client import OperationTimeout
+from workflows.client.updates import OperationTimeout
 
 _REQUESTS = 12
 _DESTINATIONS: Mapping[RootKeyMode, tuple[str, ...]] = MappingProxyType(

@@ -26,7 +26,7 @@ from dashboard.root_keys.actions import RootKeyChangeRequest
 from dashboard.root_keys.guides import ENTRIES, NAMES, Entry, blocks, facts, in_labels
 from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
-from workflows.client.workflow_client import OperationQueued, OperationTimeout, UpdateRejected
+from workflows.client.updates import OperationQueued, OperationTimeout, UpdateRejected
 
 _OPEN, _ASKED, _SUPPLY, _RESULT = "root-key.open", "root-key.asked", "root-key.supply", "root-key.result"
 _PROVIDER, _REASON = "root-key.provider", "root-key.reason"

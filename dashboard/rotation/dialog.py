@@ -22,7 +22,7 @@ from dashboard.rotation import actions as rotation_actions
 from dashboard.rotation import view as rotation
 from database.rotation import RotationRequest
 from openkcm.errors import OpenKcmError
-from workflows.client.workflow_client import OperationQueued, OperationTimeout
+from workflows.client.updates import OperationQueued, OperationTimeout
 
 _OPEN, _DONE, _REASON = "rotation.open", "rotation.done", "rotation.reason"
 _POLL_SECONDS = 0.5

@@ -41,7 +41,8 @@ from tests.e2e.receivers import CallbackReceiver
 from tests.ports import free_port
 from vault.auth.client import VaultSession
 from vault.pki.certificates import hex_serial
-from workflows.client.workflow_client import OperationTimeout, WorkflowClient
+from workflows.client.updates import OperationTimeout
+from workflows.client.workflow_client import WorkflowClient
 
 REGION = "eu-west-1"
 _HERE = Path(__file__).parent

@@ -29,7 +29,8 @@ from openkcm.errors import OpenKcmError
 from tests.dashboard.gateways.workflow_gateway import FakeGateway
 from tests.dashboard.scene import ACME, KEY_ARN, everything_stored
 from tests.database.fixtures import Field
-from workflows.client.workflow_client import UpdateRejected, WorkflowClient
+from workflows.client.updates import UpdateRejected
+from workflows.client.workflow_client import WorkflowClient
 
 AWS = ("--provider", "aws-kms", "--key-arn", KEY_ARN)
 HSM = ("--provider", "pkcs11", "--token", "acme", "--key", "root")

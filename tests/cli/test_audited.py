@@ -11,7 +11,7 @@ from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import TenantUnknown
 from tests.cli.root_key_stand import PLATFORM, at_a_terminal, refused
 from tests.dashboard.scene import ACME, audit_records
-from workflows.client.workflow_client import UpdateRejected
+from workflows.client.updates import UpdateRejected
 
 
 def records(operator_cli: Any) -> list[dict[str, Any]]:

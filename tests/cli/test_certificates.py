@@ -10,7 +10,7 @@ from core.errors.services import CaRotationInProgress
 from tests.cli.root_key_stand import refused
 from tests.dashboard.scene import ACME
 from tests.database.builders import NOW, an_authority_serial
-from workflows.client.workflow_client import UpdateRejected
+from workflows.client.updates import UpdateRejected
 
 FIRST = an_authority_serial(ACME)
 

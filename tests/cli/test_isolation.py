@@ -10,7 +10,7 @@ from core.tenants.locks import LockReason
 from tests.cli.root_key_stand import refused
 from tests.dashboard.scene import ACME
 from tests.database.builders import a_provisioned_tenant, a_result, an_examination
-from workflows.client.workflow_client import UpdateRejected
+from workflows.client.updates import UpdateRejected
 
 HELD = a_result("by-canary/read", evidence="0 rows")
 NOT_CHECKED = a_result("crypto-api/decrypt", clause="A2", outcome="not-checked", evidence="the tenant is locked")

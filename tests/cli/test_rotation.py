@@ -16,7 +16,7 @@ from database.rotation import RotationRequest, RotationRow
 from tests.cli.root_key_stand import refused
 from tests.dashboard.scene import ACME
 from tests.database.builders import an_object
-from workflows.client.workflow_client import OperationTimeout, UpdateRejected
+from workflows.client.updates import OperationTimeout, UpdateRejected
 
 
 def versions(document) -> dict[tuple[str, int], str]:

@@ -29,7 +29,7 @@ from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene
 from tests.database.builders import a_protected_field
-from workflows.client.workflow_client import UpdateRejected
+from workflows.client.updates import UpdateRejected
 
 ADMINISTRATOR, KEYS, AUDITOR, OPERATOR = PersonRole
 MANAGE_KEYS, MANAGE_SERVICES, VIEW_AUDIT = {ADMINISTRATOR, KEYS}, {ADMINISTRATOR}, {ADMINISTRATOR, AUDITOR}

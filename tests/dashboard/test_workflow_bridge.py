@@ -8,7 +8,8 @@ from structlog.testing import capture_logs
 from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import TenantUnknown
 from dashboard.workflow_bridge import WorkflowBridge
-from workflows.client.workflow_client import OperationQueued, WorkflowClient
+from workflows.client.updates import OperationQueued
+from workflows.client.workflow_client import WorkflowClient
 
 
 class RecordingGateway:

@@ -39,7 +39,8 @@ from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity
 from tests.workflows.scripted import Script
 from workflows.certificates import CheckExpiry, RotateCertificateAuthority
-from workflows.client.workflow_client import UpdateRejected, WorkflowClient
+from workflows.client.updates import UpdateRejected
+from workflows.client.workflow_client import WorkflowClient
 from workflows.isolation import AssessDueTenants, AssessIsolation
 from workflows.offboarding import OffboardTenant
 from workflows.provisioning import ProvisionTenant

@@ -15,7 +15,8 @@ from core.messages.keys import RotateRequest
 from core.messages.tenants import MarketplaceSignal, OffboardRequest, StatusChange, TenantInput, TenantWorkflowState
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
-from workflows.client.workflow_client import UpdateRejected, WorkflowClient
+from workflows.client.updates import UpdateRejected
+from workflows.client.workflow_client import WorkflowClient
 from workflows.runtime import options as visibility
 from workflows.tenants import Tenant
 

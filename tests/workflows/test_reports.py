@@ -5,7 +5,8 @@ import uuid
 import pytest
 
 from tests.workflows.entities import a_tenant_id, refused
-from workflows.client.workflow_client import OperationTimeout, WorkflowClient
+from workflows.client.updates import OperationTimeout
+from workflows.client.workflow_client import WorkflowClient
 from workflows.reports import GenerateReport
 
 WORKFLOWS = [GenerateReport]

@@ -14,7 +14,8 @@ from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity, fast_forward, refused
 from tests.workflows.scripted import SWITCHED
-from workflows.client.workflow_client import OperationTimeout, WorkflowClient
+from workflows.client.updates import OperationTimeout
+from workflows.client.workflow_client import WorkflowClient
 from workflows.root_keys import ChangeRootKey, MonitorRootKeys
 from workflows.runtime import timeouts as timing
 from workflows.tenants import Tenant

@@ -10,7 +10,7 @@ from core.keys.rotation import RotationScope
 from core.messages.keys import DueRotation, DueTenants, RotationPlan, RotationProgress
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import a_rotation, fast_forward, refused, run_platform
-from workflows.client.workflow_client import UpdateRejected
+from workflows.client.updates import UpdateRejected
 from workflows.root_keys import DetectRootKeyVersions
 from workflows.rotation import RotateDueKeys, RotateKeys
 from workflows.runtime import timeouts as timing

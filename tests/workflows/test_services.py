@@ -17,7 +17,8 @@ from tests.concurrency import wait_until_async
 from tests.ports import free_ports
 from tests.workflows.entities import a_tenant_id, fast_forward, refused, summaries
 from tests.workflows.scripted import RENEWED_AFTER, Script
-from workflows.client.workflow_client import OperationQueued, OperationTimeout, WorkflowClient
+from workflows.client.updates import OperationQueued, OperationTimeout
+from workflows.client.workflow_client import WorkflowClient
 from workflows.runtime import options as visibility
 from workflows.runtime import timeouts as timing
 from workflows.services import ConnectService

@@ -5,7 +5,8 @@ names the tenant, and events and updates have unique ids.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,18 +17,15 @@ from temporalio.client import (
     Client,
     WorkflowFailureError,
     WorkflowHandle,
-    WorkflowUpdateFailedError,
-    WorkflowUpdateRPCTimeoutOrCancelledError,
+    WorkflowUpdateHandle,
     WorkflowUpdateStage,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from core import names as ids
 from core.errors.compliance import AssessmentFailed
-from core.errors.platform import TemporalUnavailable
-from core.errors.tenants import TenantUnknown, WorkflowStarting
+from core.errors.tenants import TenantUnknown
 from core.isolation import run_of
 from core.messages.compliance import BoundariesInput, MakeReportInput
 from core.messages.keys import RetireVersionRequest, RootKeyRequest, RotateRequest
@@ -46,10 +44,10 @@ from core.messages.tenants import (
 from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import EventKind
 from core.tracing.spans import Tracer
-from openkcm.errors import CallerError, PlatformError
 from workflows.client.connection import LogForm, connect_client, unavailable
 from workflows.client.service_start import service_options, service_start, update_with_start
 from workflows.client.tenant_start import tenant_options
+from workflows.client.updates import DOWN, OperationTimeout, Updates, rejection
 from workflows.isolation import AssessIsolation
 from workflows.notifications import DeliverNotification
 from workflows.recovery import RecoverTenant, RepairTenant
@@ -62,37 +60,7 @@ from workflows.tenants import Tenant
 
 _RPC_TIMEOUT = timedelta(seconds=5)
 _TIMEOUT_SECONDS = 60.0
-_QUEUED_SECONDS = 3600.0
-"""How long a process submits an update that no worker accepts."""
-_REPEAT_SECONDS = 0.1
 _PAGE = 1000
-_ENDED_MEANWHILE = "AcceptedUpdateCompletedWorkflow"
-"""Temporal's failure type when a run ended while it had an accepted update; the next run accepts the request."""
-
-_DOWN = (RPCError, RuntimeError)
-"""Errors of a call when Temporal is unreachable; a lazy client raises RuntimeError on its first connection."""
-
-
-class UpdateRejected(CallerError):
-    """A validator rejected an update; the error has the validator's code, message and hint."""
-
-    def __init__(self, code: str, message: str, hint: str) -> None:
-        super().__init__(message, hint)
-        self.code = code  # type: ignore[misc] # the code comes from the workflow
-
-
-class OperationTimeout(PlatformError):
-    code = "operation_timeout"
-    message = "the request is not complete yet"
-    hint = "it continues automatically when the server or worker that it waits for is available; retry is safe"
-
-
-class OperationQueued(OperationTimeout):
-    """No worker accepted the request in time; this process continues to submit it."""
-
-    code = "operation_queued"
-    message = "no worker has accepted the request yet"
-    hint = "check that a worker runs (openkcmctl doctor), then repeat the request, which is safe"
 
 
 class WorkflowClient:
@@ -107,13 +75,13 @@ class WorkflowClient:
     ) -> None:
         """`provisioning_slo_seconds` is the provisioning SLO; `patience_seconds` limits the wait for a result.
 
-        `accept_seconds` limits the wait until a worker accepts an update; None waits as long as for the result.
+        `accept_seconds` limits the wait until a worker accepts an update, see `Updates`; None waits as long as for the
+        result.
         """
         self._client = client
         self._promise_seconds = provisioning_slo_seconds
         self._timeout_seconds = patience_seconds
-        self._accept_seconds = patience_seconds if accept_seconds is None else min(accept_seconds, patience_seconds)
-        self._queued: set[asyncio.Task[None]] = set()
+        self._updates = Updates(patience_seconds, accept_seconds)
 
     @classmethod
     async def connect(
@@ -144,7 +112,7 @@ class WorkflowClient:
                 rpc_timeout=_RPC_TIMEOUT,
                 **tenant_options(tenant_id, region),
             )
-        except _DOWN as failed:
+        except DOWN as failed:
             raise unavailable(failed) from failed
 
     async def disable(self, tenant_id: str, event_id: str) -> None:
@@ -159,7 +127,7 @@ class WorkflowClient:
                 MarketplaceSignal(event_id=event_id, kind=EventKind.SERVICE_DISABLED),
                 rpc_timeout=_RPC_TIMEOUT,
             )
-        except _DOWN as failed:
+        except DOWN as failed:
             if isinstance(failed, RPCError) and failed.status is RPCStatusCode.NOT_FOUND:
                 raise TenantUnknown from None
             raise unavailable(failed) from failed
@@ -270,7 +238,7 @@ class WorkflowClient:
                 rpc_timeout=_RPC_TIMEOUT,
                 **service_options(tenant_id, region, service),
             )
-        except _DOWN as failed:
+        except DOWN as failed:
             raise unavailable(failed) from failed
 
     async def renew_service(self, tenant_id: str, region: str, service: str) -> None:
@@ -297,7 +265,7 @@ class WorkflowClient:
                 priority=priorities.report(tenant_id),
             )
         except WorkflowFailureError as failed:
-            raise _rejection(failed) from None
+            raise rejection(failed) from None
 
     async def deliver_notification(self, tenant_id: str, region: str, request: DeliverInput) -> None:
         """Send a test to a target, or attempt a message again, and wait for the result, which is in the outbox.
@@ -315,7 +283,7 @@ class WorkflowClient:
                 priority=priorities.report(tenant_id),
             )
         except WorkflowFailureError as failed:
-            raise _rejection(failed) from None
+            raise rejection(failed) from None
 
     async def check_boundaries(self, tenant_id: str, region: str, *, repeat: bool) -> str:
         """Run an isolation assessment of a tenant, or wait for a running one; returns the name of the run.
@@ -360,7 +328,7 @@ class WorkflowClient:
                 ),
                 timeout=_RPC_TIMEOUT,
             )
-        except _DOWN as failed:
+        except DOWN as failed:
             raise unavailable(failed) from failed
         return bool(answer.pollers)
 
@@ -381,7 +349,7 @@ class WorkflowClient:
                     states[tenant_id] = run.typed_search_attributes.get(visibility.LIFECYCLE_STATE) or ""
                 else:
                     leaving.add(tenant_id)
-        except _DOWN as failed:
+        except DOWN as failed:
             raise unavailable(failed) from failed
         return states, frozenset(leaving)
 
@@ -402,10 +370,10 @@ class WorkflowClient:
                     rpc_timeout=_RPC_TIMEOUT,
                 )
         except WorkflowFailureError as failed:
-            raise _rejection(failed) from None
+            raise rejection(failed) from None
         except TimeoutError:
             raise OperationTimeout from None
-        except _DOWN as failed:
+        except DOWN as failed:
             raise unavailable(failed) from failed
 
     async def _run_to_completion(
@@ -434,7 +402,7 @@ class WorkflowClient:
                 await handle.result()
         except TimeoutError:
             raise OperationTimeout from None
-        except _DOWN as failed:
+        except DOWN as failed:
             raise unavailable(failed) from failed
         return handle
 
@@ -456,70 +424,28 @@ class WorkflowClient:
         A lost one is started again first, because an administrator must be able to lock the tenant at any time.
         """
         handle = self._client.get_workflow_handle(ids.tenant_workflow(tenant_id))
+        request_id = update_id or uuid.uuid4().hex  # one id for all attempts, so that a lost response repeats nothing
 
-        async def run(accepted: asyncio.Event) -> None:
-            async def once() -> None:
-                running = await handle.start_update(
-                    update, args=arguments, id=update_id, wait_for_stage=WorkflowUpdateStage.ACCEPTED
-                )
-                accepted.set()
-                await running.result()
+        async def start() -> WorkflowUpdateHandle[Any]:
+            return await handle.start_update(
+                update, args=arguments, id=request_id, wait_for_stage=WorkflowUpdateStage.ACCEPTED
+            )
 
+        async def submit() -> WorkflowUpdateHandle[Any]:
             try:
-                await _repeat_update(once)
+                return await start()
             except RPCError as failed:
                 if failed.status is not RPCStatusCode.NOT_FOUND:
                     raise
                 await self._recover_tenant(tenant_id)
-                await _repeat_update(once)
+                return await start()
 
         try:
-            await self._wait(run)
-        except _DOWN as failed:
+            await self._updates.complete(submit)
+        except DOWN as failed:
             if isinstance(failed, RPCError) and failed.status is RPCStatusCode.NOT_FOUND:
                 raise TenantUnknown from None
             raise unavailable(failed) from failed
-
-    async def _wait(self, run: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-        """Wait for the result of an update, whose `run` sets the event as soon as a worker has accepted it.
-
-        Temporal keeps an update without a worker only in memory, and only where a client asks for it. So the update
-        continues in this process for an hour.
-
-        Raises:
-            OperationQueued: no worker has accepted it in time.
-            OperationTimeout: it was accepted and continues.
-        """
-        accepted = asyncio.Event()
-        task = asyncio.ensure_future(run(accepted))
-        task.add_done_callback(_retrieve)
-        signal = asyncio.ensure_future(accepted.wait())
-        begun = asyncio.get_running_loop().time()
-        try:
-            await asyncio.wait({task, signal}, timeout=self._accept_seconds, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done() and not accepted.is_set():
-                self._continue(task)
-                raise OperationQueued
-            async with asyncio.timeout_at(begun + self._timeout_seconds):
-                await task
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
-        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-            raise OperationTimeout from None
-        finally:
-            signal.cancel()
-
-    def _continue(self, task: "asyncio.Task[None]") -> None:
-        """Let a queued update continue without its caller; its result is stored by the workflow."""
-        self._queued.add(task)
-        end = asyncio.get_running_loop().call_later(_QUEUED_SECONDS, task.cancel)
-
-        def ended(done: "asyncio.Task[None]") -> None:
-            self._queued.discard(done)
-            end.cancel()
-
-        task.add_done_callback(ended)
 
     async def _recover_tenant(self, tenant_id: str) -> None:
         """Start the lost workflows of a tenant, if it exists."""
@@ -546,45 +472,13 @@ class WorkflowClient:
         update_id: str | None = None,
     ) -> None:
         """Update the workflow of a service; start it if none runs, because all its state is recorded."""
+        request_id = update_id or uuid.uuid4().hex
 
-        async def run(accepted: asyncio.Event) -> None:
-            async def once() -> None:
-                start = service_start(tenant_id, region, service)
-                running = await update_with_start(self._client, start, update, arguments, update_id)
-                accepted.set()
-                await running.result()
-
-            await _repeat_update(once)
+        async def submit() -> WorkflowUpdateHandle[Any]:
+            start = service_start(tenant_id, region, service)
+            return await update_with_start(self._client, start, update, arguments, request_id)
 
         try:
-            await self._wait(run)
-        except _DOWN as failed:
+            await self._updates.complete(submit)
+        except DOWN as failed:
             raise unavailable(failed) from failed
-
-
-def _retrieve(done: "asyncio.Task[None]") -> None:
-    """Retrieve the exception of an update whose caller has left, so that asyncio does not log it as lost."""
-    if not done.cancelled():
-        done.exception()
-
-
-async def _repeat_update(update: Callable[[], Awaitable[object]]) -> None:
-    """Repeat an update while the run that accepted it ends meanwhile, or is starting; raises UpdateRejected."""
-    while True:
-        try:
-            await update()
-        except WorkflowUpdateFailedError as refused:
-            refusal = _rejection(refused)
-            if refusal.code not in {_ENDED_MEANWHILE, WorkflowStarting.code}:
-                raise refusal from None
-            await asyncio.sleep(_REPEAT_SECONDS)
-        else:
-            return
-
-
-def _rejection(failed: WorkflowUpdateFailedError | WorkflowFailureError) -> CallerError:
-    cause = failed.cause
-    if not isinstance(cause, ApplicationError):
-        raise TemporalUnavailable
-    message, _, hint = cause.message.partition("\n")
-    return UpdateRejected(cause.type or "refused", message, hint)

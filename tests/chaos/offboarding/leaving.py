@@ -33,7 +33,7 @@ from tests.e2e.isolation.test_traces import payloads_of
 from vault.transit.audit_signer import TransitAuditSigner
 from worker.payload_codec import ENCODING
 from workflows.client.connection import connect_client
-from workflows.client.workflow_client import UpdateRejected
+from workflows.client.updates import UpdateRejected
 
 _TIMEOUT_SECONDS = 600
 """A worker that is killed in every step restarts a dozen times, and each start may take a minute on a busy machine."""

@@ -26,7 +26,8 @@ from openkcm.errors import OpenKcmError
 from tests.activities.services.connecting import csr_of
 from tests.chaos.root_keys.changing import Customers
 from tests.e2e.stack import REGION, Stack
-from workflows.client.workflow_client import UpdateRejected, WorkflowClient
+from workflows.client.updates import UpdateRejected
+from workflows.client.workflow_client import WorkflowClient
 
 _PAUSE_SECONDS = 0.3
 _HOLDERS = ("platform", "aws", "second")

@@ -19,7 +19,7 @@ from tests.chaos.root_keys.changing import Customers, Tenant
 from tests.chaos.rotation.rotating import adapters
 from tests.kms.estate import make_service_keys
 from tests.kms.opening import Opener, decrypt, encrypt
-from workflows.client.workflow_client import UpdateRejected
+from workflows.client.updates import UpdateRejected
 
 TENANT = "changing-corp"
 MANY = "many-services-corp"

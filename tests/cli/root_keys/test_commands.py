@@ -20,7 +20,7 @@ from tests.cli.root_key_stand import AWS, BAO, HSM, PLATFORM, lock_by_root_key, 
 from tests.dashboard.held import a_change
 from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN
 from tests.database.builders import a_connected_service
-from workflows.client.workflow_client import OperationTimeout
+from workflows.client.updates import OperationTimeout
 
 POLICY = '{\n  "Effect": "Allow",\n  "Action": ["kms:Encrypt", "kms:Decrypt"]\n}'
 DENIED = Problem(code="root_key_denied", message="access to the root key is denied", hint=f"add this:\n{POLICY}")

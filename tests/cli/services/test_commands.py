@@ -23,7 +23,8 @@ from openkcm.errors import FileRefused, FolderRefused, InvalidName
 from tests.cli.services.service_stand import a_request, application
 from tests.database.builders import a_contact
 from worker.payload_codec import ENCODING
-from workflows.client.workflow_client import UpdateRejected, WorkflowClient
+from workflows.client.updates import UpdateRejected
+from workflows.client.workflow_client import WorkflowClient
 
 
 def test_connect_returns_the_documented_fields_and_a_private_folder(command) -> None:

@@ -12,7 +12,7 @@ from core.tenants.roles import PersonRole
 from dashboard.approvals.actions import decide
 from dashboard.tenants import actions as standing_actions
 from tests.dashboard.scene import ACME, Scene
-from workflows.client.workflow_client import UpdateRejected
+from workflows.client.updates import UpdateRejected
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.tenants.roles import PersonRole
-from dashboard.audit.address import minute
+from dashboard.audit.address import AuditQuery, minute
 from dashboard.page_context import PageContext
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName
@@ -124,6 +124,19 @@ def test_filters_narrow_the_list_and_are_in_the_address(dashboard: Database, wor
     assert "Change or remove a filter" in text(page)
     page.button(key="audit-clear").click().run()
     assert (numbers(page)[0], page.query_params) == (121, {})
+
+
+def test_a_request_that_was_on_its_way_does_not_restore_cleared_filters(dashboard: Database, worker: Database) -> None:
+    """Streamlit calls the callback of the click in the run of another part, as here; then a request arrives late."""
+    fill(worker, 12)
+    page = draw(a_page_context(dashboard), search="object 7")
+    assert numbers(page) == [7]
+    on_its_way = page._tree.get_widget_states()
+    page.session_state["audit-wanted"] = AuditQuery()
+    page.run()
+    assert (len(numbers(page)), page.query_params) == (12, {})
+    page._run(on_its_way)
+    assert (len(numbers(page)), page.query_params) == (12, {})
 
 
 def uses(worker: Database, tenant: str = TENANT) -> None:

@@ -4,9 +4,9 @@ import pytest
 
 from core.errors.keys import RootKeyRefused
 from core.errors.platform import DatabaseLoginRefused, DatabaseUnavailable, TemporalUnavailable
-from dashboard.components.outage_words import customer_words
+from dashboard.components.outage_words import customer_words, pending_title
 from openkcm.errors import OpenKcmError
-from workflows.client.workflow_client import OperationQueued, OperationTimeout
+from workflows.client.updates import OperationQueued, OperationTimeout
 
 OUTAGES = [OperationQueued(), OperationTimeout(), TemporalUnavailable()]
 
@@ -18,6 +18,12 @@ def test_customers_read_no_name_of_a_component_and_whether_a_retry_is_safe(outag
     said = " ".join(found)
     assert not any(name in said.lower() for name in ("temporal", "worker", "openkcmctl", "postgresql"))
     assert "retry is safe" in said.lower()
+
+
+def test_a_request_that_continues_is_not_titled_as_refused() -> None:
+    assert pending_title(OperationQueued()) == "Request queued"
+    assert pending_title(OperationTimeout()) == "In progress"
+    assert pending_title(TemporalUnavailable()) is None
 
 
 def test_each_outage_has_different_words() -> None:

@@ -18,7 +18,7 @@ from core.tenants.policy import TenantPolicy
 from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 from tests.activities.recorded import LockCopies
-from workflows.client.workflow_client import OperationTimeout, UpdateRejected
+from workflows.client.updates import OperationTimeout, UpdateRejected
 
 
 def request(words: Callable[..., str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

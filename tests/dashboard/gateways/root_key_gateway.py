@@ -15,7 +15,7 @@ from database.connection.database import Database
 from database.keys import EncryptedRootKeyRow, ServiceKeyRow
 from tests.crypto_service.authority import key_pem
 from tests.dashboard.gateways.approval_gateway import request
-from workflows.client.workflow_client import OperationTimeout, UpdateRejected
+from workflows.client.updates import OperationTimeout, UpdateRejected
 
 _KEY = ec.generate_private_key(ec.SECP256R1())
 INTAKE_PRIVATE = key_pem(_KEY)

@@ -15,7 +15,7 @@ from database.connection.database import Database
 from database.keys import ServiceKeyRow
 from database.rotation import RewrappedRow, RotationRequest
 from tests.dashboard.gateways.approval_gateway import request
-from workflows.client.workflow_client import UpdateRejected
+from workflows.client.updates import UpdateRejected
 
 GRACE = timedelta(days=30)
 

@@ -15,7 +15,7 @@ from dashboard.root_keys.actions import RootKeyChangeRequest
 from database.connection.database import Database
 from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN, Scene, everything_stored
 from tests.dashboard.seats import a_page_context
-from workflows.client.workflow_client import OperationTimeout, UpdateRejected
+from workflows.client.updates import OperationTimeout, UpdateRejected
 
 SECRET = "hvs.very-secret-0123456789"
 BAO = {"provider": "openbao", "address": "https://bao.acme.example:8200", "mount": "transit", "key": "acme"}

@@ -12,7 +12,7 @@ from dashboard.components.tenant_status import sentence
 from dashboard.root_keys.view import NO_FALLBACK, PROBLEMS
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN, Scene, press, shown, text
-from workflows.client.workflow_client import OperationQueued
+from workflows.client.updates import OperationQueued
 
 SECRET = "hvs.very-secret-0123456789"
 TOKEN = "root-key.secret.openbao.token"

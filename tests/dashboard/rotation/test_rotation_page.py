@@ -15,7 +15,7 @@ from dashboard.components.tenant_status import sentence
 from database.rotation import RotationRequest
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, open_tab, press, shown, text
-from workflows.client.workflow_client import OperationQueued, OperationTimeout
+from workflows.client.updates import OperationQueued, OperationTimeout
 
 KEYS = PersonRole.KEY_ADMINISTRATOR
 

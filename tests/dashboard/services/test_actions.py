@@ -20,7 +20,7 @@ from openkcm.contract.csr import CsrRefused
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import InvalidName
 from tests.dashboard.scene import ACME, Scene, a_request_pem
-from workflows.client.workflow_client import UpdateRejected
+from workflows.client.updates import UpdateRejected
 
 FOLDER = "/etc/openkcm/orders"
 

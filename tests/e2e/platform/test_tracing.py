@@ -18,7 +18,8 @@ from tests.e2e.stack import REGION, SEED_EVENT, Stack
 from tests.e2e.tenants import new_tenant
 from tests.tracing.collector import Collector, Received, tracer_into
 from tests.workflows.entities import a_rotation
-from workflows.client.workflow_client import UpdateRejected, WorkflowClient
+from workflows.client.updates import UpdateRejected
+from workflows.client.workflow_client import WorkflowClient
 
 PLAINTEXT = "VGhlIGN1c3RvbWVyJ3Mgc2VjcmV0IHJlY29yZA=="
 EVENT, REQUEST = "4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c"

@@ -33,7 +33,8 @@ from tests.e2e.isolation.tries import code_of
 from tests.e2e.kmip_wire import reason_of, send
 from tests.e2e.stack import Stack
 from vault.auth.client import VaultRejected
-from workflows.client.workflow_client import OperationQueued, OperationTimeout, WorkflowClient
+from workflows.client.updates import OperationQueued, OperationTimeout
+from workflows.client.workflow_client import WorkflowClient
 
 TENANT, SERVICES = "rotating-corp-6", ("ledger", "billing")
 ROTATIONS = 5

@@ -1,19 +1,26 @@
-"""Requests while no worker runs: they are reported as queued within the given time, and start when a worker comes."""
+"""Requests without a worker or without Temporal are queued: reported so in time, and started as soon as possible."""
 
 import asyncio
 import time
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RetryConfig
 
 from core.errors.platform import TemporalUnavailable
 from core.messages.tenants import StatusChange
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity
-from workflows.client.workflow_client import OperationQueued, OperationTimeout, WorkflowClient
+from workflows.client.updates import OperationQueued, OperationTimeout
+from workflows.client.workflow_client import WorkflowClient
 from workflows.tenants import Tenant
 
+WORKFLOWS = [Tenant]
 _EVENTS_OF_FIRST_TASK = 4
 """The start of a workflow, and the scheduled, started and completed first task."""
 
@@ -62,8 +69,71 @@ async def test_an_accepted_request_that_takes_long_is_not_reported_as_queued(cli
         await idle.reaches(State.SUSPENDED)
 
 
-async def test_without_temporal_a_request_is_not_queued(free_port):
-    gateway = await WorkflowClient.connect(f"127.0.0.1:{free_port}", 180.0, accept_seconds=30)
-    async with asyncio.timeout(60):
+class Doorway:
+    """A TCP relay to Temporal on an address that refuses connections while it is shut."""
+
+    def __init__(self, target: str, port: int) -> None:
+        self._target, self._port = target.rsplit(":", 1), port
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._pass, "127.0.0.1", self._port)
+
+    async def shut(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for one in self._open:
+            one.transport.abort()
+        self._open.clear()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(*self._target)
+        self._open |= {writer, far_writer}
+        await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@pytest.fixture
+async def doorway(temporal, free_port) -> AsyncIterator[Doorway]:
+    way = Doorway(temporal.address, free_port)
+    yield way
+    await way.shut()
+
+
+@pytest.mark.parametrize("connected", [False, True], ids=["never connected", "connected before"])
+async def test_a_request_without_temporal_is_queued_and_starts_when_temporal_comes(entity, doorway, connected):
+    """Both clients give the same answer, and the request is one operation, whenever the outage began."""
+    retries = RetryConfig(max_retries=1)  # the core's own attempts take ten seconds
+    to_doorway = await Client.connect(
+        doorway.address, lazy=True, retry_config=retries, data_converter=pydantic_data_converter
+    )
+    gateway = WorkflowClient(to_doorway, 180, accept_seconds=1.5)
+    if connected:
+        await doorway.open()
+        await gateway.has_workers()
+        await doorway.shut()
+    with pytest.raises(OperationQueued) as queued:
+        await gateway.change_standing(entity.tenant_id, StatusChange.SUSPEND)
+    assert queued.value.hint == TemporalUnavailable.hint
+    await doorway.open()
+    await entity.reaches(State.SUSPENDED)
+
+
+async def test_a_command_without_temporal_fails_at_once(free_port):
+    """Its process ends, so nothing can be queued."""
+    gateway = await WorkflowClient.connect(f"127.0.0.1:{free_port}", 180.0)
+    async with asyncio.timeout(30):
         with pytest.raises(TemporalUnavailable):
             await gateway.change_standing("acme-corp-1", StatusChange.LOCK)
