@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, StorageState, ViewportSize, expect, sync_playwright
 from playwright.sync_api import TimeoutError as PageTimeout
 
 _FLAGS = (
@@ -61,20 +61,11 @@ class Interaction:
     before: Callable[[Page], None] | None = None
 
 
-class Person:
-    """A user who is signed in with the development sign-on; new browser contexts can use the session."""
+class Visitor:
+    """A user of the pages below an address, signed in where it has the cookies of a session."""
 
-    def __init__(self, browser: Browser, dashboard: str, root: str, name: str) -> None:
-        self._browser = browser
-        self._address = f"{dashboard}{root}"
-        context = browser.new_context()
-        page = context.new_page()
-        page.goto(f"{self._address}/")
-        page.get_by_role("button", name="Sign in with your platform account").click(timeout=_PATIENCE_MS)
-        page.get_by_role("button", name=name).click(timeout=_PATIENCE_MS)
-        page.get_by_test_id("stSidebar").get_by_role("button", name="Sign out").wait_for(timeout=_PATIENCE_MS)
-        self._cookies = context.storage_state()
-        context.close()
+    def __init__(self, browser: Browser, address: str, cookies: StorageState | None = None) -> None:
+        self._browser, self._address, self._cookies = browser, address, cookies
 
     def first_paints(self, place: Place, runs: int, *, cached: bool) -> list[float]:
         """Return seconds; with `cached` the browser has visited the page before."""
@@ -147,8 +138,21 @@ class Chromium:
         self._browser.close()
         self._playwright.stop()
 
-    def sign_in(self, dashboard: str, root: str, name: str) -> Person:
-        return Person(self._browser, dashboard, root, name)
+    def visit(self, address: str) -> Visitor:
+        """Return a user of pages without a sign-on."""
+        return Visitor(self._browser, address)
+
+    def sign_in(self, dashboard: str, root: str, name: str) -> Visitor:
+        """Sign a user in with the development sign-on."""
+        context = self._browser.new_context()
+        page = context.new_page()
+        page.goto(f"{dashboard}{root}/")
+        page.get_by_role("button", name="Sign in with your platform account").click(timeout=_PATIENCE_MS)
+        page.get_by_role("button", name=name).click(timeout=_PATIENCE_MS)
+        page.get_by_test_id("stSidebar").get_by_role("button", name="Sign out").wait_for(timeout=_PATIENCE_MS)
+        cookies = context.storage_state()
+        context.close()
+        return Visitor(self._browser, f"{dashboard}{root}", cookies)
 
 
 def at_rest(page: Page) -> None:

@@ -15,11 +15,12 @@ from core.tenants.lifecycle import State
 from database.platform.status import read_facts
 from openkcm.contract.services import ServiceKind
 from tests.benchmarks import report
+from tests.benchmarks.dashboard import bare_page
 from tests.benchmarks.dashboard.browser import (
     Chromium,
     Interaction,
-    Person,
     Place,
+    Visitor,
     at_rest,
     changes,
     row_changes,
@@ -59,11 +60,14 @@ _PROTOCOL = (
     "for the address until the page's main content is visible, {runs} times for each page in a browser with a filled "
     "cache, and {runs} times with an empty cache for the two pages that follow the sign-in; all other pages are opened "
     "only after one of these. Interaction: from the click until its result is visible, {runs} times, each on a page "
-    "just opened. Status: what an open page reads every two seconds, {reads} times in the role of the dashboard, and "
+    "just opened. Streamlit alone: a page with a heading and a choice, by Streamlit's own server, measured after each "
+    "of these. Status: what an open page reads every two seconds, {reads} times in the role of the dashboard, and "
     "the processor time of the dashboard's process with {tabs} open tabs over {seconds} s. The load is that of the "
     "machine over the minute before and after the measurement."
 )
 _READS, _TABS, _TAB_SECONDS = 200, 10, 20
+_RETURNING, _NEW = "returning", "new"
+_BARE_RUNS = 2
 
 
 def run(*, quick: bool) -> tuple[Result, Figure]:
@@ -79,28 +83,38 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         with Chromium() as browser:
             auditor = browser.sign_in(served.url, f"/tenant/{TENANT}", "Ada Admin")
             operator = browser.sign_in(served.url, "/operations", "Olga Operator")
-            paints = {
-                kind: {
-                    place.name: _shown(f"{place.name}, {kind}", who.first_paints(place, runs, cached=cached))
-                    for who, place in _places(auditor, operator)
-                    if cached or not place.path
-                }
-                for kind, cached in (("returning", True), ("new", False))
-            }
-            times = {
-                one.name: _shown(one.name, who.interactions(one, runs))
-                for who, ones in (
-                    (auditor, [*_pages(), *_audit(), *_audit_records()]),
-                    (operator, _operations(amounts.tenants)),
-                )
-                for one in ones
-            }
+            with bare_page.serve(Path(folder)) as address:
+                bare = browser.visit(address)
+                paints = {kind: _paints(auditor, operator, bare, runs, kind) for kind in (_RETURNING, _NEW)}
+                times = _interactions(auditor, operator, bare, runs, amounts.tenants)
             with auditor.tabs("keys", _TABS):
                 began = _processor_seconds(served.pid)
                 time.sleep(_TAB_SECONDS)
                 tabs = (_processor_seconds(served.pid) - began) / _TAB_SECONDS / _TABS
         load.append(os.getloadavg()[0])
     return _result(amounts, runs, Measured(paints, times, status, tabs, load), quick=quick)
+
+
+def _paints(auditor: Visitor, operator: Visitor, bare: Visitor, runs: int, kind: str) -> dict[str, list[float]]:
+    """Return the seconds of each page, and of the bare page after each of them."""
+    cached, found, alone = kind == _RETURNING, dict[str, list[float]](), list[float]()
+    for who, place in _places(auditor, operator):
+        if cached or not place.path:
+            found[place.name] = _shown(f"{place.name}, {kind}", who.first_paints(place, runs, cached=cached))
+            alone += bare.first_paints(bare_page.PLACE, _BARE_RUNS, cached=cached)
+    return found | {bare_page.PLACE.name: _shown(f"{bare_page.PLACE.name}, {kind}", alone)}
+
+
+def _interactions(
+    auditor: Visitor, operator: Visitor, bare: Visitor, runs: int, tenants: int
+) -> dict[str, list[float]]:
+    """Return the seconds of each interaction, and of the bare page's after each of them."""
+    found, alone = dict[str, list[float]](), list[float]()
+    for who, ones in ((auditor, [*_pages(), *_audit(), *_audit_records()]), (operator, _operations(tenants))):
+        for one in ones:
+            found[one.name] = _shown(one.name, who.interactions(one, runs))
+            alone += bare.interactions(bare_page.INTERACTION, 1)
+    return found | {bare_page.INTERACTION.name: _shown(bare_page.INTERACTION.name, alone)}
 
 
 def _fill(scene: Scene, amounts: Amounts) -> None:
@@ -139,7 +153,7 @@ def _processor_seconds(pid: int) -> float:
     return (int(used[11]) + int(used[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _places(customer: Person, operator: Person) -> list[tuple[Person, Place]]:
+def _places(customer: Visitor, operator: Visitor) -> list[tuple[Visitor, Place]]:
     return [
         *((customer, Place(name, path, shown)) for name, (path, shown) in _CUSTOMER.items()),
         (operator, Place("Operations", "", wait_for_table)),
@@ -314,24 +328,30 @@ def _result(amounts: Amounts, runs: int, found: Measured, *, quick: bool) -> tup
     def slowest(samples: dict[str, list[float]]) -> float:
         return max(spread(seconds)["p50"] for seconds in samples.values())
 
+    def multiple(samples: dict[str, list[float]], alone: str) -> float:
+        return round(slowest(samples) / spread(samples[alone])["p50"], 2)
+
     def worst(samples: dict[str, list[float]]) -> float:
         return round(max(max(seconds) for seconds in samples.values()), 3)
 
     paints, times = found.paints, found.times
     checks = [
-        Check("median first paint of the slowest page", round(slowest(paints["returning"]), 3), _PAINT_SECONDS, "s"),
-        Check("the same in a browser with an empty cache", round(slowest(paints["new"]), 3), _PAINT_SECONDS, "s"),
+        Check("median first paint of the slowest page", round(slowest(paints[_RETURNING]), 3), _PAINT_SECONDS, "s"),
+        Check("the same in a browser with an empty cache", round(slowest(paints[_NEW]), 3), _PAINT_SECONDS, "s"),
         Check("median of the slowest interaction", round(slowest(times), 3), _INTERACTION_SECONDS, "s"),
     ]
     summary = {
-        "worst first paint of all runs (s)": worst(paints["returning"]),
+        "worst first paint of all runs (s)": worst(paints[_RETURNING]),
         "worst interaction of all runs (s)": worst(times),
+        "slowest first paint, as a multiple of Streamlit alone": multiple(paints[_RETURNING], bare_page.PLACE.name),
+        "the same with an empty cache": multiple(paints[_NEW], bare_page.PLACE.name),
+        "slowest interaction, as a multiple of Streamlit alone": multiple(times, bare_page.INTERACTION.name),
         "load of the machine before and after (1 min)": " and ".join(f"{one:.1f}" for one in found.load),
         "status of an open page, each 2 s (s)": spread(found.status),
         "reads of the status with 100 open tabs (cores)": round(spread(found.status)["p50"] * 50, 3),
         "dashboard process with 100 open tabs (cores)": round(found.tab * 100, 2),
-        **{f"{name}, first paint (s)": spread(seconds) for name, seconds in paints["returning"].items()},
-        **{f"{name}, nothing cached (s)": spread(seconds) for name, seconds in paints["new"].items()},
+        **{f"{name}, first paint (s)": spread(seconds) for name, seconds in paints[_RETURNING].items()},
+        **{f"{name}, nothing cached (s)": spread(seconds) for name, seconds in paints[_NEW].items()},
         **{f"{name} (s)": spread(seconds) for name, seconds in times.items()},
     }
     result = Result(
