@@ -22,6 +22,7 @@ from compliance.coverage.assessment import (
 )
 from compliance.coverage.gaps import Gap
 from dashboard.components.formatting import code, count, listed
+from dashboard.components.tenant_status import sentence
 from openkcm.contract.protected_fields import Mode, Store
 
 RESTS_ON = (
@@ -200,7 +201,8 @@ def _days(today: date) -> list[date]:
 def _gap_text(gap: Gap) -> str:
     who = f"**{gap.service}**: " if gap.service else ""
     what = f"{code(_name(gap.place))} " if gap.place else ""
-    return f"{who}{what}{gap.missing}. **Next:** {gap.next_step}."
+    missing = f"{what}{gap.missing}"
+    return f"{f'{who}{missing}.' if who else sentence(missing)} **Next:** {sentence(gap.next_step)}"
 
 
 def line(one: ServiceCoverage, today: date) -> Line:

@@ -40,7 +40,7 @@ def test_each_gap_is_shown_with_the_next_step(scene: Scene) -> None:
     said = text(shown("services", scene.page_context(), service="clinic-db"))
     assert SENTENCE not in said
     assert "**clinic-db**: `public.patients.diagnosis` is protected, but no program encrypted or decrypted it" in said
-    assert "**Next:** start every program that uses it with openkcm run" in said
+    assert "**Next:** Start every program that uses it with openkcm run" in said
     assert "not measured yet" in said
     report_use(scene, "clinic-db")
     said = text(shown("services", scene.page_context()))

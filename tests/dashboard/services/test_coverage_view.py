@@ -31,7 +31,7 @@ def test_full_coverage_is_stated_only_without_gaps() -> None:
     assert SENTENCE not in words
     assert (
         "**users**: `clinic.people.contact.phone` is protected, but no program encrypted or decrypted it in the last "
-        "30 days. **Next:** start every program that uses it with openkcm run"
+        "30 days. **Next:** Start every program that uses it with openkcm run"
     ) in words
     assert "orders" not in words
 
@@ -42,7 +42,7 @@ def test_a_service_without_listed_fields_makes_the_coverage_unknown() -> None:
     assert headline.title == "Encryption Status: coverage unknown, no fields listed"
     assert "`users` has no listed fields" in headline.words
     assert not headline.protected
-    assert "**users**: has no listed fields, so its coverage is unknown. **Next:** list its sensitive fields" in (
+    assert "**users**: has no listed fields, so its coverage is unknown. **Next:** List its sensitive fields" in (
         said(found)
     )
     assert [one.value for one in view.figures(found) if one.label == "Services protected"] == ["1 of 2"]
@@ -58,7 +58,7 @@ def test_without_a_connected_service_there_is_no_warning() -> None:
     assert not view.headline(judged(state=State.PROVISIONING)).begun
     locked = judged(whole(), state=State.LOCKED)
     assert view.headline(locked).begun
-    assert "the tenant is locked, so encryption is rejected" in said(locked)
+    assert "The tenant is locked, so encryption is rejected" in said(locked)
 
 
 def test_all_gaps_are_listed_and_the_first_are_shown_at_once() -> None:
@@ -158,5 +158,5 @@ def test_external_names_are_not_markup() -> None:
 def test_an_expired_certificate_and_a_suspended_tenant_are_both_reported() -> None:
     lapsed = replace(whole(), certificate_ends=NOW - timedelta(hours=1))
     words = said(judged(lapsed, state=State.SUSPENDED))
-    assert "the tenant is suspended" in words
+    assert "The tenant is suspended" in words
     assert "**orders**: has no valid certificate" in words
