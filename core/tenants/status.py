@@ -113,11 +113,12 @@ class IsolationFacts:
 
 @dataclass(frozen=True, slots=True)
 class CoverageFacts:
-    """Encryption coverage: services without and with gaps; `is_complete` as the assessment decides it."""
+    """Encryption coverage, as the assessment decides it; `unlisted` services have no listed fields and no known gap."""
 
     protected: int
     services: int
     is_complete: bool
+    unlisted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

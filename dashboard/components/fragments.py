@@ -73,9 +73,10 @@ def polling_fragment(
     return st.fragment(drawn, run_every=seconds)
 
 
+# In texts a screen reader reads the name of the symbol, "check icon": no symbol whose name is not a word.
 ICONS: Mapping[Severity, str] = MappingProxyType(
     {
-        Severity.GOOD: ":material/check_circle:",
+        Severity.GOOD: ":material/check:",
         Severity.WORKING: ":material/pending:",
         Severity.WARNING: ":material/warning:",
         Severity.BAD: ":material/error:",

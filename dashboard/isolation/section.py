@@ -29,7 +29,7 @@ def draw_isolation(context: PageContext) -> None:
     for words in isolation.ages(checked, complete_at, daily_at, now):
         st.caption(words)
     if pending := isolation.pending(checked):
-        st.markdown("  \n".join(f":material/visibility_off: {words}" for words in pending))
+        st.markdown("  \n".join(f":material/schedule: {words}" for words in pending))
     with st.expander("Isolation by clause", key="isolation.clauses", icon=":material/fact_check:"):
         rows = isolation.clauses(checked, now)
         st.markdown("  \n".join(f"{ICONS[row.tone]} **{row.clause}** {row.means}: {row.how}" for row in rows))

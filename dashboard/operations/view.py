@@ -37,13 +37,13 @@ Color = Literal["blue", "gray", "green", "orange", "red"]
 
 _BADGES: dict[State, tuple[Color, str]] = {
     State.REQUESTED: ("blue", ":material/schedule:"),
-    State.PROVISIONING: ("blue", ":material/progress_activity:"),
+    State.PROVISIONING: ("blue", ":material/sync:"),
     State.FAILED: ("red", ":material/error:"),
-    State.ACTIVE: ("green", ":material/check_circle:"),
-    State.SUSPENDED: ("orange", ":material/pause_circle:"),
+    State.ACTIVE: ("green", ":material/check:"),
+    State.SUSPENDED: ("orange", ":material/pause:"),
     State.LOCKED: ("orange", ":material/lock:"),
     State.LEAVING: ("gray", ":material/logout:"),
-    State.OFFBOARDED: ("gray", ":material/do_not_disturb_on:"),
+    State.OFFBOARDED: ("gray", ":material/block:"),
 }
 STATE_COLORS = {state.value: color for state, (color, _) in _BADGES.items()}
 _PROBLEMS: Mapping[Problem, tuple[str, str]] = MappingProxyType(
@@ -80,9 +80,9 @@ _SUBJECTS = (
     Subject.CHANGES,
 )
 _STEP_SIGNS = {
-    StepState.PENDING: (":material/radio_button_unchecked:", "not started"),
-    StepState.RETRYING: (":material/sync_problem:", "retrying"),
-    StepState.DONE: (":material/check_circle:", "done"),
+    StepState.PENDING: (":material/circle:", "not started"),
+    StepState.RETRYING: (":material/sync:", "retrying"),
+    StepState.DONE: (":material/check:", "done"),
     StepState.FAILED: (":material/error:", "failed"),
 }
 

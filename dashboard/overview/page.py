@@ -6,7 +6,7 @@ from math import isfinite
 
 import streamlit as st
 
-from compliance.coverage.assessment import FullyCovered
+from compliance.coverage.assessment import FullyCovered, Unknown
 from compliance.coverage.reader import read_coverage
 from core.errors.platform import DatabaseUnavailable
 from core.tenants.approvals import Approval
@@ -139,9 +139,9 @@ def _draw_live(context: PageContext) -> None:
     left, right = st.columns(2, gap="medium")
     with left:
         _draw_attention(context, live)
-        _draw_key_management(live)
     with right:
         _draw_events(context)
+        _draw_key_management(live)
 
 
 def _read_live(context: PageContext) -> _Live | None:
@@ -157,6 +157,7 @@ def _read_live(context: PageContext) -> _Live | None:
         sum(isinstance(one.verdict, FullyCovered) for one in found.services),
         len(found.services),
         is_complete=isinstance(found.verdict, FullyCovered),
+        unlisted=sum(isinstance(one.verdict, Unknown) for one in found.services),
     )
     items = () if services is None else services_view.attention(services, now)
     return _Live(

@@ -98,7 +98,7 @@ def _line(step: Step, row: StepRow | None, *, running: bool, since: datetime, no
     match row.state:
         case StepState.DONE:
             took = (row.finished_at - row.started_at).total_seconds() if row.finished_at and row.started_at else 0.0
-            return Line("check_circle", title, f"done in {span(took)}")
+            return Line("check", title, f"done in {span(took)}")
         case StepState.FAILED:
             return Line("error", title, f"failed ({row.problem})" if row.problem else "failed")
         case StepState.RETRYING:

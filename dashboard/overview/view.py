@@ -135,7 +135,7 @@ def _coverage(coverage: CoverageFacts | None) -> Metric:
     label = "Encryption coverage"
     if coverage is None or not coverage.services:
         return Metric(label, "0", "services, ready for integration")
-    return Metric(label, f"{coverage.protected:,} of {coverage.services:,}", "services without gaps")
+    return Metric(label, f"{coverage.protected:,} of {coverage.services:,}", "services protected")
 
 
 def attention(
@@ -155,11 +155,18 @@ def attention(
         if not is_over(one, facts.measured_at)
     ]
     if coverage is not None and coverage.services and not coverage.is_complete:
-        gaps = coverage.services - coverage.protected
-        words = f"{count(gaps, 'service has', 'services have')} gaps" if gaps else "fields are missing on the list"
-        items.append(AttentionItem("Coverage", words, "services", Severity.WARNING))
+        items.append(AttentionItem("Coverage", _gaps(coverage), "services", Severity.WARNING))
     order = [Severity.BAD, Severity.WARNING, Severity.WORKING, Severity.GOOD]
     return tuple(sorted(items, key=lambda one: order.index(one.severity)))
+
+
+def _gaps(coverage: CoverageFacts) -> str:
+    """Return what is incomplete; a service without listed fields has no known gap."""
+    gaps = coverage.services - coverage.protected - coverage.unlisted
+    parts = [f"{count(gaps, 'service has', 'services have')} gaps"] if gaps else []
+    if coverage.unlisted:
+        parts.append(f"{count(coverage.unlisted, 'service has', 'services have')} no listed fields")
+    return " and ".join(parts) or "encryption is rejected in the tenant's state"
 
 
 def key_management(tenant: TenantRow, found: Verdict) -> tuple[Line, ...]:

@@ -66,7 +66,7 @@ def _draw_status(context: PageContext, stated: Snapshot, checked: Check | None, 
                 st.markdown(line.value)
                 st.caption(line.detail)
                 if line.advice:
-                    st.caption(f":material/arrow_forward: {line.advice}")
+                    st.caption(f"Next: {line.advice}")
 
 
 def _draw_reports(context: PageContext, enabled_at: datetime) -> None:
@@ -143,7 +143,7 @@ def _make(context: PageContext, report_id: str, period: Period) -> None:
     except OpenKcmError as failed:
         draw_refusal(failed, "Report not created")
     else:
-        st.success("Report created and signed. It is the first in the list.", icon=":material/check_circle:")
+        st.success("Report created and signed. It is the first in the list.", icon=":material/check:")
 
 
 @polling_fragment

@@ -13,7 +13,7 @@ Color = Literal["green", "orange", "red", "gray", "blue"]
 
 COLORS: Mapping[Status, tuple[Color, str]] = MappingProxyType(
     {
-        Status.OPERATIONAL: ("green", ":material/check_circle:"),
+        Status.OPERATIONAL: ("green", ":material/check:"),
         Status.DEGRADED: ("orange", ":material/warning:"),
         Status.STOPPED: ("red", ":material/error:"),
         Status.UNKNOWN: ("gray", ":material/help:"),

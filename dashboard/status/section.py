@@ -136,7 +136,7 @@ def _locked_by(tx: TenantTransaction) -> LockedBy | None:
 
 def _draw_lock(made: LockProgress) -> None:
     with st.container(border=True, key="lock-progress", gap="small"):
-        icon = ":material/lock:" if made.is_closed else ":material/hourglass_top:"
+        icon = ":material/lock:" if made.is_closed else ":material/pending:"
         st.markdown(f"{icon} **{made.title}**  \n{made.words}")
         if made.processes:
             st.markdown(" ".join(_process_badge(name, state) for name, state in made.processes))

@@ -41,7 +41,7 @@ def a_measured_tenant(scene: Scene) -> None:
 def test_a_measured_fleet_is_operational_with_each_component_by_name(scene: Scene) -> None:
     a_measured_tenant(scene)
     said = text(page(scene))
-    assert ":green-badge[:material/check_circle: Operational]" in said
+    assert ":green-badge[:material/check: Operational]" in said
     for component in (
         "Database (PostgreSQL): Responds",
         "Temporal: Responds",
@@ -52,7 +52,7 @@ def test_a_measured_fleet_is_operational_with_each_component_by_name(scene: Scen
         "Root key monitoring: All 1 part monitored",
         "Certificate authorities: None ends within 30 days",
     ):
-        assert f":green-badge[:material/check_circle: {component}]" in said
+        assert f":green-badge[:material/check: {component}]" in said
     assert ":gray-badge[as of " in said
 
 
@@ -128,7 +128,7 @@ def test_without_the_database_the_open_page_says_so_and_recovers(scene: Scene) -
     said = text(at)
     assert ":red-badge[:material/error: Database (PostgreSQL): Does not respond]" in said
     assert "Check that PostgreSQL runs" in said
-    assert "check_circle" not in said.split("Fleet health", 1)[1].split("as of", 1)[0]
+    assert ":material/check:" not in said.split("Fleet health", 1)[1].split("as of", 1)[0]
     outage.clear()
     assert "Operational]" in text(at.run())
 

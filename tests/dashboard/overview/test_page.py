@@ -53,7 +53,7 @@ def test_a_tenant_with_services_shows_no_first_steps_but_its_requests(scene: Sce
     at = shown("overview", scene.page_context())
     assert "First steps" not in text(at)
     assert (at.metric[0].value, at.metric[1].value) == ("100", "3")
-    assert "Coverage: 1 service has gaps" in text(at)
+    assert "Coverage: 1 service has no listed fields" in text(at)
     # The chart of `st.metric` has no text for a screen reader; the drawn ones have an alternative text.
     assert not any(metric.proto.chart_data for metric in at.metric)
     alts = [str(chart.proto) for chart in at.get("echarts_chart")]

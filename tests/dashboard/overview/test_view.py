@@ -145,6 +145,18 @@ def test_attention_names_pending_approvals_and_gaps_the_most_urgent_first() -> N
     assert overview.attention(WELL, [], CoverageFacts(0, 0, is_complete=False), []) == ()
 
 
+@pytest.mark.parametrize(
+    ("coverage", "words"),
+    [
+        (CoverageFacts(2, 4, is_complete=False, unlisted=2), "2 services have no listed fields"),
+        (CoverageFacts(1, 3, is_complete=False, unlisted=1), "1 service has gaps and 1 service has no listed fields"),
+        (CoverageFacts(3, 3, is_complete=False), "encryption is rejected in the tenant's state"),
+    ],
+)
+def test_a_service_without_listed_fields_has_no_known_gap(coverage: CoverageFacts, words: str) -> None:
+    assert [one.words for one in overview.attention(WELL, [], coverage, [])] == [words]
+
+
 def test_before_the_first_stored_step_all_steps_are_waiting() -> None:
     made = progress(MADE, [], 180, NOW)
     assert (made.done, made.total, made.late) == (0, 6, False)

@@ -31,7 +31,7 @@ def test_every_page_shows_what_was_measured_and_the_kill_switch(scene: Scene, pa
     scene.measured()
     at = shown(page, scene.page_context())
     said = strip(at)
-    assert ":green-badge[:material/check_circle: Operational]" in said
+    assert ":green-badge[:material/check: Operational]" in said
     assert "Key server" in said
     assert "UTC" in said
     assert "red-badge" not in said
@@ -44,7 +44,7 @@ def test_nothing_measured_is_unknown_and_never_green(scene: Scene, page: str) ->
     said = strip(shown(page, scene.page_context()))
     assert ":gray-badge[:material/help: Unknown]" in said or ":orange-badge[:material/warning: Degraded]" in said
     assert "Operational" not in said
-    assert ":green-badge[:material/check_circle: Key" not in said
+    assert ":green-badge[:material/check: Key" not in said
 
 
 def test_an_open_page_has_the_root_key_checked_as_often_as_one_in_use(scene: Scene) -> None:

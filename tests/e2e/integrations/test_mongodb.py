@@ -33,6 +33,11 @@ def shop(stack, tenant, tmp_path_factory) -> Service:
     return connect(stack, tenant, "mongodb", "shop", tmp_path_factory.mktemp("shop") / "kcm")
 
 
+@pytest.fixture(scope="module")
+def neighbour(stack, tenant, tmp_path_factory) -> Service:
+    return connect(stack, tenant, "mongodb", "neighbour", tmp_path_factory.mktemp("neighbour") / "kcm")
+
+
 @pytest.fixture(params=MODES)
 def application(mongo, shop, request) -> Iterator[Driver]:
     with driver(mongo, shop, MODES[request.param]) as one:
@@ -68,11 +73,10 @@ def assert_stops(application: Driver, sealed: Binary, because: str) -> None:
     wait_until(lambda: not decrypts(application, sealed), lambda: "the cache does not expire", AT_ONCE_SECONDS)
 
 
-def test_a_field_is_encrypted_and_read_by_the_drivers_of_its_service_only(application, stack, tenant, mongo, tmp_path):
+def test_a_field_is_encrypted_and_read_by_the_drivers_of_its_service_only(application, neighbour, mongo):
     sealed = application.encrypt("078-05-1120", application.new_key(a_name()))
     assert b"078-05-1120" not in sealed
     assert application.encryption.decrypt(sealed) == "078-05-1120"
-    neighbour = connect(stack, tenant, "mongodb", "neighbour", tmp_path / "neighbour")
     with driver(mongo, neighbour, {}) as other, pytest.raises(EncryptionError):
         other.encryption.decrypt(sealed)
 

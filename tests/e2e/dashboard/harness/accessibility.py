@@ -33,6 +33,12 @@ _NAMES = """
 """
 
 
+_IMAGES = """
+() => [...(document.querySelector("[role=dialog]") ?? document).querySelectorAll("[role=img]")]
+    .map(element => element.getAttribute("aria-label") ?? "")
+"""
+
+
 def assert_accessible(page: Page) -> None:
     """Assert that the page, or its open dialog, has no violation in the present look."""
     assert violations(page) == []
@@ -78,7 +84,10 @@ def _with(page: Page, scheme: Literal["light", "dark"], screen: ViewportSize, *,
 
 
 def name_faults(page: Page) -> list[str]:
-    """Return buttons and links without a name, with the name of an icon, or with the name of another action."""
+    """Return buttons and links without a name, with the name of an icon, or with the name of another action.
+
+    Also icons in texts whose name is no word: Streamlit reads out the name of their symbol, such as `check icon`.
+    """
     targets = defaultdict(list)
     for name, target in page.evaluate(_NAMES):
         targets[name.strip()].append(target)
@@ -88,4 +97,9 @@ def name_faults(page: Page) -> list[str]:
         for name, found in targets.items()
         if len(found) > 1 and (len(set(found)) > 1 or "" in found)
     ]
-    return [*unnamed, *twice]
+    unread = [
+        f"{page.url}: the icon {name!r} in a text"
+        for name in sorted(set(page.evaluate(_IMAGES)))
+        if re.search(r"_\w* icon$", name)
+    ]
+    return [*unnamed, *twice, *unread]
