@@ -123,14 +123,16 @@ def _coverage(stated: Snapshot) -> Line:
     if not services:
         advice = "Connect a service on the page Services, then list the fields to encrypt."
         return Line(label, "No services", Severity.WORKING, "No service is connected.", advice)
-    lacking = [one.service for one in services if not one.complete]
+    lacking = [one for one in services if not one.complete]
     if lacking:
+        # Without listed fields that is the only gap, unless there is a known one.
+        is_unknown = all(not one.protected and len(one.gaps) == 1 for one in lacking)
         return Line(
             label,
-            "Coverage incomplete",
+            "Coverage unknown, no fields listed" if is_unknown else "Coverage incomplete",
             Severity.WARNING,
-            f"{len(lacking):,} of {count(len(services), 'service')}: {_few([code(name) for name in lacking])}.",
-            "The page Services lists the gaps and next steps.",
+            f"{len(lacking):,} of {count(len(services), 'service')}: {_few([code(one.service) for one in lacking])}.",
+            "The page Services lists the next steps.",
         )
     return Line(label, "Complete", Severity.GOOD, f"{count(len(services), 'service')}, no gaps.")
 

@@ -49,7 +49,7 @@ def test_a_measured_fleet_is_operational_with_each_component_by_name(scene: Scen
         "Key server (OpenBao or Vault): Responds to 2 processes",
         "Crypto service: 1 process ready",
         "Audit shippers: 1 shipper reports",
-        "Root key monitoring: All 1 part monitored",
+        "Root key monitoring: Active in each region",
         "Certificate authorities: None ends within 30 days",
     ):
         assert f":green-badge[:material/check: {component}]" in said

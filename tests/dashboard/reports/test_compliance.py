@@ -87,13 +87,25 @@ def test_nothing_is_good_that_is_not_measured_now():
             Severity.WARNING,
             "1 of 1 service: `a`",
         ),
+        (
+            "Encryption coverage",
+            {"coverage": (a_service("a", complete=False, protected=(), gaps=("no listed fields",)),)},
+            Severity.WARNING,
+            "Coverage unknown, no fields listed",
+        ),
+        (
+            "Encryption coverage",
+            {"coverage": (a_service("a", complete=False, protected=(), gaps=("no listed fields", "no certificate")),)},
+            Severity.WARNING,
+            "Coverage incomplete",
+        ),
         ("Two-person approval", {"four_eyes": ()}, Severity.WARNING, "One person alone"),
     ],
 )
 def test_a_subject_that_is_not_in_order_shows_the_reason(label, changed, tone, said):
     found = line(label, **changed)
     assert found.tone is tone
-    assert said in found.detail
+    assert said in f"{found.value}. {found.detail}"
     assert (found.advice == "") == (tone is Severity.GOOD or found.value == "No tenant key yet")
 
 
