@@ -30,6 +30,7 @@ _FIRST_DAY = datetime(2020, 1, 1)  # noqa: DTZ001 - the widget has times without
 
 _PAGE, _TURN, _ADDRESS, _IGNORED = "audit-page", "audit-turn", "audit-address", "audit-ignored"
 _TABLE, _BARS, _LIVE = "audit-table", "audit-bars", "audit-live"
+_OPENED, _RESET = "audit-table-opened", "audit-table-reset"
 _WANTED, _VERSION = "audit-wanted", "audit-version"
 _HEIGHT = 460
 
@@ -406,6 +407,8 @@ _COLUMNS = {
 
 def _draw_list(rows: Sequence[view.Row]) -> None:
     """Draw the list; a selected record opens, with its number in the address."""
+    if not st.session_state.pop(_RESET, False):
+        st.session_state.pop(_OPENED, None)  # The browser has ended the selection too.
     st.dataframe(
         [asdict(row) | {"outcome": [row.outcome]} for row in rows],
         key=_TABLE,
@@ -420,11 +423,17 @@ def _draw_list(rows: Sequence[view.Row]) -> None:
 
 
 def _select_record(numbers: Sequence[int]) -> None:
-    """Open the selected record and end the selection, so that the same record can be selected again."""
+    """Open the selected record and end the selection, so that the same record can be selected again.
+
+    Requests that were on their way still have the selection, and may arrive after the user has closed the record.
+    """
     rows = st.session_state[_TABLE]["selection"]["rows"]
     if rows and rows[0] < len(numbers):
         st.session_state[_TABLE] = {"selection": {"rows": []}}
-        select(address.SEQ, str(numbers[rows[0]]))
+        st.session_state[_RESET] = True
+        if st.session_state.get(_OPENED) != rows[0]:
+            st.session_state[_OPENED] = rows[0]
+            select(address.SEQ, str(numbers[rows[0]]))
 
 
 def _draw_record(context: PageContext, seq: int) -> None:

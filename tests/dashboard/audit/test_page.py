@@ -262,6 +262,20 @@ def test_a_record_opens_again_after_it_was_closed(dashboard: Database, worker: D
         assert page.query_params == {"seq": "1"}
         assert "Record 1" in [heading.value for heading in page.subheader]
         del page.query_params["seq"]
+        page.run()  # the request of the browser that closes the record, without a selection
+
+
+def test_a_request_that_was_on_its_way_does_not_open_a_closed_record(dashboard: Database, worker: Database) -> None:
+    fill(worker, 3)
+    page = draw(a_page_context(dashboard))
+    select(page, "audit-table", 1)
+    del page.query_params["seq"]
+    for _ in range(2):
+        select(page, "audit-table", 1)
+        assert page.query_params == {}
+        assert not [heading.value for heading in page.subheader if heading.value.startswith("Record")]
+    select(page, "audit-table", 0)
+    assert page.query_params == {"seq": "3"}
 
 
 def test_live_shows_a_new_record_on_the_newest_page(dashboard: Database, worker: Database) -> None:
