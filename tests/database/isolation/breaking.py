@@ -25,8 +25,8 @@ _REFUSED = (errors.InsufficientPrivilege, errors.ForeignKeyViolation)
 # A constraint or trigger that rejects a row has seen it: row-level security did not hide it.
 _SEEN = (errors.UniqueViolation, errors.CheckViolation, errors.NotNullViolation, errors.RaiseException)
 
-_UPDATES = {("operator", "outbox"): "expired_at = null"}
-"""Values that the policies of a table accept; an update of any other table writes the value of a column again."""
+_UPDATES = {("operator", "outbox"): "expired_at = null", ("dashboard", "root_key"): "viewed_at = now()"}
+"""Values for tables whose updates and queries have different policies; other tables get the value of a column again."""
 
 Signature = Callable[[str], str]
 """Returns the value of `app.ctx` for a transaction."""

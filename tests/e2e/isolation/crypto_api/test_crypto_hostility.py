@@ -10,6 +10,7 @@ from pathlib import Path
 from socket import create_connection, socket
 from time import monotonic
 from typing import Self
+from uuid import uuid4
 
 import pytest
 
@@ -33,12 +34,12 @@ FEWEST_ANSWERS = 10
 
 @pytest.fixture
 def healthy(stack: Stack, tenant: str, tmp_path: Path) -> Program:
-    return start_program(stack, tenant, tmp_path, "healthy")
+    return start_program(stack, tenant, tmp_path, f"healthy-{uuid4().hex[:8]}")  # a name gets no second key
 
 
 @pytest.fixture
 def hostile(stack: Stack, tenant: str, tmp_path: Path) -> Service:
-    return connect(stack, tenant, "microservice", "hostile", tmp_path / "hostile")
+    return connect(stack, tenant, "microservice", f"hostile-{uuid4().hex[:8]}", tmp_path / "hostile")
 
 
 class HealthyClient:
