@@ -9,7 +9,7 @@ from dashboard.keys import service_keys
 from database.rotation import RotationRequest
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.contract.services import ServiceKind
-from tests.dashboard.scene import ACME, Scene, open_tab, press, shown, text
+from tests.dashboard.scene import ACME, Scene, open_tab, press, select, shown, text
 
 
 def buttons(at: AppTest) -> list[str]:
@@ -59,14 +59,22 @@ def test_the_address_selects_the_service_in_list_and_table(scene: Scene) -> None
     assert unknown.selectbox(key="service").value is None
 
 
+def test_a_selected_row_selects_the_service_in_the_list(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    for name in ("ledger", "orders"):
+        scene.service(name, ServiceKind.MICROSERVICE)
+    at = shown("keys", scene.page_context())
+    select(at, "keys.table", 1)
+    assert at.selectbox(key="service").value == "orders"
+    at.run()
+    assert at.selectbox(key="service").value == "orders"
+
+
 def test_a_late_report_of_no_selected_row_keeps_the_selected_service(monkeypatch):
-    state = {"keys.table": {"selection": {"rows": [1]}}}
+    state = {"keys.table": {"selection": {"rows": []}}, "keys.clicked": "orders"}
     monkeypatch.setattr(service_keys.st, "session_state", state)
     service_keys._select_row(["ledger", "orders"])
-    assert state[service_keys.SERVICE] == "orders"
-    state["keys.table"] = {"selection": {"rows": []}}
-    service_keys._select_row(["ledger", "orders"])
-    assert state[service_keys.SERVICE] == "orders"
+    assert state["keys.clicked"] == "orders"
 
 
 def test_the_map_shows_that_both_keys_wrap_each_service_key(scene: Scene) -> None:
