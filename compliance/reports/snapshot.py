@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
-from compliance.coverage.assessment import FullyCovered, ServiceCoverage
+from compliance.coverage.assessment import FullyCovered, ServiceCoverage, Unknown
 from compliance.coverage.reader import read_coverage
 from core import names as ids
 from core.certificates import AuthorityState
@@ -97,6 +97,7 @@ def _covered(one: ServiceCoverage, key: KeyVersionRow | None) -> CoveredService:
         operations_30_days=sum(one.days.values()),
         last_used=max(one.days).isoformat() if one.days else "",
         complete=not gaps,
+        is_unknown=isinstance(one.verdict, Unknown),
         gaps=tuple(" ".join(filter(None, (gap.place, gap.missing))) for gap in gaps),
     )
 

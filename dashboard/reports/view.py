@@ -125,11 +125,9 @@ def _coverage(stated: Snapshot) -> Line:
         return Line(label, "No services", Severity.WORKING, "No service is connected.", advice)
     lacking = [one for one in services if not one.complete]
     if lacking:
-        # Without listed fields that is the only gap, unless there is a known one.
-        is_unknown = all(not one.protected and len(one.gaps) == 1 for one in lacking)
         return Line(
             label,
-            "Coverage unknown, no fields listed" if is_unknown else "Coverage incomplete",
+            "Coverage unknown, no fields listed" if all(one.is_unknown for one in lacking) else "Coverage incomplete",
             Severity.WARNING,
             f"{len(lacking):,} of {count(len(services), 'service')}: {_few([code(one.service) for one in lacking])}.",
             "The page Services lists the next steps.",

@@ -27,6 +27,7 @@ from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName
+from openkcm.contract.protected_fields import Backfill
 from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.reports.signed_file import ReportFormat, read_report
 from openkcm.verification.reports.verify import verify_report
@@ -34,7 +35,15 @@ from openkcm.verification.results import Outcome
 from tests.activities.dying import SimulatedCrash
 from tests.activities.recorded import Recorded
 from tests.core.proving import lines_of
-from tests.database.builders import a_connected_service, a_provisioned_tenant, an_archive, an_audit_event
+from tests.database.builders import (
+    a_backfill,
+    a_connected_service,
+    a_protected_field,
+    a_provisioned_tenant,
+    an_archive,
+    an_audit_event,
+    some_uses,
+)
 from tests.database.fixtures import Field
 from tests.database.signing import SIGNER
 
@@ -144,6 +153,18 @@ def test_report_has_snapshot_and_derived_figures_and_verifies(scene: Scene) -> N
     assert stated.checks
     assert report.counted.records == report.stream.seq - 1
     assert {one.status for one in report.summary} <= {"in order", "attention", "missing"}
+
+
+def test_coverage_of_a_service_that_encrypts_unlisted_data_is_unknown(scene: Scene, field: Field) -> None:
+    (listed,) = scene.read(lambda tx: read_stated(tx, datetime.now(UTC))).coverage
+    with scene.dashboard.tenant_tx(TENANT) as tx:
+        tx.protection.unprotect("orders", a_protected_field(), "ada")
+    now = datetime.now(UTC)
+    with field.open("crypto").tenant_tx(TENANT) as tx:
+        tx.usage.add([some_uses("orders", minute=now.replace(second=0, microsecond=0))], "one batch")
+        tx.agents.note_backfills([a_backfill("orders", state=Backfill.FINISHED, remaining=0)])
+    (unlisted,) = scene.read(lambda tx: read_stated(tx, now)).coverage
+    assert [(one.complete, one.is_unknown) for one in (listed, unlisted)] == [(False, False), (False, True)], unlisted
 
 
 def test_crash_after_any_effect_is_completed_by_the_retry_as_one_report(scene: Scene) -> None:

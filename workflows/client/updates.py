@@ -140,19 +140,29 @@ class Updates:
 
 
 async def _until_complete(submit: Submit, accepted: asyncio.Event) -> None:
-    """Repeat an update while the run that accepted it ends meanwhile, or is starting; raises UpdateRejected."""
+    """Repeat an update while the run that accepted it ends, is starting, or is lost; raises UpdateRejected."""
     while True:
         try:
             running = await submit()
             accepted.set()
-            await running.result()
+            if await _completes(running):
+                return
         except WorkflowUpdateFailedError as refused:
             refusal = rejection(refused)
             if refusal.code not in {_ENDED_MEANWHILE, WorkflowStarting.code}:
                 raise refusal from None
-            await asyncio.sleep(_REPEAT_SECONDS)
-        else:
-            return
+        await asyncio.sleep(_REPEAT_SECONDS)
+
+
+async def _completes(running: WorkflowUpdateHandle[Any]) -> bool:
+    """Wait for the result of an update; return False if the run that accepted it is lost."""
+    try:
+        await running.result()
+    except RPCError as failed:
+        if failed.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    return True
 
 
 def _is_unreachable(failed: RPCError | RuntimeError) -> bool:

@@ -61,7 +61,8 @@ def _service(one: CoveredService) -> tuple[Cell, ...]:
     if len(one.protected) > _PLACES:
         places.append(f"and {len(one.protected) - _PLACES:,} more")
     covered = one.complete and not one.gaps
-    verdict = Cell("Covered", tone="good") if covered else Cell("Gaps", "; ".join(one.gaps), "warn")
+    lacking = "Unknown" if one.is_unknown else "Gaps"
+    verdict = Cell("Covered", tone="good") if covered else Cell(lacking, "; ".join(one.gaps), "warn")
     return (
         say.code(one.service, f"{one.kind}, {one.state}"),
         say.plain(", ".join(places)),

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2
 from playwright.sync_api import Page
 
 from tests.benchmarks.dashboard.browser import Interaction, Place, at_rest, wait_for_heading, wait_for_text
-from tests.concurrency import wait_until
+from tests.e2e.dashboard.harness.served import answering
 from tests.ports import free_port
 
 _SCRIPT = """
@@ -41,20 +40,8 @@ def serve(folder: Path) -> Iterator[str]:
         [sys.executable, "-m", "streamlit", "run", str(script), *arguments], cwd=folder, stdout=subprocess.DEVNULL
     )
     url = f"http://127.0.0.1:{port}"
-
-    def is_ready() -> bool:
-        assert process.poll() is None, f"streamlit ended with {process.returncode}"
-        try:
-            return httpx2.get(f"{url}/_stcore/health", trust_env=False).is_success
-        except httpx2.HTTPError:
-            return False
-
-    try:
-        wait_until(is_ready)
+    with answering(process, f"{url}/_stcore/health"):
         yield url
-    finally:
-        process.kill()
-        process.wait()
 
 
 def _choose(page: Page) -> None:

@@ -89,13 +89,13 @@ def test_nothing_is_good_that_is_not_measured_now():
         ),
         (
             "Encryption coverage",
-            {"coverage": (a_service("a", complete=False, protected=(), gaps=("no listed fields",)),)},
+            {"coverage": (a_service("a", complete=False, protected=(), is_unknown=True),)},
             Severity.WARNING,
             "Coverage unknown, no fields listed",
         ),
         (
             "Encryption coverage",
-            {"coverage": (a_service("a", complete=False, protected=(), gaps=("no listed fields", "no certificate")),)},
+            {"coverage": (a_service("a", complete=False, protected=(), gaps=("is not connected",)),)},
             Severity.WARNING,
             "Coverage incomplete",
         ),

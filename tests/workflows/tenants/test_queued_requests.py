@@ -5,18 +5,19 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.service import RetryConfig
+from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 
 from core.errors.platform import TemporalUnavailable
 from core.messages.tenants import StatusChange
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity
-from workflows.client.updates import OperationQueued, OperationTimeout
+from workflows.client.updates import OperationQueued, OperationTimeout, Updates
 from workflows.client.workflow_client import WorkflowClient
 from workflows.tenants import Tenant
 
@@ -137,3 +138,25 @@ async def test_a_command_without_temporal_fails_at_once(free_port):
     async with asyncio.timeout(30):
         with pytest.raises(TemporalUnavailable):
             await gateway.change_standing("acme-corp-1", StatusChange.LOCK)
+
+
+class LostUpdate:
+    """An accepted update of a run that Temporal no longer has, for example after its own restore."""
+
+    async def result(self) -> None:
+        raise RPCError("workflow not found", RPCStatusCode.NOT_FOUND, b"")
+
+
+class CompletedUpdate:
+    async def result(self) -> None: ...
+
+
+async def test_an_accepted_request_is_submitted_again_when_its_run_is_lost():
+    updates, submitted = [LostUpdate(), CompletedUpdate()], list[object]()
+
+    async def submit() -> Any:
+        submitted.append(updates.pop(0))
+        return submitted[-1]
+
+    await Updates(patience_seconds=60, accept_seconds=None).complete(submit)
+    assert [type(one) for one in submitted] == [LostUpdate, CompletedUpdate]

@@ -15,6 +15,7 @@ from tests.compliance.reports.render.builders import (
     UNTIL,
     a_busy_report,
     a_hostile_report,
+    a_service,
     an_empty_report,
 )
 
@@ -53,6 +54,16 @@ def test_document_cannot_close_its_element():
     assert page.named("script") == [{"type": "application/json", "id": "openkcm-report"}]
     assert json.loads(page.carried[0]) == json.loads(ENDS)
     assert made.count(ELEMENT.encode()) == 1
+
+
+def test_unknown_coverage_is_no_gap():
+    report = a_busy_report()
+    gaps = {"complete": False, "gaps": ("has no listed fields",)}
+    coverage = (a_service("shop", is_unknown=True, **gaps), a_service("crm", **gaps))
+    stated = report.stated.model_copy(update={"coverage": coverage})
+    page = Page(render_html(report.model_copy(update={"stated": stated}), SIGNED))
+    said = [word.strip() for word in page.said]
+    assert [said.count(word) for word in ("Unknown", "Gaps", "Covered")] == [1, 1, 0]
 
 
 def test_page_runs_no_script_and_loads_no_resources():

@@ -61,17 +61,24 @@ def serve(field: Field, folder: Path, **settings: str) -> Iterator[ServedDashboa
     }
     url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen([sys.executable, "-m", "devstack.dashboard"], cwd=folder, env=environment)
+    with answering(process, f"{url}/readyz"):
+        yield ServedDashboard(url, folder, Scene(field), process.pid)
+
+
+@contextmanager
+def answering(process: "subprocess.Popen[bytes]", url: str) -> Iterator[None]:
+    """Wait until a server answers at an address, and kill it at the end of the block."""
 
     def is_ready() -> bool:
-        assert process.poll() is None, f"the dashboard ended with {process.returncode}"
+        assert process.poll() is None, f"{url}: the server ended with {process.returncode}"
         try:
-            return httpx2.get(f"{url}/readyz", trust_env=False).is_success
+            return httpx2.get(url, trust_env=False).is_success
         except httpx2.HTTPError:
             return False
 
     try:
         wait_until(is_ready, seconds=_START_SECONDS)
-        yield ServedDashboard(url, folder, Scene(field), process.pid)
+        yield
     finally:
         process.kill()
         process.wait()

@@ -97,6 +97,7 @@ class CoveredService(_Part):
     operations_30_days: int
     last_used: str
     complete: bool
+    is_unknown: bool = Field(default=False, description="whether no field is listed and no gap is known")
     gaps: tuple[str, ...]
 
 
