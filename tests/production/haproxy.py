@@ -6,8 +6,11 @@ from dataclasses import dataclass
 _DEFAULTS = """
 global
     maxconn 4000
+    log stdout format raw local0
 defaults
     mode tcp
+    log global
+    option tcplog
     option redispatch
     retries 3
     timeout connect 2s

@@ -59,10 +59,11 @@ _PROTOCOL = (
     "cores, signs in with the development sign-on. First paint: from the request "
     "for the address until the page's main content is visible, {runs} times for each page in a browser with a filled "
     "cache, and {runs} times with an empty cache for the two pages that follow the sign-in; all other pages are opened "
-    "only after one of these. Interaction: from the click until its result is visible, {runs} times, each on a page "
-    "just opened. Streamlit alone: a page with a heading and a choice, by Streamlit's own server, measured after each "
-    "of these. Status: what an open page reads every two seconds, {reads} times in the role of the dashboard, and "
-    "the processor time of the dashboard's process with {tabs} open tabs over {seconds} s. The load is that of the "
+    "only after one of these. Interaction: from the click or key, when the browser receives it, until its result is "
+    "visible, {runs} times, each on a page just opened. Streamlit alone: a page with a heading and a choice, by "
+    "Streamlit's own server, measured after each of these. Status: what an open page reads every two seconds, {reads} "
+    "times in the role of the dashboard, and the processor time of the dashboard's process with {tabs} open tabs over "
+    "{seconds} s. The load is that of the "
     "machine over the minute before and after the measurement."
 )
 _READS, _TABS, _TAB_SECONDS = 200, 10, 20

@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument(
         "--servers", action="store_true", help="start only the servers, print their addresses, and wait"
     )
-    parser.add_argument("--keep", action="store_true", help="keep the folder with the logs")
+    parser.add_argument("--keep", action="store_true", help="keep the folder with the logs, as after a failure")
     options = parser.parse_args()
     chosen = options.drill or (drills.SHORT if options.short else None)
     every = drills.all_drills(options.pause or (10.0 if options.short else 30.0))
@@ -83,7 +83,7 @@ def main() -> int:
             differences=differences,
             failed_checks=failed_checks,
         )
-    if not options.keep:
+    if passed and not options.keep:
         shutil.rmtree(folder)
     return 0 if passed else 1
 

@@ -5,6 +5,7 @@ import select
 import ssl
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -185,7 +186,9 @@ class Load:
         try:
             send()
         except Exception as failed:  # noqa: BLE001 - after any error the request has no correct response
-            self.failures.append(Failure(time.monotonic(), f"{operation}: {type(failed).__name__} {failed}"))
+            where = traceback.extract_tb(failed.__traceback__)[-1]
+            what = f"{operation}: {type(failed).__name__} {failed} in {where.name}, line {where.lineno}"
+            self.failures.append(Failure(time.monotonic(), what))
             done = False
         else:
             self._count(service, operation)
