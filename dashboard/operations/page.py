@@ -13,8 +13,8 @@ from database.platform.operators import Operations
 
 _STUCK = 5
 _TIMES = 300
-_TROUBLED = 10
-_UNDELIVERED = 10
+_TROUBLED = 5
+_UNDELIVERED = 5
 
 
 def draw(context: PageContext) -> None:
@@ -99,12 +99,15 @@ def _draw_times(platform: Operations) -> None:
         for label, value in times.percentiles:
             st.metric(label, value, border=True)
         st.metric(f"Over {times.promise}", f"{times.over:,}", border=True)
-    st.echarts_chart(
-        view.times_chart(found, platform.provisioning_slo_seconds),
-        height=260,
-        key="operations-times",
-        alt=f"Time to ready of {times.summary}",
-    )
+    # Only when it is open: the browser needs as long for the code of charts as for the table of all tenants.
+    chart = st.expander("Each tenant", key="operations-times-open", on_change="rerun")
+    if chart.open:
+        chart.echarts_chart(
+            view.times_chart(found, platform.provisioning_slo_seconds),
+            height=260,
+            key="operations-times",
+            alt=f"Time to ready of {times.summary}",
+        )
 
 
 def _draw_stuck_tenant(context: PageContext, line: view.Line) -> None:

@@ -115,6 +115,15 @@ def test_ten_thousand_tenants_are_paged_and_filtered(many: Field) -> None:
     assert expected
 
 
+def test_times_of_each_tenant_are_drawn_when_they_are_opened(many: Field) -> None:
+    at = shown("operations", a_page_context(many, FakeGateway(many.open("worker", max_size=1), FakeAuthority())))
+    assert "From the stored event to ready" in text(at)
+    assert not at.get("echarts_chart")
+    at.session_state["operations-times-open"] = True
+    [chart] = at.run().get("echarts_chart")
+    assert "Time to ready of" in str(chart.proto)
+
+
 def test_a_stuck_tenant_is_shown_with_its_step_and_workflow_and_none_of_the_customers_keys(
     field: Field, worker: Database, gateway: FakeGateway
 ) -> None:

@@ -8,6 +8,7 @@ from crypto_service.kmip.codec.fields import choice, flag, number, octets, struc
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import managed_object
+from crypto_service.kmip.objects.managed_object import ManagedObject
 from crypto_service.kmip.operations import locate
 from tests.crypto_service.kmip.scene import START, VALUE, Client, Scene, a_date, a_name, attribute, custom
 
@@ -100,16 +101,14 @@ async def furnish(client: Client) -> None:
     )
 
 
-def compared(scene: Scene, payload: Sequence[Item]) -> list[str]:
+def compared(now: int, objects: Sequence[ManagedObject], payload: Sequence[Item]) -> list[str]:
     """Return what the comparison of all attributes finds."""
     request = structure(Tag.REQUEST_PAYLOAD, *payload)
     criteria = locate._criteria(request, 4)
     mask = next((item.value for item in payload if item.tag == Tag.STORAGE_STATUS_MASK), 1)
     fresh = any(item.tag == Tag.OBJECT_GROUP_MEMBER for item in payload)
-    wanted = locate._matcher(int(scene.clock()), criteria, mask, fresh=fresh)
-    with scene.base.crypto.tenant_tx(scene.tenant) as tx:
-        rows = [managed_object.from_row(row) for row in tx.objects.of_service("orders")]
-    return [managed.row.object_id for managed in rows if wanted(managed)]
+    wanted = locate._matcher(now, criteria, mask, fresh=fresh)
+    return [managed.row.object_id for managed in objects if wanted(managed)]
 
 
 async def test_locate_finds_what_the_comparison_of_all_attributes_finds(scene: Scene):
@@ -119,10 +118,12 @@ async def test_locate_finds_what_the_comparison_of_all_attributes_finds(scene: S
     payloads = [(*pair, *more) for pair in itertools.combinations(CRITERIA, 1) for more in MORE]
     payloads += list(itertools.combinations(CRITERIA, 2))
     found = 0
+    with scene.base.crypto.tenant_tx(scene.tenant) as tx:
+        objects = [managed_object.from_row(row) for row in tx.objects.of_service("orders")]
     for now in (START, START + 25):
         scene.clock.now = now
         for payload in payloads:
-            expected = compared(scene, payload)
+            expected = compared(now, objects, payload)
             answer = await client.ask(Operation.LOCATE, *payload)
             assert answer.ids == expected, payload
             found += len(expected)
