@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -30,7 +32,9 @@ _ENDED_MEANWHILE = "AcceptedUpdateCompletedWorkflow"
 
 DOWN = (RPCError, RuntimeError)
 """Errors of a call when Temporal is unreachable; a lazy client raises RuntimeError on its first connection."""
-_UNREACHABLE = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.UNKNOWN, RPCStatusCode.CANCELLED})
+_UNREACHABLE = frozenset(
+    {RPCStatusCode.UNAVAILABLE, RPCStatusCode.UNKNOWN, RPCStatusCode.CANCELLED, RPCStatusCode.DEADLINE_EXCEEDED}
+)
 """Of these, a call that may succeed unchanged; the core reports a lost connection as any of them."""
 
 Submit = Callable[[], Awaitable[WorkflowUpdateHandle[Any]]]
@@ -59,6 +63,49 @@ class OperationQueued(OperationTimeout):
     hint = "check that a worker runs (openkcmctl doctor), then repeat the request, which is safe"
 
 
+@dataclass(eq=False, slots=True)
+class _Request:
+    """An update on its way, after the `former` one of its workflow.
+
+    `accepted` is set when a worker has accepted it, or it has ended. `fault` is that of the connection before.
+    """
+
+    submit: Submit
+    former: "_Request | None"
+    accepted: asyncio.Event = field(default_factory=asyncio.Event)
+    fault: TemporalUnavailable | None = None
+
+    async def run(self, *, queues: bool) -> None:
+        """Complete the update; with `queues` repeat its submission while Temporal is unreachable."""
+        if self.former is not None:
+            await self.former.accepted.wait()
+            self.former = None
+        while True:
+            try:
+                await self._until_complete()
+            except DOWN as failed:
+                if not queues or self.accepted.is_set() or not _is_unreachable(failed):
+                    raise
+                self.fault = unavailable(failed)
+                await asyncio.sleep(_RECONNECT_SECONDS)
+            else:
+                return
+
+    async def _until_complete(self) -> None:
+        """Repeat the update while the run that accepted it ends, is starting, or is lost; raises UpdateRejected."""
+        while True:
+            try:
+                running = await _accepted(self.submit)
+                self.accepted.set()
+                if await _completes(running):
+                    return
+            except WorkflowUpdateFailedError as refused:
+                refusal = rejection(refused)
+                if refusal.code not in {_ENDED_MEANWHILE, WorkflowStarting.code}:
+                    raise refusal from None
+            await asyncio.sleep(_REPEAT_SECONDS)
+
+
 class Updates:
     """The updates that a process waits for.
 
@@ -76,9 +123,14 @@ class Updates:
         self._accept_seconds = patience_seconds if accept_seconds is None else min(accept_seconds, patience_seconds)
         self._queues_unreachable = accept_seconds is not None
         self._queued: set[asyncio.Task[None]] = set()
+        self._newest: dict[str, _Request] = {}
+        """The newest update of each workflow that no worker has accepted yet."""
 
-    async def complete(self, submit: Submit) -> None:
-        """Submit an update and wait for its result.
+    async def complete(self, workflow_id: str, submit: Submit) -> None:
+        """Submit an update of a workflow and wait for its result.
+
+        Updates of one workflow are submitted in the order of the calls, each when the former one is accepted or ended:
+        after an outage the last of several queued requests decides, for example whether a tenant is locked.
 
         Raises:
             UpdateRejected: by its validator.
@@ -86,33 +138,19 @@ class Updates:
             OperationTimeout: it was accepted and continues.
             RPCError, RuntimeError: see `DOWN`.
         """
-        accepted = asyncio.Event()
-        unreachable: TemporalUnavailable | None = None
-
-        async def run() -> None:
-            nonlocal unreachable
-            while True:
-                try:
-                    await _until_complete(submit, accepted)
-                except DOWN as failed:
-                    if not self._queues_unreachable or accepted.is_set() or not _is_unreachable(failed):
-                        raise
-                    unreachable = unavailable(failed)
-                    await asyncio.sleep(_RECONNECT_SECONDS)
-                else:
-                    return
-
-        task = asyncio.ensure_future(run())
-        task.add_done_callback(_retrieve)
-        signal = asyncio.ensure_future(accepted.wait())
+        request = _Request(submit, self._newest.get(workflow_id))
+        self._newest[workflow_id] = request
+        task = asyncio.ensure_future(request.run(queues=self._queues_unreachable))
+        task.add_done_callback(partial(self._ended, workflow_id, request))
+        signal = asyncio.ensure_future(request.accepted.wait())
         begun = asyncio.get_running_loop().time()
         try:
             await asyncio.wait({task, signal}, timeout=self._accept_seconds, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done() and not accepted.is_set():
+            if not task.done() and not request.accepted.is_set():
                 self._continue(task)
-                if unreachable is None:
+                if request.fault is None:
                     raise OperationQueued
-                raise OperationQueued(unreachable.message, unreachable.hint) from unreachable
+                raise OperationQueued(request.fault.message, request.fault.hint) from request.fault
             async with asyncio.timeout_at(begun + self._patience_seconds):
                 await task
         except asyncio.CancelledError:
@@ -122,6 +160,15 @@ class Updates:
             raise OperationTimeout from None
         finally:
             signal.cancel()
+
+    def _ended(self, workflow_id: str, request: _Request, done: "asyncio.Task[None]") -> None:
+        request.accepted.set()
+        if self._newest.get(workflow_id) is request:
+            if request.former is None:
+                del self._newest[workflow_id]
+            else:  # cancelled while it waited for the former one
+                self._newest[workflow_id] = request.former
+        _retrieve(done)
 
     def _continue(self, task: "asyncio.Task[None]") -> None:
         """Let a queued update continue without its caller; its result is stored by the workflow."""
@@ -139,19 +186,17 @@ class Updates:
         task.add_done_callback(ended)
 
 
-async def _until_complete(submit: Submit, accepted: asyncio.Event) -> None:
-    """Repeat an update while the run that accepted it ends, is starting, or is lost; raises UpdateRejected."""
-    while True:
-        try:
-            running = await submit()
-            accepted.set()
-            if await _completes(running):
-                return
-        except WorkflowUpdateFailedError as refused:
-            refusal = rejection(refused)
-            if refusal.code not in {_ENDED_MEANWHILE, WorkflowStarting.code}:
-                raise refusal from None
-        await asyncio.sleep(_REPEAT_SECONDS)
+async def _accepted(submit: Submit) -> WorkflowUpdateHandle[Any]:
+    """Submit an update. Raise the error of the connection instead of Temporal's own, which it raises for a result, too.
+
+    A connection that ends during the call is reported as cancelled, like a cancellation of this task.
+    """
+    try:
+        return await submit()
+    except WorkflowUpdateRPCTimeoutOrCancelledError as lost:
+        if isinstance(lost.__cause__, RPCError):
+            raise lost.__cause__ from None
+        raise asyncio.CancelledError from None
 
 
 async def _completes(running: WorkflowUpdateHandle[Any]) -> bool:

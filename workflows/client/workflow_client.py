@@ -441,7 +441,7 @@ class WorkflowClient:
                 return await start()
 
         try:
-            await self._updates.complete(submit)
+            await self._updates.complete(handle.id, submit)
         except DOWN as failed:
             if isinstance(failed, RPCError) and failed.status is RPCStatusCode.NOT_FOUND:
                 raise TenantUnknown from None
@@ -479,6 +479,6 @@ class WorkflowClient:
             return await update_with_start(self._client, start, update, arguments, request_id)
 
         try:
-            await self._updates.complete(submit)
+            await self._updates.complete(ids.service_workflow(tenant_id, service), submit)
         except DOWN as failed:
             raise unavailable(failed) from failed

@@ -124,7 +124,8 @@ def _seconds(page: Page, interaction: Interaction) -> float:
     page.evaluate(_NOTE_INPUT)
     interaction.act(page)
     ended = time.time()
-    return ended - page.evaluate("() => window.firstInput") / 1000
+    began_ms: float = page.evaluate("() => window.firstInput")
+    return ended - began_ms / 1000
 
 
 class Chromium:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 
@@ -17,7 +17,7 @@ from core.messages.tenants import StatusChange
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity
-from workflows.client.updates import OperationQueued, OperationTimeout, Updates
+from workflows.client.updates import OperationQueued, OperationTimeout, Submit, Updates
 from workflows.client.workflow_client import WorkflowClient
 from workflows.tenants import Tenant
 
@@ -158,5 +158,73 @@ async def test_an_accepted_request_is_submitted_again_when_its_run_is_lost():
         submitted.append(updates.pop(0))
         return submitted[-1]
 
-    await Updates(patience_seconds=60, accept_seconds=None).complete(submit)
+    await Updates(patience_seconds=60, accept_seconds=None).complete("tenant/acme", submit)
     assert [type(one) for one in submitted] == [LostUpdate, CompletedUpdate]
+
+
+async def test_queued_requests_of_one_workflow_are_submitted_in_their_order():
+    """The second request reaches Temporal again before the first one repeats its attempt."""
+    updates, submitted, reachable = Updates(patience_seconds=60, accept_seconds=0.1), list[str](), asyncio.Event()
+
+    def submit(name: str) -> Submit:
+        async def attempt() -> Any:
+            if not reachable.is_set():
+                reachable.set()
+                raise RPCError("connection refused", RPCStatusCode.UNAVAILABLE, b"")
+            submitted.append(name)
+            return CompletedUpdate()
+
+        return attempt
+
+    with pytest.raises(OperationQueued):
+        await updates.complete("tenant/acme", submit("lock"))
+    await updates.complete("tenant/other", submit("suspend"))
+    with pytest.raises(OperationQueued):
+        await updates.complete("tenant/acme", submit("unlock"))
+    await wait_until_async(lambda: len(submitted) == 3)
+    assert submitted == ["suspend", "lock", "unlock"]
+    assert not updates._newest
+
+
+@pytest.mark.parametrize("status", [RPCStatusCode.CANCELLED, RPCStatusCode.DEADLINE_EXCEEDED])
+async def test_a_connection_that_ends_during_the_submission_is_no_accepted_request(status):
+    """Temporal's client raises the same error when it loses the connection to an update that a worker has accepted."""
+    attempts = 0
+
+    async def submit() -> Any:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise WorkflowUpdateRPCTimeoutOrCancelledError from RPCError("operation was canceled", status, b"")
+        return CompletedUpdate()
+
+    with pytest.raises(RPCError):
+        await Updates(patience_seconds=60, accept_seconds=None).complete("tenant/acme", submit)
+    attempts = 0
+    await Updates(patience_seconds=60, accept_seconds=60).complete("tenant/acme", submit)
+    assert attempts == 2
+
+
+async def test_a_cancelled_request_is_not_submitted_again():
+    """Temporal's client replaces the cancellation of a task by its own error."""
+    updates, attempts = Updates(patience_seconds=60, accept_seconds=60), 0
+
+    async def submit() -> Any:
+        nonlocal attempts
+        attempts += 1
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as cancelled:
+            raise WorkflowUpdateRPCTimeoutOrCancelledError from cancelled
+
+    first = asyncio.create_task(updates.complete("tenant/acme", submit))
+    await wait_until_async(lambda: attempts == 1)
+    second = asyncio.create_task(updates.complete("tenant/acme", submit))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.wait({second})
+    assert list(updates._newest), "the first request is still before later ones"
+    first.cancel()
+    await asyncio.wait({first})
+    await wait_until_async(lambda: not updates._newest)
+    assert (first.cancelled(), second.cancelled(), attempts) == (True, True, 1)
