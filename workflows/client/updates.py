@@ -124,7 +124,7 @@ class Updates:
         self._queues_unreachable = accept_seconds is not None
         self._queued: set[asyncio.Task[None]] = set()
         self._newest: dict[str, _Request] = {}
-        """The newest update of each workflow that no worker has accepted yet."""
+        """The newest update of each workflow, until it has ended."""
 
     async def complete(self, workflow_id: str, submit: Submit) -> None:
         """Submit an update of a workflow and wait for its result.
@@ -187,7 +187,7 @@ class Updates:
 
 
 async def _accepted(submit: Submit) -> WorkflowUpdateHandle[Any]:
-    """Submit an update. Raise the error of the connection instead of Temporal's own, which it raises for a result, too.
+    """Submit an update; raise the error of the connection, for which Temporal's client has one with two meanings.
 
     A connection that ends during the call is reported as cancelled, like a cancellation of this task.
     """
