@@ -5,14 +5,25 @@ click or key, when the browser receives it, until its result is visible. The bro
 """
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from playwright.sync_api import Browser, Locator, Page, StorageState, ViewportSize, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Locator,
+    Page,
+    StorageState,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
 from playwright.sync_api import TimeoutError as PageTimeout
 
 _FLAGS = (
@@ -26,11 +37,13 @@ _FLAGS = (
 _PATIENCE_MS, _REPEAT_MS = 60_000, 5_000
 _VIEW: ViewportSize = {"width": 1280, "height": 900}
 _NOTE_INPUT = """() => {
-    delete window.firstInput;
     for (const kind of ['pointerdown', 'keydown'])
         addEventListener(kind, () => { window.firstInput ??= Date.now(); }, {capture: true});
 }"""
-"""Before a click, Playwright waits until its target has the same place in two frames: up to 0.4 s on a busy machine."""
+"""Before a click, Playwright waits until its target has the same place in two frames, which is no time of the page."""
+
+PREPARING_VISITS = 3
+"""Chromium stores the compiled scripts of a page at the second visit at the earliest; later visits use them."""
 
 FIRST_ROW = """() => {
     const table = [...document.querySelectorAll('[data-testid=stDataFrame]')].at(-1)?.querySelector('canvas');
@@ -70,48 +83,64 @@ class Interaction:
 class Visitor:
     """A user of the pages below an address, signed in where it has the cookies of a session."""
 
-    def __init__(self, browser: Browser, address: str, cookies: StorageState | None = None) -> None:
-        self._browser, self._address, self._cookies = browser, address, cookies
+    def __init__(self, browser: Browser, profile: BrowserContext, address: str, cookies: StorageState | None) -> None:
+        """`profile` is a browser with its data on disk, as a person uses it; `browser` opens ones without any data."""
+        self._browser, self._profile, self._address, self._cookies = browser, profile, address, cookies
+        self._visited: set[str] = set()
 
-    def first_paints(self, place: Place, runs: int, *, cached: bool) -> list[float]:
-        """Return seconds; with `cached` the browser has visited the page before."""
+    def first_paints(self, place: Place, runs: int) -> list[float]:
+        """Return the seconds of each visit, in a profile that has visited the page before."""
+        self._prepare(place.path, place.shown)
+        return [self._first_paint(self._profile, place) for _ in range(runs)]
+
+    def first_paints_without_cache(self, place: Place, runs: int) -> list[float]:
+        """Return the seconds of each visit, in a new profile each time."""
         seconds = []
-        context = self._browser.new_context(storage_state=self._cookies, viewport=_VIEW)
-        for run in range(runs + cached):
-            if not cached:
-                context.close()
-                context = self._browser.new_context(storage_state=self._cookies, viewport=_VIEW)
-            page = context.new_page()
-            began = time.perf_counter()
-            page.goto(f"{self._address}/{place.path}", wait_until="commit")
-            place.shown(page)
-            if run >= cached:
-                seconds.append(time.perf_counter() - began)
-            page.close()
-        context.close()
+        for _ in range(runs):
+            with self._browser.new_context(storage_state=self._cookies, viewport=_VIEW) as context:
+                seconds.append(self._first_paint(context, place))
         return seconds
+
+    def _first_paint(self, context: BrowserContext, place: Place) -> float:
+        page = context.new_page()
+        began = time.perf_counter()
+        page.goto(f"{self._address}/{place.path}", wait_until="commit")
+        place.shown(page)
+        seconds = time.perf_counter() - began
+        settle(page)
+        page.close()
+        return seconds
+
+    def _prepare(self, path: str, shown: Callable[[Page], None]) -> None:
+        if path in self._visited:
+            return
+        self._visited.add(path)
+        for _ in range(PREPARING_VISITS):
+            page = self._profile.new_page()
+            page.goto(f"{self._address}/{path}", wait_until="commit")
+            shown(page)
+            settle(page)
+            page.close()
 
     @contextmanager
     def tabs(self, path: str, number: int) -> Iterator[None]:
         """Show a page in several tabs during the block."""
-        context = self._browser.new_context(storage_state=self._cookies, viewport=_VIEW)
-        for _ in range(number):
-            page = context.new_page()
-            page.goto(f"{self._address}/{path}", wait_until="commit")
-            settle(page)
-        yield
-        context.close()
+        with self._browser.new_context(storage_state=self._cookies, viewport=_VIEW) as context:
+            for _ in range(number):
+                page = context.new_page()
+                page.goto(f"{self._address}/{path}", wait_until="commit")
+                settle(page)
+            yield
 
     def interactions(self, interaction: Interaction, runs: int) -> list[float]:
-        """Return the seconds of one interaction, each from a page that was just opened."""
+        """Return the seconds of one interaction, each from a page that was just opened, in the profile."""
+        self._prepare(interaction.path, interaction.shown)
         seconds: list[float] = []
-        context = self._browser.new_context(storage_state=self._cookies, viewport=_VIEW)
         for _ in range(runs):
-            page = context.new_page()
+            page = self._profile.new_page()
             page.goto(f"{self._address}/{interaction.path}", wait_until="commit")
             seconds.append(_seconds(page, interaction))
             page.close()
-        context.close()
         return seconds
 
 
@@ -132,35 +161,44 @@ class Chromium:
     """`with Chromium() as browser:` runs Debian's Chromium headless."""
 
     def __enter__(self) -> Self:
-        self._playwright = sync_playwright().start()
         path = shutil.which("chromium")
         if path is None:
             raise FileNotFoundError("chromium is not installed")
-        self._browser = self._playwright.chromium.launch(executable_path=path, args=list(_FLAGS))
+        with ExitStack() as ends:
+            self._folder = Path(ends.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            self._chromium = ends.enter_context(sync_playwright()).chromium
+            self._options: dict[str, Any] = {"executable_path": path, "args": list(_FLAGS)}
+            self._browser = ends.enter_context(self._chromium.launch(**self._options))
+            self._ends = ends.pop_all()
         expect.set_options(timeout=_PATIENCE_MS)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._browser.close()
-        self._playwright.stop()
+        self._ends.close()
 
     def visit(self, address: str) -> Visitor:
         """Return a user of pages without a sign-on."""
-        return Visitor(self._browser, address)
+        return Visitor(self._browser, self._profile(), address, None)
 
     def sign_in(self, dashboard: str, root: str, name: str) -> Visitor:
         """Sign a user in with the development sign-on."""
-        context = self._browser.new_context()
-        page = context.new_page()
+        profile = self._profile()
+        page = profile.new_page()
         page.goto(f"{dashboard}{root}/")
         page.get_by_role("button", name="Sign in with your platform account").click(timeout=_PATIENCE_MS)
         page.get_by_role("button", name=name).click(timeout=_PATIENCE_MS)
         page.get_by_test_id("stSidebar").get_by_role("button", name="Sign out").wait_for(timeout=_PATIENCE_MS)
-        cookies = context.storage_state()
-        context.close()
-        return Visitor(self._browser, f"{dashboard}{root}", cookies)
+        page.close()
+        return Visitor(self._browser, profile, f"{dashboard}{root}", profile.storage_state())
+
+    def _profile(self) -> BrowserContext:
+        """Return a new profile, which has its own process and its data on disk."""
+        folder = tempfile.mkdtemp(dir=self._folder)
+        return self._ends.enter_context(
+            self._chromium.launch_persistent_context(folder, viewport=_VIEW, **self._options)
+        )
 
 
 def at_rest(page: Page) -> None:

@@ -17,6 +17,7 @@ from openkcm.contract.services import ServiceKind
 from tests.benchmarks import report
 from tests.benchmarks.dashboard import bare_page
 from tests.benchmarks.dashboard.browser import (
+    PREPARING_VISITS,
     Chromium,
     Interaction,
     Place,
@@ -56,15 +57,14 @@ _PROTOCOL = (
     "{tenants:,} tenants in every state, {events:,} audit records with a valid chain in one tenant, and {days} days of "
     "usage of its {services} services (days, hours and minutes as long as the product keeps them) are written in bulk "
     "into PostgreSQL. The dashboard runs on it without other processes. Debian's Chromium, headless and on the same "
-    "cores, signs in with the development sign-on. First paint: from the request "
-    "for the address until the page's main content is visible, {runs} times for each page in a browser with a filled "
-    "cache, and {runs} times with an empty cache for the two pages that follow the sign-in; all other pages are opened "
-    "only after one of these. Interaction: from the click or key, when the browser receives it, until its result is "
-    "visible, {runs} times, each on a page just opened. Streamlit alone: a page with a heading and a choice, by "
+    "cores, signs in with the development sign-on. First paint: from the request for the address until the page's main "
+    "content is visible, {runs} times for each page in a profile on disk that visited it {visits} times, and {runs} "
+    "times in a new profile for the two pages that follow the sign-in; all other pages are opened only after one of "
+    "these. Interaction: from the click or key, when the browser receives it, until its result is visible, {runs} "
+    "times, each on a page just opened in the profile on disk. Streamlit alone: a page with a heading and a choice, by "
     "Streamlit's own server, measured after each of these. Status: what an open page reads every two seconds, {reads} "
     "times in the role of the dashboard, and the processor time of the dashboard's process with {tabs} open tabs over "
-    "{seconds} s. The load is that of the "
-    "machine over the minute before and after the measurement."
+    "{seconds} s. The load is that of the machine over the minute before and after the measurement."
 )
 _READS, _TABS, _TAB_SECONDS = 200, 10, 20
 _RETURNING, _NEW = "returning", "new"
@@ -99,10 +99,11 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
 def _paints(auditor: Visitor, operator: Visitor, bare: Visitor, runs: int, kind: str) -> dict[str, list[float]]:
     """Return the seconds of each page, and of the bare page after each of them."""
     cached, found, alone = kind == _RETURNING, dict[str, list[float]](), list[float]()
+    paints = Visitor.first_paints if cached else Visitor.first_paints_without_cache
     for who, place in _places(auditor, operator):
         if cached or not place.path:
-            found[place.name] = _shown(f"{place.name}, {kind}", who.first_paints(place, runs, cached=cached))
-            alone += bare.first_paints(bare_page.PLACE, _BARE_RUNS, cached=cached)
+            found[place.name] = _shown(f"{place.name}, {kind}", paints(who, place, runs))
+            alone += paints(bare, bare_page.PLACE, _BARE_RUNS)
     return found | {bare_page.PLACE.name: _shown(f"{bare_page.PLACE.name}, {kind}", alone)}
 
 
@@ -365,6 +366,7 @@ def _result(amounts: Amounts, runs: int, found: Measured, *, quick: bool) -> tup
             days=amounts.usage_days,
             services=len(SERVICES) + len(MORE_SERVICES),
             runs=runs,
+            visits=PREPARING_VISITS,
             reads=_READS,
             tabs=_TABS,
             seconds=_TAB_SECONDS,
