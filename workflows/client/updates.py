@@ -77,9 +77,9 @@ class _Request:
 
     async def run(self, *, queues: bool) -> None:
         """Complete the update; with `queues` repeat its submission while Temporal is unreachable."""
-        if self.former is not None:
+        while self.former is not None:
             await self.former.accepted.wait()
-            self.former = None
+            self.former = self.former.former  # one that was cancelled while it waited still has its own former one
         while True:
             try:
                 await self._until_complete()

@@ -186,6 +186,30 @@ async def test_queued_requests_of_one_workflow_are_submitted_in_their_order():
     assert not updates._newest
 
 
+async def test_a_request_that_was_cancelled_while_it_waited_changes_no_order():
+    updates, submitted, accepts = Updates(patience_seconds=60, accept_seconds=60), list[str](), asyncio.Event()
+
+    def submit(name: str) -> Submit:
+        async def attempt() -> Any:
+            await accepts.wait()
+            submitted.append(name)
+            return CompletedUpdate()
+
+        return attempt
+
+    first, second, third = (
+        asyncio.ensure_future(updates.complete("tenant/acme", submit(name))) for name in ("lock", "unlock", "rotate")
+    )
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.wait({second})
+    fourth = asyncio.ensure_future(updates.complete("tenant/acme", submit("suspend")))
+    accepts.set()
+    await asyncio.gather(first, third, fourth)
+    assert submitted == ["lock", "rotate", "suspend"]
+    assert not updates._newest
+
+
 @pytest.mark.parametrize("status", [RPCStatusCode.CANCELLED, RPCStatusCode.DEADLINE_EXCEEDED])
 async def test_a_connection_that_ends_during_the_submission_is_no_accepted_request(status):
     """Temporal's client raises the same error when it loses the connection to an update that a worker has accepted."""
