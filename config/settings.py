@@ -388,8 +388,8 @@ class Settings(BaseSettings):
     dashboard_idle_minutes: float = Field(30.0, gt=0, description="idle time after which a session ends, minutes")
     documentation_url: Annotated[str, AfterValidator(_web_address)] | None = Field(
         None,
-        description="address at which the documentation of the dashboard is published, without a fragment; the Help "
-        "links of its pages lead to its sections; default: no Help links",
+        description="address at which the documentation of the dashboard is published, without a fragment; the help "
+        "of each page has a link to its section; default: no link",
     )
     oidc_metadata_url: str | None = Field(
         None, description="discovery document of the single sign-on; default: a development server on loopback"

@@ -24,6 +24,7 @@ from dashboard.auth.routes import OPERATIONS as OPERATIONS_ROUTE
 from dashboard.auth.routes import Route, RouteKind, named
 from dashboard.components.address import keep_query, restore_query
 from dashboard.components.formatting import plain
+from dashboard.components.help import draw_help
 from dashboard.components.navigation import Navigation
 from dashboard.components.session_notice import draw_session_notice
 from dashboard.keys import page as keys
@@ -49,7 +50,7 @@ _FAILED = "router-failed"
 class NavPage:
     """A page of a route; `path` is its part of the address (auth/routes.py), empty for the first.
 
-    Its documentation is the section of docs/dashboard.md with its title.
+    Its help is the section of docs/dashboard.md with its title.
     """
 
     title: str
@@ -58,11 +59,6 @@ class NavPage:
     draw: Callable[[PageContext], None]
     number: Callable[[PageContext], int] | None = None
     """Returns the number that follows the title when it is not 0: what waits for the user on the page."""
-
-    @property
-    def section(self) -> str:
-        """The anchor of its section in docs/dashboard.md."""
-        return self.title.lower().replace(" ", "-")
 
 
 TENANT = (
@@ -138,7 +134,7 @@ def _draw_signed_in(parts: Dependencies, route: Route) -> None:
     restore_query(entry.path)
     with st.sidebar:
         _draw_person(parts, sign_on, tenant, source)
-        _draw_help(parts, entry)
+        draw_help(entry.title, parts.settings.documentation_url)
     _watch(parts, sign_on, source)
     chosen.run()
 
@@ -208,18 +204,6 @@ def _draw_person(parts: Dependencies, sign_on: Session, tenant: TenantRow | None
             # Signing out of this browser must work even so; the session ends automatically when it is idle.
             st.warning(f"{failed.message}. {failed.hint}.")
         st.logout()
-
-
-def _draw_help(parts: Dependencies, entry: NavPage) -> None:
-    """Draw a link to the page's documentation, if the platform has published it."""
-    if parts.settings.documentation_url is not None:
-        st.link_button(
-            f"Help: {entry.title}",
-            f"{parts.settings.documentation_url}#{entry.section}",
-            icon=":material/help:",
-            key="help",
-            width="stretch",
-        )
 
 
 @st.fragment(run_every=_WATCH_SECONDS)

@@ -178,8 +178,14 @@ def test_every_page_names_itself_and_its_tenant(visitor):
         expect(side.get_by_text(ORGANIZATION, exact=True)).to_be_visible()
         expect(side.get_by_text(re.compile(f"{ACME} · eu-"))).to_be_visible()
         expect(side.get_by_text(f"{ADA} · administrator")).to_be_visible()
-        help_link = side.get_by_role("link", name=f"Help: {name}")
-        expect(help_link).to_have_attribute("href", f"{DOCUMENTATION}#{name.lower()}")
+        side.get_by_role("button", name=f"Help: {name}").click()
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_contain_text(f"The page {name}")
+        more = dialog.get_by_role("link", name="Open the documentation")
+        expect(more).to_have_attribute("href", f"{DOCUMENTATION}#{name.lower()}")
+        assert_accessible(page)
+        page.keyboard.press("Escape")
+        expect(dialog).to_be_hidden()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
