@@ -29,7 +29,7 @@ _DYNAMIC = {
     # Off by default, in which case fairness keys are ignored silently.
     "matching.enableFairness": "true",
     # In server 1.32 a poll that begins during a worker's shutdown may be missed (temporalio/temporal pull request
-    # 11841), and the worker waits for its end, up to 60 s. Without it, a stopping worker cancels its own polls.
+    # 11841), and the worker waits for its end, up to 60 s. With `false` a stopping worker cancels its own polls.
     "frontend.enableCancelWorkerPollsOnShutdown": "false",
 }
 _PRAGMAS = ("journal_mode=wal", "synchronous=normal")

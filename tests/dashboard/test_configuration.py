@@ -28,6 +28,10 @@ def test_streamlit_sends_no_statistics_and_has_no_open_api() -> None:
     assert CONFIGURATION["client"]["showErrorDetails"] == "none"
 
 
+def test_a_run_does_not_examine_the_objects_of_all_open_tabs() -> None:
+    assert CONFIGURATION["runner"]["postScriptGC"] is False
+
+
 def test_nothing_is_fetched_from_the_network() -> None:
     assert "http" not in FILE.read_text(encoding="utf-8")
 

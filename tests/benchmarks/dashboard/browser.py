@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -93,7 +93,7 @@ class Visitor:
         self._prepare(place.path, place.shown)
         return [self._first_paint(self._profile, place) for _ in range(runs)]
 
-    def first_paints_without_cache(self, place: Place, runs: int) -> list[float]:
+    def first_paints_in_new_profile(self, place: Place, runs: int) -> list[float]:
         """Return the seconds of each visit, in a new profile each time."""
         seconds = []
         for _ in range(runs):
@@ -102,13 +102,12 @@ class Visitor:
         return seconds
 
     def _first_paint(self, context: BrowserContext, place: Place) -> float:
-        page = context.new_page()
-        began = time.perf_counter()
-        page.goto(f"{self._address}/{place.path}", wait_until="commit")
-        place.shown(page)
-        seconds = time.perf_counter() - began
-        settle(page)
-        page.close()
+        with closing(context.new_page()) as page:
+            began = time.perf_counter()
+            self._request(page, place.path)
+            place.shown(page)
+            seconds = time.perf_counter() - began
+            settle(page)
         return seconds
 
     def _prepare(self, path: str, shown: Callable[[Page], None]) -> None:
@@ -116,11 +115,13 @@ class Visitor:
             return
         self._visited.add(path)
         for _ in range(PREPARING_VISITS):
-            page = self._profile.new_page()
-            page.goto(f"{self._address}/{path}", wait_until="commit")
-            shown(page)
-            settle(page)
-            page.close()
+            with closing(self._profile.new_page()) as page:
+                self._request(page, path)
+                shown(page)
+                settle(page)
+
+    def _request(self, page: Page, path: str) -> None:
+        page.goto(f"{self._address}/{path}", wait_until="commit")
 
     @contextmanager
     def tabs(self, path: str, number: int) -> Iterator[None]:
@@ -128,7 +129,7 @@ class Visitor:
         with self._browser.new_context(storage_state=self._cookies, viewport=_VIEW) as context:
             for _ in range(number):
                 page = context.new_page()
-                page.goto(f"{self._address}/{path}", wait_until="commit")
+                self._request(page, path)
                 settle(page)
             yield
 
@@ -137,10 +138,9 @@ class Visitor:
         self._prepare(interaction.path, interaction.shown)
         seconds: list[float] = []
         for _ in range(runs):
-            page = self._profile.new_page()
-            page.goto(f"{self._address}/{interaction.path}", wait_until="commit")
-            seconds.append(_seconds(page, interaction))
-            page.close()
+            with closing(self._profile.new_page()) as page:
+                self._request(page, interaction.path)
+                seconds.append(_seconds(page, interaction))
         return seconds
 
 

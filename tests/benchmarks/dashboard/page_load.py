@@ -99,7 +99,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
 def _paints(auditor: Visitor, operator: Visitor, bare: Visitor, runs: int, kind: str) -> dict[str, list[float]]:
     """Return the seconds of each page, and of the bare page after each of them."""
     cached, found, alone = kind == _RETURNING, dict[str, list[float]](), list[float]()
-    paints = Visitor.first_paints if cached else Visitor.first_paints_without_cache
+    paints = Visitor.first_paints if cached else Visitor.first_paints_in_new_profile
     for who, place in _places(auditor, operator):
         if cached or not place.path:
             found[place.name] = _shown(f"{place.name}, {kind}", paints(who, place, runs))
@@ -339,21 +339,21 @@ def _result(amounts: Amounts, runs: int, found: Measured, *, quick: bool) -> tup
     paints, times = found.paints, found.times
     checks = [
         Check("median first paint of the slowest page", round(slowest(paints[_RETURNING]), 3), _PAINT_SECONDS, "s"),
-        Check("the same in a browser with an empty cache", round(slowest(paints[_NEW]), 3), _PAINT_SECONDS, "s"),
+        Check("the same in a new browser profile", round(slowest(paints[_NEW]), 3), _PAINT_SECONDS, "s"),
         Check("median of the slowest interaction", round(slowest(times), 3), _INTERACTION_SECONDS, "s"),
     ]
     summary = {
         "worst first paint of all runs (s)": worst(paints[_RETURNING]),
         "worst interaction of all runs (s)": worst(times),
         "slowest first paint, as a multiple of Streamlit alone": multiple(paints[_RETURNING], bare_page.PLACE.name),
-        "the same with an empty cache": multiple(paints[_NEW], bare_page.PLACE.name),
+        "the same in a new profile": multiple(paints[_NEW], bare_page.PLACE.name),
         "slowest interaction, as a multiple of Streamlit alone": multiple(times, bare_page.INTERACTION.name),
         "load of the machine before and after (1 min)": " and ".join(f"{one:.1f}" for one in found.load),
         "status of an open page, each 2 s (s)": spread(found.status),
         "reads of the status with 100 open tabs (cores)": round(spread(found.status)["p50"] * 50, 3),
         "dashboard process with 100 open tabs (cores)": round(found.tab * 100, 2),
         **{f"{name}, first paint (s)": spread(seconds) for name, seconds in paints[_RETURNING].items()},
-        **{f"{name}, nothing cached (s)": spread(seconds) for name, seconds in paints[_NEW].items()},
+        **{f"{name}, new profile (s)": spread(seconds) for name, seconds in paints[_NEW].items()},
         **{f"{name} (s)": spread(seconds) for name, seconds in times.items()},
     }
     result = Result(

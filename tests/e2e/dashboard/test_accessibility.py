@@ -35,6 +35,7 @@ DIALOGS = [
     (BUSY, "", "standing-lock"),
     (LOCKED, "", "standing-unlock"),
     (tenants.SUSPENDED, "", "standing-resume"),
+    (BUSY, "keys", "help"),
     (BUSY, SELECTED["keys"], "keys-versions"),
     (BUSY, SELECTED["keys"], "rotation-one"),
     (BUSY, SELECTED["keys"], "rotation-retire"),
@@ -159,6 +160,10 @@ def test_pages_of_operators_and_the_development_marketplace_are_accessible(visit
     found = faults(show(visitor(), "/marketplace/"))
     window = visitor()
     window.sign_in(OLGA)
+    help_text = open_dialog(show(window, "/operations/"), "help")
+    expect(help_text).to_contain_text("Fleet health")
+    expect(help_text.get_by_role("link")).to_have_count(0)  # The platform publishes no documentation.
+    found += faults(window.page)
     for query in ("", f"?id={tenants.FAILED}", f"?id={BUSY}"):
         found += faults(show(window, f"/operations/{query}"))
     open_dialog(show(window, f"/operations/?id={tenants.FAILED}"), f"operations-retry-one-{tenants.FAILED}")

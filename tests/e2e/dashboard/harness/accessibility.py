@@ -66,7 +66,7 @@ def violations(page: Page, *rules: str) -> list[str]:
 def faults(page: Page, *, streamlit: bool = True) -> list[str]:
     """Return the faults of a page or its open dialog: light and dark on a desktop, dark on a phone, names."""
     return [
-        *(f"light: {fault}" for fault in violations(page)),
+        *_with(page, "light", DESKTOP, streamlit=streamlit),
         *name_faults(page),
         *_with(page, "dark", DESKTOP, streamlit=streamlit),
         *_with(page, "dark", PHONE, streamlit=streamlit),
@@ -74,12 +74,12 @@ def faults(page: Page, *, streamlit: bool = True) -> list[str]:
 
 
 def _with(page: Page, scheme: Literal["light", "dark"], screen: ViewportSize, *, streamlit: bool) -> list[str]:
-    """Return the faults in another look; on the same screen only the colours differ."""
+    """Return the faults in a look; in the dark on the same screen only the colours differ from the light one."""
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size(screen)
     if streamlit:
         drawn(page)
-    found = violations(page, *(["color-contrast"] if screen == DESKTOP else []))
+    found = violations(page, *(["color-contrast"] if (scheme, screen) == ("dark", DESKTOP) else []))
     return [f"{scheme}, {screen['width']} pixels: {fault}" for fault in found]
 
 
