@@ -1,6 +1,5 @@
-"""The `openkcm` command: the contract for operators and scripts (docs: the table in `openkcm --help`).
+"""The command `openkcmctl`: the contract for operators and scripts (docs: the table in `openkcmctl --help`).
 
-`__main__` dispatches the command and maps errors to exit statuses; only `output` prints. Each other module holds a few
-commands and a `register(app)`, and has a row in `__main__._MODULES`. Imports in a module may be slow, because only the
-module of the called command is imported.
+`__main__` names the commands and their modules. Each module has a `register(app)` and may import slowly, because only
+that of the called command is loaded. `openkcm.cli.application` maps errors to exit statuses.
 """

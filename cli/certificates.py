@@ -28,7 +28,7 @@ class NoRevocationList(CallerError):
 
 
 def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
-    certificates = typer.Typer(help="Rotate certificate authorities and fetch revocation lists.", no_args_is_help=True)
+    certificates = typer.Typer(no_args_is_help=True)
     ca = CaCommands(ask)
     certificates.command("rotate-ca")(ca.roll)
     certificates.command("crl")(ca.crl)

@@ -45,7 +45,7 @@ All = Annotated[bool, typer.Option("--all", help="Check every active, suspended 
 
 
 def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
-    isolation = typer.Typer(help="Check the isolation of tenants.", no_args_is_help=True)
+    isolation = typer.Typer(no_args_is_help=True)
     isolation.command("check")(AssessIsolation(ask).check_boundaries)
     app.add_typer(isolation, name="isolation")
 

@@ -37,7 +37,7 @@ _ACTOR = "operator"
 
 
 def register(app: typer.Typer) -> None:
-    reports = typer.Typer(help="Create compliance reports.", no_args_is_help=True)
+    reports = typer.Typer(no_args_is_help=True)
     reports.command("create")(make_report)
     app.add_typer(reports, name="report")
 

@@ -48,7 +48,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen 
 
 
 def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
-    keys = typer.Typer(help="Rotate tenant keys and service keys.", no_args_is_help=True)
+    keys = typer.Typer(no_args_is_help=True)
     keys.command("rotate")(Rotate(ask).rotate)
     app.add_typer(keys, name="key")
 

@@ -40,7 +40,7 @@ Names = Annotated[list[str] | None, typer.Argument(help="Secret files, default: 
 
 
 def register(app: typer.Typer) -> None:
-    setup = typer.Typer(help="Prepare your own servers, once and after each upgrade.", no_args_is_help=True)
+    setup = typer.Typer(no_args_is_help=True)
     setup.command("database")(database)
     setup.command("vault")(vault)
     setup.command("secrets")(secrets)

@@ -62,6 +62,12 @@ def activity_functions() -> Iterator[tuple[str, str, str]]:
                     yield str(definition.name), module.__name__, f"{owner}.{function}"
 
 
+def registered(module: str) -> typer.Typer:
+    app = typer.Typer()
+    importlib.import_module(module).register(app)
+    return app
+
+
 def commands(app: typer.Typer, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     for command in app.registered_commands:
         callback = inspect.unwrap(cast("Any", command.callback))
@@ -71,7 +77,7 @@ def commands(app: typer.Typer, words: tuple[str, ...] = ()) -> Iterator[tuple[st
 
 
 _ACTIVITIES = list(activity_functions())
-_COMMANDS = dict(commands(APPLICATION.app([])))
+_COMMANDS = {name: callback for module in APPLICATION.modules for name, callback in commands(registered(module))}
 # The callback of a generated command has another name; this is the function that it calls.
 _MADE = {
     "root-key preflight": ("cli.root_keys.commands", "RootKey.preflight"),

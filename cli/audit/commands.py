@@ -35,7 +35,7 @@ KeysOut = Annotated[Path | None, typer.Option("--out", help="Output file; must n
 
 
 def register(app: typer.Typer) -> None:
-    audit = typer.Typer(help="Export, forward and reconcile audit streams.", no_args_is_help=True)
+    audit = typer.Typer(no_args_is_help=True)
     audit.command("export")(export)
     audit.command("forward")(stream)
     audit.command("erasure-certificate")(certificate)

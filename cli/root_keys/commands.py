@@ -45,7 +45,7 @@ unwrapped with the new one; then all of them are switched at once."""
 
 
 def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
-    keys = typer.Typer(help="Show, test and change the root key of a tenant.", no_args_is_help=True)
+    keys = typer.Typer(no_args_is_help=True)
     root_key = RootKey(ask)
     keys.command("show")(show)
     keys.command("preflight")(with_place(root_key.preflight, _PREFLIGHT))

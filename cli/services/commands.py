@@ -48,7 +48,7 @@ Name = Annotated[str, typer.Argument(help="Name of the service.")]
 
 
 def register(app: typer.Typer) -> None:
-    services = typer.Typer(help="Connect databases and services to a tenant's keys.", no_args_is_help=True)
+    services = typer.Typer(no_args_is_help=True)
     services.command("connect")(connect)
     services.command("list")(list_services)
     services.command("renew")(renew)

@@ -43,7 +43,7 @@ All = Annotated[bool, typer.Option("--all", help="Include the platform's own ten
 
 
 def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
-    tenants = typer.Typer(help="Show, lock, suspend, offboard and restore tenants.", no_args_is_help=True)
+    tenants = typer.Typer(no_args_is_help=True)
     tenants.command("list")(list_tenants)
     tenants.command("show")(show)
     tenants.command("retry")(retry)

@@ -25,7 +25,7 @@ Days = Annotated[int, typer.Option("--days", min=1, max=3650, help="Age of the o
 
 
 def register(app: typer.Typer) -> None:
-    notifications = typer.Typer(help="List and retry undelivered notifications.", no_args_is_help=True)
+    notifications = typer.Typer(no_args_is_help=True)
     notifications.command("list")(list_undelivered)
     notifications.command("retry")(retry)
     notifications.command("list-targets")(list_targets)

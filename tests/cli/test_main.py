@@ -1,14 +1,21 @@
 """Exit statuses, and exactly one JSON document for every outcome."""
 
 import json
+import subprocess
+import sys
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import typer
 
 import devstack.cli
-from cli.__main__ import main
+from cli.__main__ import APPLICATION, main
+from devstack.__main__ import APPLICATION as DEVSTACK
 from devstack.__main__ import main as devstack
+from openkcm.cli.__main__ import APPLICATION as CLIENT
+from openkcm.cli.application import Application
 from tests.devstack.unprivileged import ordinary_user
 
 
@@ -24,6 +31,32 @@ def test_each_command_has_a_short_help_option(words: tuple[str, ...], capsys: py
     assert main([*words, "-h"]) == 0
 
     assert " ".join(["Usage: openkcmctl", *words]) in capsys.readouterr().out
+
+
+@pytest.mark.integration
+def test_the_help_of_the_program_loads_no_command(capfd: pytest.CaptureFixture[str]) -> None:
+    """So it appears at once: the settings alone take longer to load than the help."""
+    program = "import sys; from cli.__main__ import main; main(['-h']); print(*sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+    *shown, loaded = capfd.readouterr().out.splitlines()
+    assert "Show, lock, suspend, offboard and restore tenants." in "".join(shown)
+    assert not {"config.settings", "pydantic", "psycopg", "temporalio", "cli.tenants.commands"} & set(loaded.split())
+
+
+@pytest.mark.parametrize("application", [APPLICATION, DEVSTACK, CLIENT], ids=lambda one: one.program)
+def test_the_help_of_the_program_names_the_commands_of_each_module(application: Application) -> None:
+    for module, commands in application.modules.items():
+        app = typer.Typer()
+        import_module(module).register(app)
+        names = [one.name or one.callback.__name__ for one in app.registered_commands if one.callback is not None]
+        assert {*names, *(group.name for group in app.registered_groups)} == set(commands)
+
+
+def test_a_command_behind_an_option_of_the_program_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--", "service", "-h"]) == 0
+
+    assert "Connect databases and services to a tenant's keys." in capsys.readouterr().out
 
 
 def test_the_version_is_that_of_the_installed_distribution(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,20 +2,20 @@
 
 from openkcm.cli.application import Application
 
-_APPLICATION = Application(
+APPLICATION = Application(
     program="openkcm",
     summary="Run services with keys of OpenKCM, and verify offline what the platform issues.",
     distribution="openkcm",
     modules={
-        "openkcm.cli.agent": ("agent",),
-        "openkcm.cli.run": ("run",),
-        "openkcm.cli.backfill": ("backfill",),
-        "openkcm.cli.audit": ("audit",),
+        "openkcm.cli.agent": {"agent": "Enrol a service, renew its certificate and notify the service."},
+        "openkcm.cli.run": {"run": "Run a Python program with its protected columns encrypted."},
+        "openkcm.cli.backfill": {"backfill": "Encrypt values that were stored before their columns were protected."},
+        "openkcm.cli.audit": {"audit": "Verify audit exports, erasure certificates and compliance reports."},
     },
     log_file=lambda: None,
     verdicts=[("audit", "verify")],
 )
-main, entry = _APPLICATION.main, _APPLICATION.entry
+main, entry = APPLICATION.main, APPLICATION.entry
 
 if __name__ == "__main__":
     entry()

@@ -31,8 +31,11 @@ class Application:
     """Its name as a user types it."""
     summary: str
     distribution: str
-    modules: Mapping[str, Collection[str]]
-    """Module → the words its commands begin with; each module has a `register(app)`. Only the called one is loaded."""
+    modules: Mapping[str, Mapping[str, str]]
+    """Module → the words its commands begin with, each with its line in the help of the program.
+
+    Each module has a `register(app)`. Only that of the called command is loaded.
+    """
     log_file: Callable[[], Path | None]
     """Where failures and the logs of libraries go; None where this machine has no such file."""
     verdicts: Collection[tuple[str, ...]] = ()
@@ -79,14 +82,18 @@ class Application:
         os._exit(status)
 
     def app(self, words: Sequence[str]) -> typer.Typer:
-        """Return the application with the module of the called command, or with all of them."""
+        """Return the application with the module of the called command, and the names of all other commands."""
         app = typer.Typer(name=self.program, no_args_is_help=True, context_settings={"help_option_names": list(_HELP)})
         app.callback(help=self.summary, epilog=_STATUSES)(self._options())
-        first = next(iter(words or _words_to_complete()), "")
-        called = [module for module, commands in self.modules.items() if first in commands]
-        modules = [] if first == _VERSION_FLAG else called or list(self.modules)
-        for module in modules:
-            import_module(module).register(app)
+        called = next((word for word in words or _words_to_complete() if not word.startswith("-")), "")
+        for module, commands in self.modules.items():
+            if called in commands:
+                import_module(module).register(app)
+                for group in app.registered_groups:
+                    group.help = commands[str(group.name)]
+            else:
+                for word, line in commands.items():
+                    app.command(word, help=line)(_not_loaded)
         return app
 
     def _failed(self, words: Sequence[str]) -> int:
@@ -109,6 +116,10 @@ class Application:
             del version
 
         return options
+
+
+def _not_loaded() -> NoReturn:
+    raise AssertionError("a command was called whose module is not loaded")
 
 
 def _words_to_complete() -> list[str]:

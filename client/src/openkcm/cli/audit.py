@@ -157,7 +157,7 @@ _LONGEST_KEY_FILE = 1_000_000
 
 
 def register(app: typer.Typer) -> None:
-    audit = typer.Typer(help="Verify audit exports, erasure certificates and compliance reports.", no_args_is_help=True)
+    audit = typer.Typer(no_args_is_help=True)
     audit.command("verify")(verify)
     app.add_typer(audit, name="audit")
 
