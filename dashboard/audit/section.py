@@ -20,7 +20,7 @@ from dashboard.audit.stream import Page, PageDirection
 from dashboard.auth.routes import of_tenant
 from dashboard.components import formatting as words
 from dashboard.components.fragments import draw_tabs, part, polling_fragment
-from dashboard.components.selection import select, selected
+from dashboard.components.selection import current_run, select, selected
 from dashboard.page_context import PageContext
 from database.audit import FoundRecord
 
@@ -407,7 +407,7 @@ _COLUMNS = {
 
 def _draw_list(rows: Sequence[view.Row]) -> None:
     """Draw the list; a selected record opens, with its number in the address."""
-    if not st.session_state.pop(_RESET, False):
+    if st.session_state.get(_RESET) is not current_run():
         st.session_state.pop(_OPENED, None)  # The browser has ended the selection too.
     st.dataframe(
         [asdict(row) | {"outcome": [row.outcome]} for row in rows],
@@ -430,7 +430,7 @@ def _select_record(numbers: Sequence[int]) -> None:
     rows = st.session_state[_TABLE]["selection"]["rows"]
     if rows and rows[0] < len(numbers):
         st.session_state[_TABLE] = {"selection": {"rows": []}}
-        st.session_state[_RESET] = True
+        st.session_state[_RESET] = current_run()
         if st.session_state.get(_OPENED) != rows[0]:
             st.session_state[_OPENED] = rows[0]
             select(address.SEQ, str(numbers[rows[0]]))

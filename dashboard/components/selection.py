@@ -1,6 +1,13 @@
 """Selections in tables and charts that act once, and selections that are in the address."""
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+
+def current_run() -> object:
+    """Return an object that is the same for the callbacks and all fragments of one run, and another in the next run."""
+    context = get_script_run_ctx()
+    return None if context is None else context.parallel_coordinator
 
 
 def newly_selected(key: str, selected: str | None) -> str | None:

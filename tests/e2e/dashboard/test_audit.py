@@ -21,6 +21,14 @@ from tests.e2e.dashboard.harness.served import ServedDashboard, serve
 
 RESOURCE = "customer/4711"
 _COUNT = "window.clicks = 0; document.addEventListener('click', () => { window.clicks += 1; }, true)"
+_SLOW_NETWORK = """
+const add = WebSocket.prototype.addEventListener;
+WebSocket.prototype.addEventListener = function (kind, listener, ...options) {
+    const later = event => setTimeout(listener, 3000, event);
+    add.call(this, kind, kind === "message" ? later : listener, ...options);
+};
+"""
+"""For 3 s the page does not know that its request was answered, and its refreshes send the selection again."""
 _USES = (("orders", "encrypt", RESOURCE), ("billing", "decrypt", RESOURCE), ("billing", "decrypt", "customer/12"))
 
 
@@ -80,11 +88,16 @@ def test_an_auditor_finds_who_read_a_customer_in_one_minute(served: ServedDashbo
             page.reload()
 
 
-@pytest.mark.parametrize("query", ["", "?live=1"], ids=["list", "live list"])
+@pytest.mark.parametrize(
+    ("query", "script"),
+    [("", ""), ("?live=1", ""), ("", _SLOW_NETWORK)],
+    ids=["list", "live list", "list over a slow network"],
+)
 def test_a_selected_record_stays_open_until_it_is_closed_and_opens_again(
-    served: ServedDashboard, chromium: Browser, query: str
+    served: ServedDashboard, chromium: Browser, query: str, script: str
 ) -> None:
     with closing(Visitor(chromium, served.url)) as window:
+        window.context.add_init_script(script)
         page = window.sign_in(UMA, f"/tenant/{ACME}/audit{query}")
         expect(cells(page, "billing").first).to_be_attached()
         table, dialog = page.get_by_test_id("stDataFrame").last, page.get_by_role("dialog")
