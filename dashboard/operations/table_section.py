@@ -1,6 +1,6 @@
 """The table of all tenants with filters in the address; a selected row opens the tenant's address."""
 
-from collections.abc import Callable, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, MutableSequence, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -17,10 +17,12 @@ CHOSEN = "id"
 T = TypeVar("T")
 _PAGE = 25
 _ROW_PIXELS = 35
+_LONGEST = 200
 # The query parameters, and therefore the keys of the filters.
 _FIND, _STATE, _REGION, _PROBLEM = "find", "state", "region", "problem"
 # Session state of this section.
 _TRAIL = "operations-trail"
+_ADDRESS = "operations-address"
 _WANTED = "operations-wanted"
 _OPENED = "operations-opened"
 _TABLE, _OPEN = "operations-table", "operations-open"
@@ -32,11 +34,11 @@ def filter_by(wanted: TenantFilter) -> None:
 
 
 def choose(tenant_id: str | None) -> None:
-    """Show a tenant's address, or that of all tenants."""
-    if tenant_id is None:
-        st.query_params.pop(CHOSEN, None)
-    else:
-        st.query_params[CHOSEN] = tenant_id
+    """Show a tenant's address, or that of all tenants.
+
+    In one step, with the end of the filters: each step is one of the browser's history, to which Back returns.
+    """
+    st.query_params.from_dict({} if tenant_id is None else {CHOSEN: tenant_id})
     st.rerun()
 
 
@@ -47,6 +49,7 @@ def draw(context: PageContext, platform: Operations, regions: Sequence[str]) -> 
         choose(opened)
     st.header("All tenants")
     _apply(st.session_state.pop(_WANTED, None))
+    _read_address(regions)
     wanted = _draw_filters(regions)
     trail: MutableSequence[str] = st.session_state.setdefault(_TRAIL, [""])
     rows = platform.page(wanted, trail[-1], _PAGE + 1)
@@ -59,13 +62,45 @@ def draw(context: PageContext, platform: Operations, regions: Sequence[str]) -> 
 
 
 def _apply(wanted: TenantFilter | None) -> None:
-    if wanted is None:
-        return
-    _from_the_start()
+    if wanted is not None:
+        _set_filters(wanted)
+        _filter()
+
+
+def _set_filters(wanted: TenantFilter) -> None:
     st.session_state[_FIND] = wanted.search or ""
     st.session_state[_STATE] = wanted.state
     st.session_state[_REGION] = wanted.region
     st.session_state[_PROBLEM] = wanted.problem
+
+
+def _read_address(regions: Sequence[str]) -> None:
+    """Set the filters from the address when it is another one than in the last run; unknown values are ignored."""
+    given = {name: st.query_params.get(name, "") for name in (_FIND, _STATE, _REGION, _PROBLEM)}
+    is_other = st.session_state.get(_ADDRESS) != given
+    if is_other:
+        st.session_state[_ADDRESS] = given
+        _from_the_start()
+    if is_other or _FIND not in st.session_state:
+        _set_filters(
+            TenantFilter(
+                _known(State, given[_STATE]),
+                _known(regions, given[_REGION]),
+                _known(Problem, given[_PROBLEM]),
+                given[_FIND][:_LONGEST],
+            )
+        )
+
+
+def _known(options: Iterable[T], value: str) -> T | None:
+    return next((one for one in options if str(one) == value), None)
+
+
+def _filter() -> None:
+    """Show the first page of what the filters select, and write them into the address."""
+    _from_the_start()
+    chosen = {name: str(st.session_state[name] or "") for name in (_FIND, _STATE, _REGION, _PROBLEM)}
+    st.query_params.from_dict({name: value for name, value in chosen.items() if value})
 
 
 def _draw_filters(regions: Sequence[str]) -> TenantFilter:
@@ -73,10 +108,9 @@ def _draw_filters(regions: Sequence[str]) -> TenantFilter:
         search = st.text_input(
             "Find",
             placeholder="id or organization",
-            max_chars=200,
+            max_chars=_LONGEST,
             key=_FIND,
-            bind="query-params",
-            on_change=_from_the_start,
+            on_change=_filter,
         )
         state = _choice("State", list(State), _STATE, "any state", str)
         region = _choice("Region", list(regions), _REGION, "any region", str)
@@ -92,8 +126,7 @@ def _choice(label: str, options: list[T], key: str, placeholder: str, words: Cal
         placeholder=placeholder,
         format_func=words,
         key=key,
-        bind="query-params",
-        on_change=_from_the_start,
+        on_change=_filter,
         width=200,
     )
 
