@@ -43,8 +43,7 @@ def draw_search(context: PageContext) -> None:
     if st.session_state.get(_LIVE) and query.until is None:
         _draw_live(context, query)
     else:
-        _draw_bars(context, query)
-        _draw_page(context, query)
+        _draw_results(context, query, _draw_page)
     _draw_downloads(context, query.filter())
 
 
@@ -219,13 +218,25 @@ def _draw_choice(name: str, label: str, options: Sequence[str], shown: Callable[
 def _draw_live(context: PageContext, query: AuditQuery) -> None:
     if _WANTED in st.session_state:
         st.rerun()  # A selected hour changes the filters, which are outside of this fragment.
-    _draw_bars(context, query)
-    _draw_records(context, query, live=True)
+    _draw_results(context, query, partial(_draw_records, live=True))
 
 
 @part
 def _draw_page(context: PageContext, query: AuditQuery) -> None:
     _draw_records(context, query, live=False)
+
+
+def _draw_results(
+    context: PageContext, query: AuditQuery, draw_list: Callable[[PageContext, AuditQuery], None]
+) -> None:
+    """Draw the bars and the list. Of other filters the list appears first, while the bars are counted.
+
+    At first it follows the bars, which would move it.
+    """
+    parts = [(st.container(), _draw_bars), (st.container(), draw_list)]
+    for place, draw in reversed(parts) if _TABLE in st.session_state else parts:
+        with place:
+            draw(context, query)
 
 
 def _draw_bars(context: PageContext, query: AuditQuery) -> None:
