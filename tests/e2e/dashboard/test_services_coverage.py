@@ -104,7 +104,7 @@ def test_the_status_all_data_protected_appears_with_the_last_field_and_disappear
     expect(page.get_by_text("coverage incomplete")).to_be_visible()
     missing = page.get_by_text("is protected, but no program encrypted or decrypted it in the last 30 days").first
     expect(missing).to_contain_text(f"clinic-db: {PATIENTS}.insurance")
-    expect(missing).to_contain_text("Next: start every program that uses it with openkcm run")
+    expect(missing).to_contain_text("Next: Start every program that uses it with openkcm run")
     expect(page.get_by_text(SENTENCE)).to_have_count(0)
     assert_accessible(page)
 
