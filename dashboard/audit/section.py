@@ -229,9 +229,9 @@ def _draw_page(context: PageContext, query: AuditQuery) -> None:
 def _draw_results(
     context: PageContext, query: AuditQuery, draw_list: Callable[[PageContext, AuditQuery], None]
 ) -> None:
-    """Draw the bars and the list. Of other filters the list appears first, while the bars are counted.
+    """Draw the bars and the list. After a change of the filters the list appears first, while the bars are counted.
 
-    At first it follows the bars, which would move it.
+    On a page that is just opened the bars appear first, because they would move the list.
     """
     parts = [(st.container(), _draw_bars), (st.container(), draw_list)]
     for place, draw in reversed(parts) if _TABLE in st.session_state else parts:
