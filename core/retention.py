@@ -147,6 +147,12 @@ DELETED: Mapping[str, Retention] = MappingProxyType(
             30,
             "details for the analysis of incidents; `usage_day` has the sums",
         ),
+        "usage_month": Retention(
+            "months, services, operations and error codes",
+            LONGEST_PERIOD,
+            400,
+            "for periods of many months on pages, which read older ones from `usage_day`",
+        ),
     }
 )
 """Tables whose rows are deleted, in the order of the deletion: results of isolation assessments precede their lines."""

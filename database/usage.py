@@ -1,11 +1,11 @@
-"""Usage per minute, hour and day; a batch is counted once, regardless of how often it is delivered."""
+"""Usage per minute, hour, day and month; a batch is counted once, regardless of how often it is delivered."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
-from psycopg import Connection
+from psycopg import Connection, Cursor
 from psycopg.rows import TupleRow
 
 from core.services import CryptoOperation
@@ -25,8 +25,9 @@ with fresh as (
     insert into okcm.usage_batch (tenant_id, batch_id) values (%(tenant)s, %(batch)s)
     on conflict do nothing returning 1
 ), used as (
-    select minute, date_trunc('hour', minute, 'UTC') as hour, (minute at time zone 'UTC')::date as day, service,
-           operation, refusal, count, bytes, microseconds, latency::bigint[] as latency
+    select minute, date_trunc('hour', minute, 'UTC') as hour, (minute at time zone 'UTC')::date as day,
+           date_trunc('month', minute at time zone 'UTC')::date as month, service, operation,
+           refusal, count, bytes, microseconds, latency::bigint[] as latency
     from unnest(%(minutes)s::timestamptz[], %(services)s::text[], %(operations)s::text[], %(refusals)s::text[],
                 %(counts)s::bigint[], %(bytes)s::bigint[], %(microseconds)s::bigint[], %(latencies)s::text[])
         as used (minute, service, operation, refusal, count, bytes, microseconds, latency)
@@ -57,6 +58,16 @@ with fresh as (
     on conflict (tenant_id, day, service, operation, refusal) do update set count = kept.count + excluded.count,
         bytes = kept.bytes + excluded.bytes, microseconds = kept.microseconds + excluded.microseconds,
         latency = {_buckets("kept.latency[{0}] + excluded.latency[{0}]")}
+), added_to_month as (
+    insert into okcm.usage_month as kept
+        (tenant_id, month, service, operation, refusal, count, bytes, microseconds, latency, first_day, last_day)
+    select %(tenant)s, month, service, operation, refusal, sum(count), sum(bytes), sum(microseconds),
+           {_buckets("sum(latency[{0}])")}, min(day), max(day)
+    from used group by month, service, operation, refusal order by month, service, operation, refusal
+    on conflict (tenant_id, month, service, operation, refusal) do update set count = kept.count + excluded.count,
+        bytes = kept.bytes + excluded.bytes, microseconds = kept.microseconds + excluded.microseconds,
+        latency = {_buckets("kept.latency[{0}] + excluded.latency[{0}]")},
+        first_day = least(kept.first_day, excluded.first_day), last_day = greatest(kept.last_day, excluded.last_day)
 )
 select count(*) from fresh
 """  # noqa: S608 - constants
@@ -94,16 +105,18 @@ select service, operation, sum(count)::bigint, sum(refused)::bigint, max(minute)
 group by service, operation order by service, operation
 """
 # Each bucket separately, and only for successful requests: unnesting the arrays, or adding those of rejected requests,
-# takes three times as long.
-_SUMS = f"""
-select service, operation, refusal, sum(count)::bigint, sum(bytes)::bigint, sum(microseconds)::bigint,
-       {_buckets("sum(latency[{0}])")}, min({{time}}){{utc}}, max({{last}}){{utc}}
+# takes three times as long. The rejected requests are read once for their sums and for their causes, which alone have a
+# time.
+_SUMS_AND_CAUSES = f"""
+select null::timestamptz, service, operation, refusal, sum(count)::bigint, sum(bytes)::bigint,
+       sum(microseconds)::bigint, {_buckets("sum(latency[{0}])")}, min({{first}}){{utc}}, max({{last}}){{utc}}
 from {{table}} where {{within}} and refusal = '' group by service, operation, refusal
 union all
-select service, operation, refusal, sum(count)::bigint, sum(bytes)::bigint, 0, array_fill(0::bigint, array[{BUCKETS}]),
-       min({{time}}){{utc}}, max({{last}}){{utc}}
-from {{table}} where {{within}} and refusal <> '' group by service, operation, refusal
-order by 1, 2, 3
+select {{time}}{{utc}}, service, operation, refusal, sum(count)::bigint, sum(bytes)::bigint, 0,
+       array_fill(0::bigint, array[{BUCKETS}]), min({{first}}){{utc}}, max({{last}}){{utc}}
+from {{table}} where {{within}} and refusal <> ''
+group by grouping sets ((service, operation, refusal), ({{time}}, refusal))
+order by 1, 2, 3, 4
 """  # noqa: S608 - constants
 _COUNTS = """
 select {time}{utc}, {part}, sum(count)::bigint from {table}
@@ -113,10 +126,17 @@ _LATENCIES = f"""
 select {{time}}{{utc}}, sum(microseconds)::bigint, {_buckets("sum(latency[{0}])")} from {{table}}
 where {{within}} and refusal = '' and operation = any(%(operations)s) group by {{time}} order by {{time}}
 """  # noqa: S608 - constants
-_CAUSES = """
-select {time}{utc}, refusal, sum(count)::bigint from {table}
-where {within} and refusal <> '' group by {time}, refusal order by {time}, refusal
-"""
+# Days that are in no whole month have the time of theirs.
+_MONTHS = """(
+    select month, service, operation, refusal, count, bytes, microseconds, latency, first_day, last_day
+    from okcm.usage_month where month >= %(whole)s and month < %(rest)s
+    union all
+    select date_trunc('month', day::timestamp)::date, service, operation, refusal, count, bytes, microseconds, latency,
+           day, day
+    from okcm.usage_day where (day >= %(first)s and day < %(whole)s) or (day >= %(rest)s and day <= %(last)s)
+) as used"""
+
+_DAY = timedelta(days=1)
 
 UsagePart = Literal["service", "operation"]
 
@@ -137,24 +157,47 @@ class Hours:
     until: datetime
 
 
-UsageSpan = Days | Hours
+@dataclass(frozen=True, slots=True)
+class Months:
+    """Whole UTC days, including `first` and `last`, with the months as their times."""
+
+    first: date
+    last: date
+
+    def whole(self, since: date, today: date) -> tuple[date, date]:
+        """Return the first of the whole months from `since` on, and the day after them: the days between are whole.
+
+        The current month is whole if `last` is not before today. Without a whole month both are the day after `last`.
+        """
+        begins = max(since, self.first if self.first.day == 1 else _next_month(self.first))
+        ends = _next_month(self.last)
+        if self.last < min(today, ends - _DAY):
+            ends = self.last.replace(day=1)
+        return (begins, ends) if begins < ends else (self.last + _DAY, self.last + _DAY)
+
+
+UsageSpan = Days | Hours | Months
+
+
+def _next_month(day: date) -> date:
+    return (day.replace(day=1) + 31 * _DAY).replace(day=1)
 
 
 def _of(span: UsageSpan, form: str, part: UsagePart = "service") -> bytes:
-    """Return a statement for the counters of a span: of its days or of its hours."""
-    if isinstance(span, Days):
-        # A day becomes a time after the aggregation: the conversion of each row takes as long as the sum.
-        names = {"time": "day", "last": "day", "utc": "::timestamp at time zone 'UTC'", "table": "okcm.usage_day"}
-        within = "day between %(first)s and %(last)s"
-    else:
-        names = {"time": "hour", "last": "last_minute", "utc": "", "table": "okcm.usage_hour"}
-        within = "hour >= %(first)s and hour < %(last)s"
+    """Return a statement for the counters of a span: of its months, its days or its hours."""
+    # A day becomes a time after the aggregation: the conversion of each row takes as long as the sum.
+    day_to_time = "::timestamp at time zone 'UTC'"
+    match span:
+        case Months():
+            names = {"time": "month", "first": "first_day", "last": "last_day", "utc": day_to_time, "table": _MONTHS}
+            within = "true"
+        case Days():
+            names = {"time": "day", "first": "day", "last": "day", "utc": day_to_time, "table": "okcm.usage_day"}
+            within = "day between %(first)s and %(last)s"
+        case Hours():
+            names = {"time": "hour", "first": "hour", "last": "last_minute", "utc": "", "table": "okcm.usage_hour"}
+            within = "hour >= %(first)s and hour < %(last)s"
     return form.format(within=within, part=part, **names).encode()
-
-
-def _ends(span: UsageSpan, operations: Collection[CryptoOperation] = ()) -> dict[str, Any]:
-    first, last = (span.first, span.last) if isinstance(span, Days) else (span.since, span.until)
-    return {"first": first, "last": last, "operations": [one.value for one in operations]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +261,7 @@ class UsageDay:
 
 @dataclass(frozen=True, slots=True)
 class UsageCount:
-    """The uses of one `part` in the UTC day or hour that `begins`: of a service, an operation or an error code."""
+    """The uses of one `part` in the UTC month, day or hour that `begins`: a service, an operation or an error code."""
 
     begins: datetime
     part: str
@@ -235,7 +278,7 @@ class SpanSum:
     """The uses of one service and operation with the same result in a span.
 
     `first` is the beginning of the first day or hour with one. `last` is the newest minute with one for a span of
-    hours, and the beginning of the last day for a span of days.
+    hours, and the beginning of the last day for others.
     """
 
     used: UsageSum
@@ -245,7 +288,7 @@ class SpanSum:
 
 @dataclass(frozen=True, slots=True)
 class UsageLatency:
-    """Latencies of the successful uses in the UTC day or hour that `begins`."""
+    """Latencies of the successful uses in the UTC month, day or hour that `begins`."""
 
     begins: datetime
     latency: Latency
@@ -291,7 +334,7 @@ class UsageHour:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counters per minute, UTC hour and UTC day, all written by one statement.
+    """Counters per minute, UTC hour, UTC day and UTC month, all written by one statement.
 
     Periods in days include `first` and `last`.
     """
@@ -386,28 +429,47 @@ class Usage:
         """Return all rows of a period, oldest first: for files, not for pages."""
         return [UsageDay(day, _sum(rest)) for day, *rest in self.connection.execute(_DAYS, [first, last])]
 
-    def sums(self, span: UsageSpan) -> Sequence[SpanSum]:
-        """Return the sums of a span, by service, operation and refusal, in this order.
+    def sums_and_causes(self, span: UsageSpan) -> tuple[Sequence[SpanSum], Sequence[UsageCount]]:
+        """Return the sums of a span, and its rejected uses by error code in each month, day or hour that has one.
 
-        Latencies cover successful requests only.
+        The sums are by service, operation and refusal, in this order; their latencies cover successful requests only.
         """
-        rows = self.connection.execute(_of(span, _SUMS), _ends(span))
-        return [SpanSum(_sum(row[:-2]), *row[-2:]) for row in rows]
+        sums, causes = [], []
+        for begins, *used, first, last in self._read(_SUMS_AND_CAUSES, span):
+            if begins is None:
+                sums.append(SpanSum(_sum(used), first, last))
+            else:
+                _, _, refusal, count, *_ = used
+                causes.append(UsageCount(begins, refusal, count))
+        return sums, causes
 
     def counts(self, span: UsageSpan, part: UsagePart, operations: Collection[CryptoOperation]) -> Sequence[UsageCount]:
-        """Return the uses of each part in each day or hour by these operations, with rejected ones, in order."""
-        return [UsageCount(*row) for row in self.connection.execute(_of(span, _COUNTS, part), _ends(span, operations))]
-
-    def causes(self, span: UsageSpan) -> Sequence[UsageCount]:
-        """Return the rejected uses by error code in each day or hour, in order, where there are any."""
-        return [UsageCount(*row) for row in self.connection.execute(_of(span, _CAUSES), _ends(span))]
+        """Return the uses of each part in each month, day or hour by these operations, with rejected ones, in order."""
+        return [UsageCount(*row) for row in self._read(_COUNTS, span, operations, part)]
 
     def latencies(self, span: UsageSpan, operations: Collection[CryptoOperation]) -> Sequence[UsageLatency]:
-        """Return the latencies of successful uses by these operations in each day or hour with one, in order."""
+        """Return the latencies of successful uses by these operations in each month, day or hour with one, in order."""
         return [
             UsageLatency(begins, Latency(tuple(counts), microseconds))
-            for begins, microseconds, counts in self.connection.execute(_of(span, _LATENCIES), _ends(span, operations))
+            for begins, microseconds, counts in self._read(_LATENCIES, span, operations)
         ]
+
+    def _read(
+        self, form: str, span: UsageSpan, operations: Collection[CryptoOperation] = (), part: UsagePart = "service"
+    ) -> Cursor[TupleRow]:
+        first, last = (span.since, span.until) if isinstance(span, Hours) else (span.first, span.last)
+        values: dict[str, Any] = {"first": first, "last": last, "operations": [one.value for one in operations]}
+        if isinstance(span, Months):
+            # Separately: with the bounds as values, the planner knows that few days are read. The tenant's first month
+            # does not count, because retention may have begun to delete it.
+            row = self.connection.execute(
+                "select okcm.usage_months_since(), (select min(month) from okcm.usage_month),"
+                " (statement_timestamp() at time zone 'UTC')::date"
+            ).fetchone()
+            since, oldest, today = row or (None, None, None)
+            since = max(since, _next_month(oldest)) if oldest else date.max
+            values["whole"], values["rest"] = span.whole(since, today)
+        return self.connection.execute(_of(span, form, part), values)
 
     def answered(self, first: date, last: date, operations: Collection[CryptoOperation]) -> Sequence[AnsweredDay]:
         """Return the successful uses of the given operations, by service, day and operation, in this order."""

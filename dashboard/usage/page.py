@@ -140,7 +140,7 @@ def _draw_figures(context: PageContext, chosen: _Chosen) -> None:
         context.navigation.go("audit", **query)
     now = context.now()
     period = periods.period(chosen.choice, chosen.picked, now)
-    readings = read(context, period, chosen.group)
+    readings = read(context, period, chosen.group, chosen.step)
     with st.container(horizontal=True, vertical_alignment="center"):
         kept = f"Refreshes every {_REFRESH_SECONDS} seconds." if chosen.is_live else ""
         st.caption(f"{period.words()}, UTC. As of {shown_time(now, now)}. {kept}".strip())

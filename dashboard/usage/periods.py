@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from core.retention import DELETED
 from core.usage import Latency
-from database.usage import Days, Hours, UsageDay, UsageHour, UsageSpan
+from database.usage import Days, Hours, Months, UsageDay, UsageHour, UsageSpan
 
 LONGEST = timedelta(days=731)
 """Longest period: two years with a leap day, so that queries stay fast."""
@@ -80,10 +80,11 @@ class Period:
             return (Interval.HOUR,)
         return (Interval.DAY, Interval.MONTH) if self.days <= _MOST_DAYS else (Interval.MONTH, Interval.DAY)
 
-    @property
-    def span(self) -> UsageSpan:
-        """The counters of the period."""
-        return Hours(self.begins, self.ends) if self.is_hourly else Days(self.first, self.last)
+    def span(self, interval: Interval) -> UsageSpan:
+        """Return the counters of the period, by month if that is the interval of the bars."""
+        if self.is_hourly:
+            return Hours(self.begins, self.ends)
+        return (Months if interval is Interval.MONTH else Days)(self.first, self.last)
 
     def labels(self, interval: Interval) -> list[str]:
         """Return each interval of the period, including those without use."""

@@ -8,7 +8,7 @@ from enum import StrEnum
 from core.services import KEY_REQUESTS
 from dashboard.page_context import PageContext
 from dashboard.usage import periods
-from dashboard.usage.periods import Period
+from dashboard.usage.periods import Interval, Period
 from dashboard.usage.view import HeadlineFacts
 from database.usage import SpanSum, UsageCount, UsageLatency, UsageSum
 
@@ -24,7 +24,7 @@ class Group(StrEnum):
 class Readings:
     """Data of one snapshot.
 
-    Totals of the period, and by day or hour: key requests by group, rejected requests by cause, and latencies.
+    Totals of the period, and by month, day or hour: key requests by group, rejected requests by cause, and latencies.
     """
 
     period: Period
@@ -46,17 +46,18 @@ class Readings:
         return HeadlineFacts(self.period, self.first_day, now.astimezone(UTC).date(), self.this_month)
 
 
-def read(context: PageContext, period: Period, group: Group) -> Readings:
-    """Read the figures of a period."""
-    month, span = periods.this_month(context.now()), period.span
+def read(context: PageContext, period: Period, group: Group, interval: Interval) -> Readings:
+    """Read the figures of a period for bars of an interval."""
+    month, span = periods.this_month(context.now()), period.span(interval)
     with context.database.tenant_snapshot(context.tenant_id) as tx:
+        sums, causes = tx.usage.sums_and_causes(span)
         return Readings(
             period,
             group,
             tx.usage.first_day() or month.last,
             sum(one.count for one in tx.usage.counts(month, "operation", KEY_REQUESTS)),
-            tx.usage.sums(span),
+            sums,
             tx.usage.counts(span, "service" if group is Group.SERVICE else "operation", KEY_REQUESTS),
-            tx.usage.causes(span),
+            causes,
             tx.usage.latencies(span, KEY_REQUESTS),
         )

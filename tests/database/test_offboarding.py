@@ -33,6 +33,7 @@ ERASED = {
         "usage_minute",
         "usage_hour",
         "usage_day",
+        "usage_month",
         "usage_batch",
         "dashboard_session",
         "outbox",

@@ -1,6 +1,8 @@
+import random
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 
 import pytest
@@ -13,6 +15,7 @@ from database.usage import (
     AnsweredDay,
     Days,
     Hours,
+    Months,
     RecentUse,
     SpanSum,
     UsageCount,
@@ -168,7 +171,7 @@ def test_rejections_without_a_known_service_are_counted(crypto: Database) -> Non
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([refused], "a")
         assert tx.usage.between(NOW, NOW + HOUR) == [UsageRow(NOW, "", CryptoOperation.CONNECT, 1, 1, 0)]
-        assert used(tx.usage.sums(Days(TODAY, TODAY))) == [
+        assert used(tx.usage.sums_and_causes(Days(TODAY, TODAY))[0]) == [
             UsageSum("", CryptoOperation.CONNECT, "client_not_authorized", 1, 0)
         ]
 
@@ -221,7 +224,7 @@ def test_utc_day_sums_its_minutes_batches_and_latencies(crypto: Database) -> Non
             UsageDay(TODAY - DAY, SOME_OF_A_DAY),
             UsageDay(TODAY, replace(SOME_OF_A_DAY, count=30, bytes=3000, latency=took(40, 50, 40, 9_000_000))),
         ]
-        assert used(tx.usage.sums(Days(TODAY - DAY, TODAY))) == [
+        assert used(tx.usage.sums_and_causes(Days(TODAY - DAY, TODAY))[0]) == [
             replace(SOME_OF_A_DAY, count=40, bytes=4000, latency=took(40, 50, 40, 9_000_000))
         ]
 
@@ -230,12 +233,12 @@ def test_sums_are_separate_by_service_operation_and_error(crypto: Database) -> N
     denied = some_uses("users", operation=GET, refusal="object_not_found", count=2, bytes=0)
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([denied, some_uses("users", operation=GET), some_uses(), some_uses(minute=NOW - DAY)], "a")
-        assert used(tx.usage.sums(Days(TODAY - DAY, TODAY))) == [
+        assert used(tx.usage.sums_and_causes(Days(TODAY - DAY, TODAY))[0]) == [
             replace(SOME_OF_A_DAY, count=20, bytes=2000),
             UsageSum("users", GET, "", 10, 1000),
             UsageSum("users", GET, "object_not_found", 2, 0),
         ]
-        assert tx.usage.sums(Days(TODAY + DAY, TODAY + 2 * DAY)) == []
+        assert tx.usage.sums_and_causes(Days(TODAY + DAY, TODAY + 2 * DAY))[0] == []
 
 
 def test_counts_cover_the_requested_operations_and_part(crypto: Database) -> None:
@@ -267,21 +270,21 @@ def test_rejections_are_counted_by_cause_over_time_and_by_service_with_their_fir
         tx.usage.add([some_uses(), locked, replace(locked, minute=later), replace(locked, minute=NOW - DAY)], "a")
         tx.usage.add([replace(locked, service="users", refusal="down", operation=GET, minute=NOW - HOUR)], "b")
         days, hours = Days(TODAY - DAY, TODAY), Hours(hour - HOUR, hour + HOUR)
-        assert tx.usage.sums(days)[1:] == [
+        assert tx.usage.sums_and_causes(days)[0][1:] == [
             SpanSum(UsageSum("orders", ENCRYPT, "locked", 6, 0), midnight - DAY, midnight),
             SpanSum(UsageSum("users", GET, "down", 2, 0), midnight, midnight),
         ]
-        assert tx.usage.sums(hours)[1:] == [
+        assert tx.usage.sums_and_causes(hours)[0][1:] == [
             SpanSum(UsageSum("orders", ENCRYPT, "locked", 4, 0), hour, later),
             SpanSum(UsageSum("users", GET, "down", 2, 0), hour - HOUR, NOW - HOUR),
         ]
-        assert tx.usage.causes(days) == [
+        assert tx.usage.sums_and_causes(days)[1] == [
             UsageCount(midnight - DAY, "locked", 2),
             UsageCount(midnight, "down", 2),
             UsageCount(midnight, "locked", 4),
         ]
-        assert tx.usage.causes(hours) == [UsageCount(hour - HOUR, "down", 2), UsageCount(hour, "locked", 4)]
-        assert [one.refusal for one in used(tx.usage.sums(hours))] == ["", "locked", "down"]
+        assert tx.usage.sums_and_causes(hours)[1] == [UsageCount(hour - HOUR, "down", 2), UsageCount(hour, "locked", 4)]
+        assert [one.refusal for one in used(tx.usage.sums_and_causes(hours)[0])] == ["", "locked", "down"]
 
 
 def test_latencies_are_those_of_successful_uses_in_hours_and_days_that_have_one(crypto: Database) -> None:
@@ -296,6 +299,94 @@ def test_latencies_are_those_of_successful_uses_in_hours_and_days_that_have_one(
             UsageLatency(hour, took(40, 50)),
         ]
         assert tx.usage.latencies(Days(TODAY, TODAY), {ENCRYPT}) == [UsageLatency(midnight, took(9000, 40, 50))]
+
+
+def by_month(counts: Sequence[UsageCount]) -> list[UsageCount]:
+    found = Counter[tuple[datetime, str]]()
+    for one in counts:
+        found[one.begins.replace(day=1), one.part] += one.count
+    return [UsageCount(begins, part, count) for (begins, part), count in sorted(found.items())]
+
+
+def latencies_by_month(latencies: Sequence[UsageLatency]) -> list[UsageLatency]:
+    found = defaultdict[datetime, Latency](Latency)
+    for one in latencies:
+        month, new = one.begins.replace(day=1), one.latency
+        found[month] = Latency(
+            tuple(map(sum, zip(found[month].counts, new.counts, strict=True))),
+            found[month].microseconds + new.microseconds,
+        )
+    return [UsageLatency(*item) for item in sorted(found.items())]
+
+
+def test_months_have_the_sums_of_their_days(field: Field, crypto: Database) -> None:
+    """Also for days that an earlier release counted, which are in no month."""
+    chance, today = random.Random(30), datetime.now(UTC)  # noqa: S311 - sample data only
+    uses = [
+        some_uses(
+            chance.choice(("orders", "users")),
+            operation=chance.choice((ENCRYPT, GET)),
+            refusal=chance.choice(("", "", "locked", "down")),
+            minute=today.replace(second=0, microsecond=0) - chance.randrange(130) * DAY,
+            count=chance.randrange(1, 1000),
+            latency=took(*(chance.randrange(1, 10_000) for _ in range(3))),
+        )
+        for _ in range(300)
+    ]
+    for number in range(0, len(uses), 10):
+        with crypto.tenant_tx("acme") as tx:
+            tx.usage.add(uses[number : number + 10], str(number))
+    dashboard = field.open("dashboard")
+    for months_ago in (6, 3, 2, 0, 6):  # at last, retention has deleted months
+        with field.administrator() as administrator:
+            administrator.execute("update okcm.schema_migration set applied_at = %s", [today - months_ago * 31 * DAY])
+            administrator.execute("delete from okcm.usage_month where month < okcm.usage_months_since()")
+        ends = [(chance.randrange(130), chance.randrange(130)) for _ in range(25)] + [(129, 0), (0, 0)]
+        with dashboard.tenant_tx("acme") as tx:
+            for one, other in ends:
+                first, last = today.date() - max(one, other) * DAY, today.date() - min(one, other) * DAY
+                months, days = Months(first, last), Days(first, last)
+                sums, causes = tx.usage.sums_and_causes(days)
+                assert tx.usage.sums_and_causes(months) == (sums, by_month(causes))
+                for part in ("service", "operation"):
+                    assert tx.usage.counts(months, part, {ENCRYPT}) == by_month(tx.usage.counts(days, part, {ENCRYPT}))
+                assert tx.usage.latencies(months, {GET}) == latencies_by_month(tx.usage.latencies(days, {GET}))
+
+
+def test_months_are_read_from_the_second_one_after_the_upgrade(field: Field, crypto: Database) -> None:
+    """A batch from before the upgrade can be late, so that the month of the upgrade, and earlier ones, lack uses."""
+    with field.administrator() as administrator:
+        for applied, since in (("2026-11-05", "2026-12-01"), ("2026-11-30 00:00:01", "2027-01-01")):
+            administrator.execute("update okcm.schema_migration set applied_at = %s", [f"{applied}+00"])
+            row = administrator.execute("select okcm.usage_months_since()::text").fetchone()
+            assert row == (since,)
+        administrator.execute("update okcm.schema_migration set applied_at = now()")
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([some_uses(minute=NOW - 300 * DAY)], "late")
+    with field.administrator() as administrator:
+        administrator.execute("update okcm.usage_month set count = 0")
+    first = TODAY - 350 * DAY
+    with field.open("dashboard").tenant_tx("acme") as tx:
+        assert tx.usage.sums_and_causes(Months(first, TODAY)) == tx.usage.sums_and_causes(Days(first, TODAY))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "since", "today", "whole"),
+    [
+        ("2026-01-01", "2026-03-31", "2020-01-01", "2026-09-09", ("2026-01-01", "2026-04-01")),
+        ("2026-01-02", "2026-03-30", "2020-01-01", "2026-09-09", ("2026-02-01", "2026-03-01")),
+        ("2025-12-15", "2026-02-10", "2020-01-01", "2026-02-10", ("2026-01-01", "2026-03-01")),
+        ("2025-12-15", "2026-02-10", "2020-01-01", "2026-02-11", ("2026-01-01", "2026-02-01")),
+        ("2025-12-01", "2026-02-10", "2026-02-01", "2026-02-10", ("2026-02-01", "2026-03-01")),
+        ("2025-12-01", "2026-02-10", "2026-03-01", "2026-02-10", ("2026-02-11", "2026-02-11")),
+        ("2026-02-02", "2026-02-28", "2020-01-01", "2026-02-10", ("2026-03-01", "2026-03-01")),
+        ("2024-02-29", "2024-02-29", "2020-01-01", "2024-02-29", ("2024-03-01", "2024-03-01")),
+    ],
+)
+def test_whole_months_of_a_span(first: str, last: str, since: str, today: str, whole: tuple[str, str]) -> None:
+    span = Months(date.fromisoformat(first), date.fromisoformat(last))
+    found = span.whole(date.fromisoformat(since), date.fromisoformat(today))
+    assert found == tuple(map(date.fromisoformat, whole))
 
 
 def test_first_day_belongs_to_the_tenant(crypto: Database) -> None:

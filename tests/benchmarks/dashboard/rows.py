@@ -17,6 +17,7 @@ from core.retention import DELETED
 from core.services import CryptoOperation
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import Step, StepState
+from core.usage import BUCKETS
 from openkcm.contract.audit_events import GENESIS, UPSTREAM_NAME, AuditName, link
 from openkcm.contract.services import ServiceKind
 
@@ -46,6 +47,7 @@ _STATES = {
 _PROMISE = timedelta(minutes=3)
 _PEOPLE = ("ada@acme.example", "grace@acme.example", "alan@acme.example")
 _USED = "unnest(%(services)s::text[]) as service, unnest(array['encrypt', 'decrypt']) as operation"
+_SUMS = ", ".join(f"sum(latency[{number}])" for number in range(1, BUCKETS + 1))
 _ADDRESSES = tuple(f"10.20.{n // 8}.{n % 8 + 10}" for n in range(64))
 
 
@@ -240,9 +242,10 @@ def _event(tenant_id: str, seq: int, at: datetime, name: AuditName, **fields: ob
 
 
 def fill_usage(connection: psycopg.Connection, tenant_id: str, days: int, now: datetime) -> None:
-    """Add what the product keeps: the minutes, hours and days of its retention, at most `days` of them.
+    """Add what the product keeps: the minutes, hours, days and months of its retention, at most `days` of them.
 
-    Every service has uses in every minute of the last two days, in every hour and on every day.
+    Every service has uses in every minute of the last two days, in every hour and on every day. All months are whole,
+    as in an installation that is older.
     """
     names = [name for name, _ in (*SERVICES, *MORE_SERVICES)]
     kept = min(days, DELETED["usage_hour"].days)
@@ -278,3 +281,13 @@ def fill_usage(connection: psycopg.Connection, tenant_id: str, days: int, now: d
             "  unnest(array['', 'ciphertext_refused']) as refusal) as made on conflict do nothing",
             values,
         )
+    connection.execute(
+        "insert into okcm.usage_month (tenant_id, month, service, operation, refusal, count, bytes, microseconds,"
+        " latency, first_day, last_day) select tenant_id, date_trunc('month', day)::date, service, operation, refusal,"
+        f" sum(count), sum(bytes), sum(microseconds), array[{_SUMS}], min(day), max(day)"
+        " from okcm.usage_day where tenant_id = %(tenant)s group by 1, 2, 3, 4, 5",
+        values,
+    )
+    connection.execute(
+        "update okcm.schema_migration set applied_at = applied_at - make_interval(days => %s)", [days + 62]
+    )

@@ -319,7 +319,7 @@ def test_durations_are_summed_and_records_without_duration_counted(tenants: Fiel
     while shipper.once() is not None:
         pass
     with tenants.open("dashboard", max_size=1).tenant_tx("acme") as tx:
-        sums = [one.used for one in tx.usage.sums(Days(date(2026, 1, 1), date(2100, 1, 1)))]
+        sums = [one.used for one in tx.usage.sums_and_causes(Days(date(2026, 1, 1), date(2100, 1, 1)))[0]]
         assert [day.used.count for day in tx.usage.days(date(2026, 11, 18), date(2026, 11, 18))] == [1]
     totals = [(one.operation, one.refusal, one.count, one.latency.timed, one.latency.microseconds) for one in sums]
     assert [one for one in totals if one[0] is not ENCRYPT] == [

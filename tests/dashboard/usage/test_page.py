@@ -15,7 +15,7 @@ from core.services import CryptoOperation
 from core.tenants.roles import PersonRole
 from dashboard.page_context import PageContext
 from dashboard.usage import page, view
-from dashboard.usage.periods import period, whole_days
+from dashboard.usage.periods import Interval, period, whole_days
 from dashboard.usage.readings import Group, read
 from tests.dashboard.scene import PlainNavigation, audit_records, open_tab, shown
 from tests.dashboard.seats import TENANT, a_page_context
@@ -216,7 +216,7 @@ def test_a_selected_refusal_leads_to_its_records_once(used: PageContext, monkeyp
     refusals = app.dataframe[REFUSALS].value
     assert refusals[["First (UTC)", "Last (UTC)"]].to_numpy().tolist()[0] == ["2026-11-25 12:00", "2026-11-25 12:00"]
     today = period("Today", (), NOW)
-    found = view.refusals(read(used, today, Group.OPERATION).sums, today)
+    found = view.refusals(read(used, today, Group.OPERATION, Interval.HOUR).sums, today)
     with monkeypatch.context() as clicked:
         state: dict[str, object] = {page._REFUSALS: {"selection": {"rows": [0]}}}
         clicked.setattr(page.st, "session_state", state)

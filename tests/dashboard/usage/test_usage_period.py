@@ -3,7 +3,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from dashboard.usage.periods import LONGEST, Interval, period, this_month, whole_days
-from database.usage import Days, Hours
+from database.usage import Days, Hours, Months
 
 NOW = datetime(2026, 11, 25, 12, 34, 56, tzinfo=UTC)
 TODAY = NOW.date()
@@ -22,7 +22,8 @@ THIRTY_DAYS = whole_days(date(2026, 10, 27), TODAY)
 def test_a_choice_ends_today_and_has_its_days(choice: str, first: date, days: int):
     chosen = period(choice, (), NOW)
     assert (chosen, chosen.days) == (whole_days(first, TODAY), days)
-    assert chosen.span == Days(first, TODAY)
+    assert chosen.span(Interval.DAY) == Days(first, TODAY)
+    assert chosen.span(Interval.MONTH) == Months(first, TODAY)
     # So many bars of days that they cannot be compared begin with months.
     intervals = (Interval.DAY, Interval.MONTH)
     assert chosen.intervals == (intervals if days < 100 else intervals[::-1])
@@ -41,7 +42,7 @@ def test_a_choice_ends_today_and_has_its_days(choice: str, first: date, days: in
 def test_hours_end_with_the_current_one(choice: str, begins: datetime, hours: int, words: str):
     chosen = period(choice, (), NOW)
     assert (chosen.words(), chosen.intervals) == (words, (Interval.HOUR,))
-    assert chosen.span == Hours(begins, begins + hours * HOUR)
+    assert chosen.span(Interval.HOUR) == Hours(begins, begins + hours * HOUR)
     labels = chosen.labels(Interval.HOUR)
     assert (len(labels), labels[-1]) == (hours, "2026-11-25 12:00")
 

@@ -224,10 +224,11 @@ def _by_careless_function(
         reads = table.startswith(("audit_", "managed_object", "key_fingerprint"))
         made_young = ""
         if at := ages.get(table):
-            # The owner deletes old rows; younger ones are hidden from it.
-            idle = f"begin return (select count(*) from okcm.{table} where {at} > now() - interval '14 days'); end"
+            # The owner deletes old rows; younger ones are hidden from it. The first day of a month can be 31 days ago.
+            unit, days = ("month", 31) if table == "usage_month" else ("hour", 14)
+            idle = f"begin return (select count(*) from okcm.{table} where {at} > now() - interval '{days} days'); end"
             if not table.startswith("boundary_"):
-                made_young = f"update okcm.{table} set {at} = date_trunc('hour', now())"
+                made_young = f"update okcm.{table} set {at} = date_trunc('{unit}', now())"
         yield from _by_functions(field, administrator, table, None if reads else idle, careless, prepared=made_young)
     if about not in "managed_object":
         return

@@ -44,7 +44,7 @@ GRANTS = {
             place, operations, bytes, microseconds, requests, request_microseconds) report root_key root_key_change
             root_key_request rotation route service service_certificate service_key service_request shred_certificate
             tenant tenant_policy usage_batch(tenant_id) usage_day(tenant_id, day, service, operation, refusal, count)
-            usage_hour(tenant_id) usage_minute(tenant_id)
+            usage_hour(tenant_id) usage_minute(tenant_id) usage_month(tenant_id)
         """,
         "insert": """
             isolation_assessment(tenant_id, due_at, changed_at, complete_at, breached, breached_at)
@@ -132,7 +132,7 @@ GRANTS = {
             service, store, place, field, mode, plaintext_allowed) protection(tenant_id, service, version)
             protection_use root_key(tenant_id, root_key_id, place, credentials, state) route service service_certificate
             service_key tenant tenant_policy(tenant_id, revoked_keys_readable, resources_recorded) usage_batch usage_day
-            usage_hour usage_minute
+            usage_hour usage_minute usage_month
         """,
         "insert": """
             agent(tenant_id, service, instance, agent_version, certificate_not_after, problem, first_contact_at,
@@ -143,7 +143,8 @@ GRANTS = {
             requests, request_microseconds) usage_batch(tenant_id, batch_id) usage_day(tenant_id, day, service,
             operation, refusal, count, bytes, microseconds, latency) usage_hour(tenant_id, hour, service, operation,
             refusal, count, bytes, microseconds, latency, last_minute) usage_minute(tenant_id, minute, service,
-            operation, count, refused, bytes)
+            operation, count, refused, bytes) usage_month(tenant_id, month, service, operation, refusal, count, bytes,
+            microseconds, latency, first_day, last_day)
         """,
         "update": """
             agent(agent_version, certificate_not_after, problem, last_contact_at) backfill(done, remaining, state,
@@ -152,6 +153,7 @@ GRANTS = {
             protection_use(operations, bytes, microseconds, requests, request_microseconds) service(last_seen_at)
             service_key(last_opened_at, emptied_at) usage_day(count, bytes, microseconds, latency) usage_hour(count,
             bytes, microseconds, latency, last_minute) usage_minute(count, refused, bytes)
+            usage_month(count, bytes, microseconds, latency, first_day, last_day)
         """,
         "delete": "agent backfill managed_object",
         "execute": """
@@ -161,7 +163,7 @@ GRANTS = {
     },
     "dashboard": {
         "select": f"{_PEOPLE['select']} audit_hour backfill dashboard_session protection_use report usage_day"
-        f" notification_target(tenant_id, address, {_TARGET}) outbox(tenant_id, message_id, {_DELIVERY})",
+        f" usage_month notification_target(tenant_id, address, {_TARGET}) outbox(tenant_id, message_id, {_DELIVERY})",
         "insert": _PEOPLE["insert"]
         + """
             approval(tenant_id, approval_id, action, argument, requested_by, requested_name, request_reason)
@@ -177,7 +179,7 @@ GRANTS = {
         "execute": _PEOPLE["execute"]
         + """
             audit_append audit_append_all count_problems count_tenants page_of_tenants page_with_problems
-            platform_backlog provisioning_times stuck_tenants troubled_examinations
+            platform_backlog provisioning_times stuck_tenants troubled_examinations usage_months_since
         """,
     },
 }

@@ -113,6 +113,11 @@ insert into okcm.audit_hour (tenant_id, hour, name, service, operation, outcome,
 insert into okcm.usage_day (tenant_id, day, service, operation, refusal, count, bytes, microseconds, latency)
     select tenant_id, current_date - d, 'orders', 'encrypt', '', 1, 1, 1, array_fill(0::bigint, array[40])
     from okcm.tenant, generate_series(0, 9) d;
+insert into okcm.usage_month (tenant_id, month, service, operation, refusal, count, bytes, microseconds, latency,
+        first_day, last_day)
+    select tenant_id, month, 'orders', 'encrypt', '', 1, 1, 1, array_fill(0::bigint, array[40]), month, month
+    from okcm.tenant, generate_series(0, 9) m,
+        lateral (select (date_trunc('month', now()) - m * interval '1 month')::date as month) as months;
 insert into okcm.usage_hour (tenant_id, hour, service, operation, refusal, count, bytes, microseconds, latency,
         last_minute)
     select tenant_id, date_trunc('hour', now()) - h * interval '1 hour', 'orders', 'encrypt', '', 1, 1, 1,

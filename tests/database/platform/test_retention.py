@@ -65,9 +65,13 @@ def count(administrator: psycopg.Connection, table: str, tenant: str) -> int:
 def aged(administrator: psycopg.Connection, table: str, days: int, where: str = "tenant_id = 'acme'") -> None:
     """Move the rows into the past; the results of an assessment move with its lines."""
     age, _ = rules(administrator)[table]
-    started = ", not_before = now() - interval '9999 days'" if table == "service_certificate" else ""
-    value = f"date_trunc('hour', now()) - interval '{days} days'"
-    administrator.execute(f"update okcm.{table} set {age} = {value}{started} where {where}")
+    value, others = f"date_trunc('hour', now()) - interval '{days} days'", ""
+    if table == "service_certificate":
+        others = ", not_before = now() - interval '9999 days'"
+    if table == "usage_month":  # the first day of a month, which is younger than a number of days below the retention
+        later = 1 if days < DELETED[table].minimum else 0
+        value = f"date_trunc('month', now() - interval '{days} days') + interval '{later} months'"
+    administrator.execute(f"update okcm.{table} set {age} = {value}{others} where {where}")
 
 
 _STAYS = {"marketplace_event", "operation_step", "root_key_change", "rotation", "service_certificate"}
