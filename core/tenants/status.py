@@ -19,7 +19,8 @@ REQUEST_WINDOW = timedelta(minutes=5)
 REPORT_SECONDS = 6.0
 """The greatest age of a process's report, which is replaced every second.
 
-A page draws every two seconds, so a killed process is on each page within ten seconds also on a busy machine.
+A page refreshes every two seconds, so the silence of a killed process is on each page within ten seconds, also on a
+busy machine.
 """
 CHECK_AGE = timedelta(days=1) + LATE
 """The greatest age of isolation checks: they run daily, and an alert follows when they are later."""

@@ -1,12 +1,13 @@
 """The table of all tenants with filters in the address; a selected row opens the tenant's address."""
 
-from collections.abc import Callable, Iterable, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from functools import partial
 from typing import TypeVar
 
 import streamlit as st
 
 from core.tenants.lifecycle import State
+from dashboard.components.formatting import code
 from dashboard.components.fragments import part
 from dashboard.operations import view
 from dashboard.page_context import PageContext
@@ -18,6 +19,7 @@ T = TypeVar("T")
 _PAGE = 25
 _ROW_PIXELS = 35
 _LONGEST = 200
+_SHOWN = 40
 # The query parameters, and therefore the keys of the filters.
 _FIND, _STATE, _REGION, _PROBLEM = "find", "state", "region", "problem"
 # Session state of this section.
@@ -50,6 +52,7 @@ def draw(context: PageContext, platform: Operations, regions: Sequence[str]) -> 
     st.header("All tenants")
     _apply(st.session_state.pop(_WANTED, None))
     _read_address(regions)
+    _draw_ignored(regions)
     wanted = _draw_filters(regions)
     trail: MutableSequence[str] = st.session_state.setdefault(_TRAIL, [""])
     rows = platform.page(wanted, trail[-1], _PAGE + 1)
@@ -75,7 +78,7 @@ def _set_filters(wanted: TenantFilter) -> None:
 
 
 def _read_address(regions: Sequence[str]) -> None:
-    """Set the filters from the address when it is another one than in the last run; unknown values are ignored."""
+    """Set the filters from the address when it is another one than in the last run."""
     given = {name: st.query_params.get(name, "") for name in (_FIND, _STATE, _REGION, _PROBLEM)}
     is_other = st.session_state.get(_ADDRESS) != given
     if is_other:
@@ -90,6 +93,19 @@ def _read_address(regions: Sequence[str]) -> None:
                 given[_FIND][:_LONGEST],
             )
         )
+
+
+def _draw_ignored(regions: Sequence[str]) -> None:
+    """Name the values of the address that are no filter, such as those of a link from a former release."""
+    options: Mapping[str, Iterable[object]] = {_STATE: State, _REGION: regions, _PROBLEM: Problem}
+    given = {name: st.query_params.get(name, "") for name in options}
+    ignored = [
+        f"`{name}` is unknown: {code(value[:_SHOWN])}."
+        for name, value in given.items()
+        if value and _known(options[name], value) is None
+    ]
+    if ignored:
+        st.warning(" ".join(ignored), title="Part of the address was ignored", icon=":material/filter_alt_off:")
 
 
 def _known(options: Iterable[T], value: str) -> T | None:

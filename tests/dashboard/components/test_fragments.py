@@ -8,6 +8,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.errors.platform import DatabaseUnavailable
+from core.tenants.status import REPORT_SECONDS
+from dashboard.components.fragments import REFRESH_SECONDS
 from dashboard.page_context import PageContext
 from database.connection.database import Database
 from tests.dashboard.scene import SECONDS
@@ -72,3 +74,8 @@ def test_a_fragment_reports_that_the_database_does_not_respond(kind: str, said: 
         raise DatabaseUnavailable
 
     assert said in run(a_page_context(NO_DATABASE), draw, kind).error[0].value
+
+
+def test_the_silence_of_a_process_is_shown_within_ten_seconds_on_a_busy_machine() -> None:
+    """It is silent for the age of a report, and the next refresh shows it: two seconds are left for the drawing."""
+    assert REPORT_SECONDS + REFRESH_SECONDS <= 8

@@ -184,7 +184,16 @@ def test_filters_are_in_the_address(scene: Scene) -> None:
     assert listed(page(scene, find="beta")) == [BETA]
     assert listed(page(scene, state="active", region="eu-west-1")) == [ACME, BETA]
     assert listed(page(scene, problem="root-key")) == []
-    assert listed(page(scene, state="unknown", region="mars", problem="none", find="beta")) == [BETA]
+    at = page(scene, state="unknown", region="mars", problem="Root key failing", find="beta")
+    assert listed(at) == [BETA]
+    assert [(one.value, one.title) for one in at.warning if "address" in one.title] == [
+        (
+            "`state` is unknown: `unknown`. `region` is unknown: `mars`. `problem` is unknown: `Root key failing`.",
+            "Part of the address was ignored",
+        )
+    ]
+    at.selectbox(key="state").select(State.ACTIVE).run()
+    assert not [one for one in at.warning if "address" in one.title]
     at = page(scene)
     at.text_input(key="find").set_value("beta").run()
     at.selectbox(key="state").select(State.ACTIVE).run()
