@@ -5,7 +5,6 @@ from enum import StrEnum
 from core.errors.services import ServiceAlreadyConnected, ServiceConflict
 from core.errors.tenants import TenantNotOperational
 from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
-from openkcm.contract.csr import is_of_same_key
 from openkcm.contract.services import ServiceKind
 
 
@@ -102,5 +101,7 @@ def refuse_another_key(state: ServiceState | None, newest_pem: str | None, csr_p
         ServiceAlreadyConnected: the service is connected with another key.
         CsrRefused: the request is not acceptable.
     """
+    from openkcm.contract.csr import is_of_same_key  # noqa: PLC0415 - X.509, which most commands do not need
+
     if state is ServiceState.CONNECTED and newest_pem is not None and not is_of_same_key(csr_pem, newest_pem):
         raise ServiceAlreadyConnected

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import psycopg
-import structlog
 from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
@@ -70,9 +69,6 @@ _WRONG_SETTINGS = """
 """
 _ROLE_HINT = "use the roles that the database setup creates"
 _SETTINGS_HINT = "run openkcmctl setup database; with a pooler see docs/own-servers.md#connection-poolers"
-
-
-log = structlog.get_logger()
 
 
 class Database:
@@ -246,8 +242,12 @@ class Database:
         was_refused, self._is_login_refused = self._is_login_refused, is_login_refused(failed)
         self._connect_failure = str(failed)
         if self._is_login_refused and not was_refused:
+            import structlog  # noqa: PLC0415 - slow, and commands need it for this message only
+
             refused = DatabaseLoginRefused()
-            log.error("database login refused", role=self._name, code=refused.code, hint=refused.hint)
+            structlog.get_logger().error(
+                "database login refused", role=self._name, code=refused.code, hint=refused.hint
+            )
 
     def _require_role_and_settings(self, connection: Connection[TupleRow]) -> None:
         """Reject a role that row-level security does not bind, and a session without its settings.
