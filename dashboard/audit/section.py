@@ -31,6 +31,9 @@ _FIRST_DAY = datetime(2020, 1, 1)  # noqa: DTZ001 - the widget has times without
 _PAGE, _TURN, _ADDRESS, _IGNORED = "audit-page", "audit-turn", "audit-address", "audit-ignored"
 _TABLE, _BARS, _LIVE = "audit-table", "audit-bars", "audit-live"
 _OPENED, _RESET = "audit-table-opened", "audit-table-reset"
+_OPEN = "audit-record-open"
+_NEXT_RUN = "next run"
+"""The value of `_RESET` for the run that the present one requests: it repeats the request of the browser."""
 _WANTED, _VERSION = "audit-wanted", "audit-version"
 _HEIGHT = 460
 
@@ -48,10 +51,20 @@ def draw_search(context: PageContext) -> None:
 
 
 def _draw_opened(context: PageContext) -> None:
-    """Draw the record that the address names in a dialog."""
+    """Draw the record that the address names in a dialog; end the dialog with a run of the whole page.
+
+    A refresh that the browser gets after the user has closed the dialog opens it again, and a run of this part alone
+    removes no dialog from the page.
+    """
     seq = address.parse_seq(selected(address.SEQ))
+    was_open = st.session_state.get(_OPEN, False)
+    st.session_state[_OPEN] = seq is not None
     if seq is not None:
         st.dialog("Audit record", width="large", on_dismiss=_close)(_draw_record)(context, seq)
+    elif was_open:
+        if st.session_state.get(_RESET) is current_run():
+            st.session_state[_RESET] = _NEXT_RUN
+        st.rerun()
 
 
 def _close() -> None:
@@ -356,6 +369,7 @@ def _deadline(context: PageContext) -> Callable[[], bool]:
 
 
 def _draw_records(context: PageContext, query: AuditQuery, *, live: bool) -> None:
+    _note_end_of_selection()
     _draw_opened(context)  # Before the list, so that a selected record is visible first.
     page = _page(context, query.filter(), live=live)
     rows = [view.row(found, st.context.timezone) for found in page.found]
@@ -418,8 +432,6 @@ _COLUMNS = {
 
 def _draw_list(rows: Sequence[view.Row]) -> None:
     """Draw the list; a selected record opens, with its number in the address."""
-    if st.session_state.get(_RESET) is not current_run():
-        st.session_state.pop(_OPENED, None)  # The browser has ended the selection too.
     st.dataframe(
         [asdict(row) | {"outcome": [row.outcome]} for row in rows],
         key=_TABLE,
@@ -431,6 +443,15 @@ def _draw_list(rows: Sequence[view.Row]) -> None:
         selection_mode="single-row",
         alt="Audit records, newest first; select one for details",
     )
+
+
+def _note_end_of_selection() -> None:
+    """Permit the last record to be selected again when a request of the browser has no selection any more."""
+    reset = st.session_state.get(_RESET)
+    if reset == _NEXT_RUN:
+        st.session_state[_RESET] = current_run()
+    elif reset is not current_run():
+        st.session_state.pop(_OPENED, None)
 
 
 def _select_record(numbers: Sequence[int]) -> None:

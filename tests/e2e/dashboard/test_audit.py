@@ -90,8 +90,8 @@ def test_an_auditor_finds_who_read_a_customer_in_one_minute(served: ServedDashbo
 
 @pytest.mark.parametrize(
     ("query", "script"),
-    [("", ""), ("?live=1", ""), ("", _SLOW_NETWORK)],
-    ids=["list", "live list", "list over a slow network"],
+    [("", ""), ("?live=1", ""), ("", _SLOW_NETWORK), ("?live=1", _SLOW_NETWORK)],
+    ids=["list", "live list", "list over a slow network", "live list over a slow network"],
 )
 def test_a_selected_record_stays_open_until_it_is_closed_and_opens_again(
     served: ServedDashboard, chromium: Browser, query: str, script: str
@@ -110,4 +110,4 @@ def test_a_selected_record_stays_open_until_it_is_closed_and_opens_again(
             expect(dialog).to_have_count(0)
             page.wait_for_timeout(2_000 * REFRESH_SECONDS)
             expect(dialog).to_have_count(0)
-            assert "seq=" not in page.url
+            expect(page).not_to_have_url(re.compile("seq="))  # written by the server, later on a busy machine
