@@ -114,7 +114,7 @@ def _time(name: str, values: Sequence[str], ignored: list[str]) -> datetime | No
         # A time without a zone is UTC, as the page says.
         time = (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        ignored.append(f"`{name}` is not a time such as 2026-11-25T17:14Z: {_shown(values[-1])}.")
+        ignored.append(f"`{name}` is not a time such as 2026-11-25T17:14Z: {words.excerpt(values[-1])}.")
         return None
     return time.replace(second=0, microsecond=0)
 
@@ -127,7 +127,7 @@ def _known(
         if value in known if known is not None else _SERVICE.fullmatch(value) is not None:
             found.append(value)
         else:
-            ignored.append(f"`{name}` is unknown: {_shown(value)}.")
+            ignored.append(words.unknown_value(name, value))
     return tuple(found)
 
 
@@ -138,7 +138,3 @@ def _text(name: str, values: Sequence[str], ignored: list[str]) -> str:
         ignored.append(f"`{name}` has more than {LONGEST} characters.")
         return ""
     return values[-1]
-
-
-def _shown(value: str) -> str:
-    return words.code(value[:40])

@@ -19,6 +19,7 @@ from dashboard.audit.hours import HourBars
 from dashboard.audit.stream import Page, PageDirection
 from dashboard.auth.routes import of_tenant
 from dashboard.components import formatting as words
+from dashboard.components.address import draw_ignored
 from dashboard.components.fragments import draw_tabs, part, polling_fragment
 from dashboard.components.selection import current_run, select, selected
 from dashboard.page_context import PageContext
@@ -31,7 +32,7 @@ _FIRST_DAY = datetime(2020, 1, 1)  # noqa: DTZ001 - the widget has times without
 _PAGE, _TURN, _ADDRESS, _IGNORED = "audit-page", "audit-turn", "audit-address", "audit-ignored"
 _TABLE, _BARS, _LIVE = "audit-table", "audit-bars", "audit-live"
 _OPENED, _RESET = "audit-table-opened", "audit-table-reset"
-_OPEN = "audit-record-open"
+_RECORD_SHOWN = "audit-record-shown"
 _NEXT_RUN = "next run"
 """The value of `_RESET` for the run that the present one requests: it repeats the request of the browser."""
 _WANTED, _VERSION = "audit-wanted", "audit-version"
@@ -57,11 +58,11 @@ def _draw_opened(context: PageContext) -> None:
     removes no dialog from the page.
     """
     seq = address.parse_seq(selected(address.SEQ))
-    was_open = st.session_state.get(_OPEN, False)
-    st.session_state[_OPEN] = seq is not None
+    was_shown = st.session_state.get(_RECORD_SHOWN, False)
+    st.session_state[_RECORD_SHOWN] = seq is not None
     if seq is not None:
         st.dialog("Audit record", width="large", on_dismiss=_close)(_draw_record)(context, seq)
-    elif was_open:
+    elif was_shown:
         if st.session_state.get(_RESET) is current_run():
             st.session_state[_RESET] = _NEXT_RUN
         st.rerun()
@@ -176,8 +177,7 @@ def _draw_filters(context: PageContext) -> AuditQuery:
         _draw_text("actor", "Actor", "person or service")
         _draw_text("object", "Object", "resource or object")
     query = _chosen()
-    if ignored := st.session_state.get(_IGNORED):
-        st.warning(" ".join(ignored), title="Part of the address was ignored", icon=":material/filter_alt_off:")
+    draw_ignored(st.session_state.get(_IGNORED, ()))
     with st.container(horizontal=True, vertical_alignment="center"):
         st.toggle(
             "Live",

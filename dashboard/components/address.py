@@ -1,4 +1,4 @@
-"""The query of each page, so that Back shows a page as it was left.
+"""The query of each page: Back shows a page as it was left, and values that are ignored are named.
 
 When a user leaves a page, Streamlit removes the values of its widgets that are bound to the address, and only then
 adds the next page to the browser's history. So the entry to which Back returns lacks them. The session therefore keeps
@@ -9,7 +9,7 @@ page. Back from that page arrives at the first of them, so it is treated as an e
 """
 
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
@@ -58,6 +58,12 @@ def keep_query() -> None:
     page = st.session_state.get(_PAGE)
     if queries is not None and page is not None:
         queries[page] = _shown_query()
+
+
+def draw_ignored(sentences: Sequence[str]) -> None:
+    """Say which parts of the address the page does not use; nothing without any."""
+    if sentences:
+        st.warning(" ".join(sentences), title="Part of the address was ignored", icon=":material/filter_alt_off:")
 
 
 def _shown_query() -> Query:

@@ -15,6 +15,7 @@ _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:])")
 _JUST_NOW = timedelta(seconds=5)
 _MILLION = 1_000_000
+_EXCERPT = 40
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
@@ -72,6 +73,16 @@ def plain(text: str) -> str:
 def code(name: str) -> str:
     """Return an external name as inline code, which is neither markup nor linked."""
     return f"`{' '.join(name.split()).replace('`', chr(39))}`"
+
+
+def excerpt(value: str) -> str:
+    """Return the first characters of a value from an address as inline code."""
+    return code(value[:_EXCERPT])
+
+
+def unknown_value(name: str, value: str) -> str:
+    """Return the sentence about an address parameter whose value the page does not know."""
+    return f"`{name}` is unknown: {excerpt(value)}."
 
 
 def _rounded(distance: timedelta) -> str:

@@ -7,7 +7,8 @@ from typing import TypeVar
 import streamlit as st
 
 from core.tenants.lifecycle import State
-from dashboard.components.formatting import code
+from dashboard.components.address import draw_ignored
+from dashboard.components.formatting import unknown_value
 from dashboard.components.fragments import part
 from dashboard.operations import view
 from dashboard.page_context import PageContext
@@ -19,7 +20,6 @@ T = TypeVar("T")
 _PAGE = 25
 _ROW_PIXELS = 35
 _LONGEST = 200
-_SHOWN = 40
 # The query parameters, and therefore the keys of the filters.
 _FIND, _STATE, _REGION, _PROBLEM = "find", "state", "region", "problem"
 # Session state of this section.
@@ -100,12 +100,9 @@ def _draw_ignored(regions: Sequence[str]) -> None:
     options: Mapping[str, Iterable[object]] = {_STATE: State, _REGION: regions, _PROBLEM: Problem}
     given = {name: st.query_params.get(name, "") for name in options}
     ignored = [
-        f"`{name}` is unknown: {code(value[:_SHOWN])}."
-        for name, value in given.items()
-        if value and _known(options[name], value) is None
+        unknown_value(name, value) for name, value in given.items() if value and _known(options[name], value) is None
     ]
-    if ignored:
-        st.warning(" ".join(ignored), title="Part of the address was ignored", icon=":material/filter_alt_off:")
+    draw_ignored(ignored)
 
 
 def _known(options: Iterable[T], value: str) -> T | None:

@@ -320,7 +320,7 @@ def latencies_by_month(latencies: Sequence[UsageLatency]) -> list[UsageLatency]:
 
 
 def test_months_have_the_sums_of_their_days(field: Field, crypto: Database) -> None:
-    """Also for days that an earlier release counted, which are in no month."""
+    """Also for days that an earlier release counted, and if retention has deleted months, or one of them in part."""
     chance, today = random.Random(30), datetime.now(UTC)  # noqa: S311 - sample data only
     uses = [
         some_uses(
@@ -337,11 +337,21 @@ def test_months_have_the_sums_of_their_days(field: Field, crypto: Database) -> N
         with crypto.tenant_tx("acme") as tx:
             tx.usage.add(uses[number : number + 10], str(number))
     dashboard = field.open("dashboard")
-    for months_ago in (6, 3, 2, 0, 6):  # at last, retention has deleted months
+    partly = (
+        "delete from okcm.usage_month where service = 'orders' and month = (select min(month) from okcm.usage_month)"
+    )
+    for months_ago, deletion in (
+        (6, None),
+        (6, partly),  # retention works in batches
+        (3, "delete from okcm.usage_month where month < okcm.usage_months_since()"),
+        (2, "delete from okcm.usage_month where month < okcm.usage_months_since()"),
+        (6, "delete from okcm.usage_month"),
+    ):
         with field.administrator() as administrator:
             administrator.execute("update okcm.schema_migration set applied_at = %s", [today - months_ago * 31 * DAY])
-            administrator.execute("delete from okcm.usage_month where month < okcm.usage_months_since()")
-        ends = [(chance.randrange(130), chance.randrange(130)) for _ in range(25)] + [(129, 0), (0, 0)]
+            if deletion:
+                assert administrator.execute(deletion).rowcount
+        ends = [(chance.randrange(165), chance.randrange(165)) for _ in range(25)] + [(164, 0), (0, 0)]
         with dashboard.tenant_tx("acme") as tx:
             for one, other in ends:
                 first, last = today.date() - max(one, other) * DAY, today.date() - min(one, other) * DAY
@@ -362,7 +372,8 @@ def test_months_are_read_from_the_second_one_after_the_upgrade(field: Field, cry
             assert row == (since,)
         administrator.execute("update okcm.schema_migration set applied_at = now()")
     with crypto.tenant_tx("acme") as tx:
-        tx.usage.add([some_uses(minute=NOW - 300 * DAY)], "late")
+        # The oldest month is never read, so the incomplete one is the second.
+        tx.usage.add([some_uses(minute=NOW - 340 * DAY), some_uses(minute=NOW - 300 * DAY)], "late")
     with field.administrator() as administrator:
         administrator.execute("update okcm.usage_month set count = 0")
     first = TODAY - 350 * DAY

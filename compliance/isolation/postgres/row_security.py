@@ -32,15 +32,7 @@ _TABLES = (
     *("audit_archive", "notification_target"),
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
     *("usage_minute", "usage_hour", "usage_day", "usage_month", "usage_batch", "dashboard_session"),
-    *(
-        "isolation_assessment",
-        "root_key",
-        "root_key_request",
-        "root_key_change",
-        "tenant_policy",
-        "rotation",
-        "destruction",
-    ),
+    *("isolation_assessment", "root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation"),
     *("destruction", "approval", "approval_vote", "shred_certificate", "agent", "protection_use", "backfill", "report"),
     *("join_token", "enrolment", "discovery", "protection", "protected_field", "key_probe"),
 )
