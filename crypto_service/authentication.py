@@ -151,18 +151,25 @@ class ClientCertificateAuthenticator:
         """
         return await self._admit(_presented(certificate_der), address)
 
+    def is_current(self, caller: ClientIdentity) -> bool:
+        """Return whether `refresh` would return this caller without I/O; may start to read it again beforehand."""
+        entry = self._entries.get((caller.tenant_id, caller.serial))
+        if entry is None:
+            return False
+        found = entry.found
+        # Nearly always the same object, and a comparison by field costs as much as the rest of this method.
+        return (found is caller or found == caller) and self._is_fresh(entry) and self._clock() < entry.kept_until
+
     async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
         """Return the caller of an admitted connection as it is now; raise as `identify`.
 
         Costs no I/O while nothing changed.
         """
+        if self.is_current(caller):
+            return caller
         entry = self._entries.get((caller.tenant_id, caller.serial))
         if entry is None:  # evicted: the client may present its certificate again
             raise ClientNotAuthorized
-        found = entry.found
-        # Nearly always the same object, and a comparison by field costs as much as the rest of this method.
-        if (found is caller or found == caller) and self._is_fresh(entry) and self._clock() < entry.kept_until:
-            return caller
         return await self._admit(entry.leaf, caller.address, kept=True)
 
     async def locked(self, certificate_der: bytes) -> ClientIdentity:

@@ -32,9 +32,12 @@ class ClientIdentity:
     """Whether the tenant's policy has the audit records of key operations name their resource or object."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ServiceKey:
-    """An unwrapped L3 service key. `repr` shows no key material."""
+    """An unwrapped L3 service key. `repr` shows no key material.
+
+    Not frozen, because each request creates one. MUST NOT be modified.
+    """
 
     version: int
     material: bytes = field(repr=False)
@@ -101,6 +104,10 @@ class ClientAuthenticator(Protocol):
         """
         ...
 
+    def is_current(self, caller: ClientIdentity) -> bool:
+        """Return whether `refresh` would return this caller without I/O."""
+        ...
+
     async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
         """Return the caller of an admitted connection as it is now; raise as `identify`.
 
@@ -128,6 +135,10 @@ class KeyCache(Protocol):
         KeyVersionRetired when the version was destroyed, KeyUnavailable, VaultUnavailable, DatabaseUnavailable,
         TooManyRequests, and the CustomerKeyErrors.
         """
+        ...
+
+    def cached(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey | None:
+        """Return what `key` would return without I/O; None if it would wait or raise."""
         ...
 
     def revision(self, tenant_id: str) -> object:

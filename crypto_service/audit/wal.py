@@ -217,13 +217,16 @@ class WriteAheadLog:
         if not entries:
             return
         lines = join(entries, time.time_ns() // 1_000_000)
-        tenant_id = entries[0].tenant_id
-        lane = self._lane_for(tenant_id)
-        file = self._file_for(lane, len(lines))
+        size, tenant_id = len(lines), entries[0].tenant_id
+        name = self._lane_for(tenant_id)
+        lane, file = self._file_for(name, size)
         try:
             whole = file.append(lines)
             if whole:
-                self._count(lane, file, tenant_id, len(lines))
+                file.tenants[tenant_id] += size
+                lane.bytes[tenant_id] += size
+                self._waiting[name] += size
+                self._total += size
             if whole and self._sync:
                 await file.until_safe()
         except OSError as failed:
@@ -293,7 +296,7 @@ class WriteAheadLog:
         shared = self._lanes.get("")
         return tenant_id if shared is not None and shared.bytes.get(tenant_id, 0) > SHARED_BYTES else ""
 
-    def _file_for(self, name: str, size: int) -> WalSegment:
+    def _file_for(self, name: str, size: int) -> tuple[_Lane, WalSegment]:
         lane = self._lanes.get(name) or _Lane()
         if lane.file is not None and lane.file.size and lane.file.size + size > _ROTATED_BYTES:
             lane.close()
@@ -309,13 +312,7 @@ class WriteAheadLog:
             log.warning("journal not opened", reason=os.strerror(failed.errno or 0))
             raise AuditUnavailable from failed
         assert lane.file is not None  # noqa: S101 - opened above
-        return lane.file
-
-    def _count(self, name: str, file: WalSegment, tenant_id: str, size: int) -> None:
-        file.tenants[tenant_id] += size
-        self._lanes[name].bytes[tenant_id] += size
-        self._waiting[name] += size
-        self._total += size
+        return lane, lane.file
 
     def _require_room(self, lane: str, size: int) -> None:
         if self._limit - self._total - size >= (self._waiting.get(lane, 0) if lane else 0):

@@ -3,10 +3,16 @@
 httptools rejects the means of request smuggling (two lengths, a length with chunks, bare line feeds, folded headers).
 This module adds the remaining checks: one Host, limits, and which rejections end the connection. After such a
 rejection no further bytes are interpreted, because both sides may disagree on where a message ends.
+
+A client sends the same head with each request, except for the length of the body. A head that was parsed once and
+accepted is therefore recognised by its bytes, and not parsed again: the same bytes at the begin of a message have the
+same meaning.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import httptools
 
@@ -41,6 +47,13 @@ _ACTED_ON = frozenset(
     }
 )
 
+_KNOWN_HEADS = 4
+"""Heads that are recognised on one connection."""
+_KNOWN_BYTES = 1_024
+"""Bytes of the longest head that is recognised."""
+_DIGITS = 9
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,%d})\r\n" % _DIGITS, re.IGNORECASE)
+
 Routes = Mapping[bytes, Mapping[bytes, Endpoint]]
 
 
@@ -59,6 +72,14 @@ class Message:
     """Whether the client may still be sending a body that is not read."""
 
 
+class _KnownHead(NamedTuple):
+    """An accepted head: the bytes before and after the digits of its Content-Length."""
+
+    before: bytes
+    after: bytes
+    endpoint: Endpoint | None
+
+
 class HttpReader:
     """Parses the bytes of one connection into messages."""
 
@@ -67,6 +88,7 @@ class HttpReader:
         self._body_limit = body_limit
         self._parser = httptools.HttpRequestParser(self)
         self._messages: list[Message] = []
+        self._known_heads: list[_KnownHead] = []
         self.within = False
         """Whether a message is incomplete."""
         self.ended = False
@@ -85,10 +107,26 @@ class HttpReader:
         """Announced bytes of the body of the incomplete message that have not arrived."""
         return max(0, self._length - self._size) if self.within and self._head_done else 0
 
+    def recognise(self, data: bytes) -> Message | None:
+        """Return the message if `data` is exactly one request with a known head; otherwise nothing is read."""
+        if self.within or self.ended:
+            return None
+        for before, after, endpoint in self._known_heads:
+            if data.startswith(before):
+                begin = len(before)
+                end = data.find(b"\r", begin, begin + _DIGITS + 1)
+                digits = data[begin:end]
+                if digits.isdigit() and data.startswith(after, end):
+                    body = data[end + len(after) :]
+                    if len(body) == int(digits) <= self._body_limit:
+                        return Message(correlation.new_correlation_id(), keep_alive=True, endpoint=endpoint, body=body)
+        return None
+
     def feed(self, data: bytes | memoryview) -> list[Message]:
         """Return the messages that are now complete, in order."""
         if self.ended:
             return []
+        begins = not self.within
         self._wire += len(data)
         try:
             self._parser.feed_data(data)
@@ -103,7 +141,23 @@ class HttpReader:
         if self.within:
             self._check_bounds()
         found, self._messages = self._messages, []
+        if begins and len(found) == 1 and not self.within and not self.ended:
+            self._learn_head(data, found[0])
         return found
+
+    def _learn_head(self, data: bytes | memoryview, message: Message) -> None:
+        """Recognise the head of a message that is all of `data`, if nothing in it but the length can be different."""
+        size = len(data) - len(message.body)
+        if size > _KNOWN_BYTES or message.refusal is not None or self._correlation is not None or self._traceparent:
+            return
+        head = bytes(data[:size])
+        length = _CONTENT_LENGTH.search(head)
+        # A head of a chunked message, and one after which another message begins, is not the first part of `data`.
+        if length is None or head.find(b"\r\n\r\n") != size - 4:
+            return
+        known = _KnownHead(head[: length.start(1)], head[length.end(1) :], message.endpoint)
+        if known not in self._known_heads:
+            self._known_heads = [known, *self._known_heads[: _KNOWN_HEADS - 1]]
 
     def _check_bounds(self) -> None:
         if (not self._head_done and self._wire > HEAD_BYTES) or self._wire > HEAD_BYTES + (1 + _FRAMING) * self._size:

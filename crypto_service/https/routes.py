@@ -5,11 +5,11 @@ operation does, so that operations in memory are answered without a task.
 """
 
 import time
-from binascii import b2a_base64
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+import pybase64
 from pydantic import BaseModel
 
 from crypto_service.https import schemas as api
@@ -64,7 +64,7 @@ class Endpoint:
 
 
 def _text(data: bytes) -> str:
-    return b2a_base64(data, newline=False).decode("ascii")
+    return pybase64.b64encode_as_string(data)
 
 
 async def _encrypt(context: HandlerContext, caller: ClientIdentity, request: api.EncryptRequest) -> Fields:

@@ -4,11 +4,11 @@ Models are strict on purpose: an unknown field is rejected, because a misspelt a
 remove the binding. An error names the field and never its value, which may be a plaintext.
 """
 
-import binascii
 import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self, TypeVar
 
+import pybase64
 from pydantic import (
     AwareDatetime,
     BaseModel,
@@ -36,7 +36,7 @@ def _decoded(value: object) -> bytes:
     if not isinstance(value, str):
         raise PydanticCustomError("base64", "must be text in base64")
     try:
-        return binascii.a2b_base64(value, strict_mode=True)
+        return pybase64.b64decode(value, validate=True)
     except ValueError:
         raise PydanticCustomError("base64", "must be base64 (RFC 4648, section 4)") from None
 

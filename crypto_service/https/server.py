@@ -111,9 +111,15 @@ class _HttpsConnection(Connection):
     def received(self, data: bytes) -> None:
         if self._lingering:
             return
-        # Not copied unless something waits: a body of a megabyte arrives in a few pieces.
-        self._unparsed = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
-        if self._parse() and not self.hold(self._held()):
+        message = None if self._unparsed or not self.answers_next else self._reader.recognise(data)
+        if message is not None:
+            self._answer_next(message)
+            reads = self.busy  # otherwise the response is sent
+        else:
+            # Not copied unless something waits: a body of a megabyte arrives in a few pieces.
+            self._unparsed = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
+            reads = self._parse()
+        if reads and not self.hold(self._held()):
             self._lingering = True
             refusal = from_error(TooManyRequests("the tenant's connections hold too many bytes of requests"))
             answer = _render(refusal, new_correlation_id(), last=True)
@@ -131,8 +137,7 @@ class _HttpsConnection(Connection):
             size = max(_PARSED_AT_ONCE, reader.missing)
             part, self._unparsed = self._unparsed[:size], self._unparsed[size:]
             for message in reader.feed(part):
-                self._pending += len(message.body)
-                self.run(self._answer(message), self._sent)
+                self._answer_next(message)
         self._parsing = False
         if not self._unparsed:
             self._unparsed = _NOTHING  # an empty view keeps all bytes that it was made of
@@ -146,6 +151,10 @@ class _HttpsConnection(Connection):
         else:
             self.awaiting(None)
         return True
+
+    def _answer_next(self, message: Message) -> None:
+        self._pending += len(message.body)
+        self.run(self._answer(message), self._sent)
 
     def _held(self) -> int:
         return self._reader.held + self._pending + memoryview(self._unparsed.obj).nbytes
@@ -188,8 +197,10 @@ class _HttpsConnection(Connection):
     def _sent(self, reply: _Reply) -> None:
         self.send(reply.data, complete=not reply.unread)
         self._pending -= reply.answered
-        self._parse()
-        self.hold(self._held())
+        if self._unparsed:
+            self._parse()
+        if self._message_bytes:
+            self.hold(self._held())
         if reply.unread:
             self._lingering = True
             self.awaiting(None)
@@ -202,7 +213,7 @@ class _HttpsConnection(Connection):
         last = not message.keep_alive
         answer: bytes | Problem
         try:
-            caller = await self._current_caller(message)
+            caller = self.caller if self.is_current else await self._current_caller(message)
             answer = await self._answer_within_limits(message, caller)
             if caller.tenant_state is not State.LOCKED:
                 self.require_unbarred()

@@ -17,13 +17,13 @@ before the ciphertext, and the context again (MTCI C2). Therefore:
 `kind` also identifies the format: a later format of managed objects, which have no "v1" prefix, takes new numbers.
 """
 
-import base64
-import binascii
 import os
 import struct
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
+
+import pybase64
 
 from core.errors.services import CiphertextRefused, InvalidRequest
 from core.keys.encryption_context import EncryptionContext, Purpose
@@ -38,7 +38,7 @@ _KINDS: Mapping[Purpose, int] = MappingProxyType({Purpose.DATA: 1, Purpose.DATA_
 _PURPOSES: Mapping[int, Purpose] = MappingProxyType({kind: purpose for purpose, kind in _KINDS.items()})
 _HEADER = struct.Struct(">BI")
 _FORMAT = PREFIX.encode("ascii")
-_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_URL_SAFE = b"-_"
 _SALT = 32
 _KEY = 32
 _BODY = _HEADER.size + _SALT
@@ -95,8 +95,7 @@ def header(sealed: bytes) -> Header:
 
 def to_text(sealed: bytes) -> str:
     """Return the ciphertext as the text that callers store."""
-    plain = binascii.b2a_base64(sealed, newline=False)
-    return PREFIX + plain.translate(_URL_SAFE).rstrip(b"=").decode("ascii")
+    return PREFIX + pybase64.b64encode_as_string(sealed, _URL_SAFE).rstrip("=")
 
 
 def from_text(text: str) -> bytes:
@@ -104,8 +103,10 @@ def from_text(text: str) -> bytes:
     if not text.startswith(PREFIX) or len(text) > _LONGEST_TEXT:
         raise CiphertextRefused
     body = text[len(PREFIX) :]
+    if "+" in body or "/" in body:
+        raise CiphertextRefused
     try:
-        sealed = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
+        sealed = pybase64.b64decode(body + "=" * (-len(body) % 4), _URL_SAFE, validate=True)
     except ValueError:
         raise CiphertextRefused from None
     if to_text(sealed) != text:

@@ -89,7 +89,8 @@ class _Tenant:
     not served after it.
     """
 
-    entries: dict[_KeyId, _Entry] = field(default_factory=dict)
+    entries: dict[tuple[str, str, str, str, int | None], _Entry] = field(default_factory=dict)
+    """By the fields of a `_KeyId`."""
     unwraps: "dict[_KeyId, asyncio.Task[ServiceKey]]" = field(default_factory=dict)
     failed: dict[_KeyId, tuple[OpenKcmError, float]] = field(default_factory=dict)
     replaced: bool = False
@@ -124,18 +125,27 @@ class ServiceKeyCache:
 
     async def key(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
         """Return the active L3 of the caller's service, or the given version; see `interfaces.KeyCache`."""
+        cached = self.cached(caller, version)
+        if cached is not None:
+            return cached
         key_id = _KeyId(caller.tenant_id, caller.service, caller.l2_key, caller.region, version)
         tenant = self._tenants[caller.tenant_id]
-        now = self._monotonic()
-        entry = tenant.entries.get(key_id)
-        if entry is not None and now < entry.until:
-            if now >= entry.renew_at:
-                self._renew(key_id, tenant, entry)
-            return ServiceKey(entry.version, bytes(entry.material), entry.compromised)
         failed = tenant.failed.get(key_id)
-        if failed is not None and now < failed[1]:
+        if failed is not None and self._monotonic() < failed[1]:
             raise failed[0].with_traceback(None)
         return await asyncio.shield(self._unwrapping(key_id, tenant))
+
+    def cached(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey | None:
+        """See `interfaces.KeyCache`; may start to unwrap the key again beforehand."""
+        tenant = self._tenants[caller.tenant_id]
+        fields = caller.tenant_id, caller.service, caller.l2_key, caller.region, version
+        entry = tenant.entries.get(fields)
+        now = self._monotonic()
+        if entry is None or now >= entry.until:
+            return None
+        if now >= entry.renew_at:
+            self._renew(_KeyId(*fields), tenant, entry)
+        return ServiceKey(entry.version, bytes(entry.material), entry.compromised)
 
     def revision(self, tenant_id: str) -> object:
         """See `interfaces.KeyCache`."""

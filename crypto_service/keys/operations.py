@@ -146,6 +146,9 @@ class CryptoOperations:
         while True:
             revision = self._keyring.revision(caller.tenant_id)
             _require(caller, allowed)
+            cached = self._keyring.cached(caller, version)
+            if cached is not None and self._callers.is_current(caller):
+                return cached  # nothing has suspended since the checks
             key = await self._keyring.key(caller, version)
             if self._keyring.revision(caller.tenant_id) is not revision:
                 continue

@@ -113,7 +113,7 @@ class KmipConnection(Connection):
         """Return the response, and whether the connection continues."""
         try:
             request = await self._read(message)
-            caller = await self.current()
+            caller = self.caller if self.is_current else await self.current()
             response = await self._dispatcher.answer(caller, request, caller.address, len(message))
             self.require_unbarred()
         except ttlv.TtlvError as refused:

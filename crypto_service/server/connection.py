@@ -143,6 +143,11 @@ class Connection(asyncio.Protocol):
         self._barred = None
         return caller
 
+    @property
+    def is_current(self) -> bool:
+        """Whether `current` would return the caller as it is, without I/O."""
+        return self._barred is None and self.parts.callers.is_current(self.caller)
+
     def require_unbarred(self) -> None:
         """Raise TenantNotOperational if the tenant was locked since `current`: a pending result is not sent."""
         if self._barred is not None:

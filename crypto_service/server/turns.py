@@ -1,7 +1,8 @@
 """Turns on the event loop: a tenant that always has work delays another one by a slice, not by all of its work.
 
 In one iteration of the loop, work of a tenant begins only until it has used its slice. The rest waits for the next
-iterations; in between, the loop reads what has arrived from all others.
+iterations; in between, the loop reads what has arrived from all others. Work of less than a slice, of all tenants
+together, is counted on in the next iterations: a callback in each would cost every request.
 
 While work waits, the loop never sleeps, and a thread that never sleeps loses its real-time priority
 (realtime_scheduling.py): then all tenants would wait for other processes. So the loop sleeps briefly now and then, and
@@ -32,6 +33,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._used: dict[str, float] = {}
+        self._total = 0.0
         self._waiting: dict[str, deque[Callable[[], None]]] = {}
         self._scheduled = self._paused = False
         self._measured_at, self._waits = 0.0, 0
@@ -43,7 +45,9 @@ class Turns:
     def use(self, tenant: str, seconds: float) -> None:
         """Account for time that the tenant's work took on the loop."""
         self._used[tenant] = self._used.get(tenant, 0.0) + seconds
-        self._schedule()
+        self._total += seconds
+        if self._total >= SLICE_SECONDS:
+            self._schedule()
 
     def receive(self, tenant: str, size: int) -> None:
         """Account for `size` received bytes."""
@@ -88,6 +92,7 @@ class Turns:
     def _begin_iteration(self) -> None:
         self._scheduled = False
         self._used.clear()
+        self._total = 0.0
         if self._is_busy():
             time.sleep(_SLEEP_SECONDS)
             if self._waiting and not self._paused:

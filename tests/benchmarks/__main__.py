@@ -18,7 +18,7 @@ from tests.benchmarks import (
     tenants,
 )
 from tests.benchmarks import isolation as boundaries
-from tests.benchmarks.crypto_api import audit_copy, crypto_https, crypto_kmip, neighbours
+from tests.benchmarks.crypto_api import audit_copy, crypto_https, crypto_kmip, neighbours, time_budget
 from tests.benchmarks.dashboard import page_load as dashboard
 from tests.benchmarks.field_encryption import mongodb as protected_mongodb
 from tests.benchmarks.field_encryption import postgresql as protected_postgresql
@@ -36,6 +36,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "scale": scale.run,
     "crypto_https": crypto_https.run,
     "crypto_kmip": crypto_kmip.run,
+    "time_budget": time_budget.run,
     "audit_copy": audit_copy.run,
     "neighbours": neighbours.run,
     "dashboard": dashboard.run,

@@ -55,6 +55,9 @@ class FakeCallers:
         caller = ClientIdentity(tenant, "orders", f"L2-{tenant}-primary", "eu-west-1", serial, State.ACTIVE, address)
         return await self.refresh(caller)
 
+    def is_current(self, caller: ClientIdentity) -> bool:  # noqa: ARG002 - each request reads the caller
+        return False
+
     async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
         self.asked += 1
         if caller.tenant_id in self.refusals:

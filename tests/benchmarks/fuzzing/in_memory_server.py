@@ -102,6 +102,9 @@ class Given:
     async def identify(self, certificate_der: bytes, address: str) -> ClientIdentity:  # noqa: ARG002 - all are the same
         return ClientIdentity(_TENANT, _SERVICE, l2_key(_TENANT), "eu-west-1", "1a2b", State.ACTIVE, address)
 
+    def is_current(self, caller: ClientIdentity) -> bool:  # noqa: ARG002 - nothing changes
+        return True
+
     async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
         return caller
 
@@ -109,6 +112,9 @@ class Given:
         return await self.identify(certificate_der, "")
 
     async def key(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
+        return self.cached(caller, version)
+
+    def cached(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey:
         return ServiceKey(version or 1, hashlib.sha256(caller.service.encode()).digest())
 
     def revision(self, tenant_id: str) -> object:  # noqa: ARG002 - the keys never change

@@ -273,6 +273,13 @@ class Stage:
         self.phase = "has a key"
         return key
 
+    def cached(self, caller: ClientIdentity, version: int | None = None) -> ServiceKey | None:
+        """Return a key of the key cache, and record it as `key` does."""
+        key = self.keyring.cached(caller, version)
+        if key is not None:
+            self.phase = "has a key"
+        return key
+
     def revision(self, tenant_id: str) -> object:
         return self.keyring.revision(tenant_id)
 

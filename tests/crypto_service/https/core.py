@@ -79,6 +79,9 @@ class MemoryCore:
         serial = f"{x509.load_der_x509_certificate(certificate_der).serial_number:x}"
         return replace(self._now(serial), address=address)
 
+    def is_current(self, caller: ClientIdentity) -> bool:  # noqa: ARG002 - each request reads the caller
+        return False
+
     async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
         return self._now(caller.serial)
 
@@ -109,6 +112,9 @@ class MemoryCore:
         if version is not None and version > len(keys):
             raise ObjectNotFound
         return keys[-1 if version is None else version - 1]
+
+    def cached(self, caller: ClientIdentity, version: int | None = None) -> None:
+        """Return nothing: each request reads the key."""
 
     def revision(self, tenant_id: str) -> object:  # noqa: ARG002 - no test changes a tenant
         return self

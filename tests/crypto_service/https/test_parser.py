@@ -144,3 +144,97 @@ def test_arbitrary_bytes_neither_break_the_reader_nor_pass_its_end(pieces: list[
         assert all(message.refusal or message.endpoint for message in messages)
         assert all(len(message.body) <= _LIMIT for message in messages)
         assert not reader.ended or not messages or not messages[-1].keep_alive
+
+
+_LINES = st.sampled_from(
+    [
+        "Content-Type: application/json",
+        "content-type: text/plain",
+        "Expect: 100-continue",
+        "Connection: close",
+        "Connection: keep-alive",
+        "Host: b",
+        "X-Request-Id: mine",
+        "X: content-length: 9",
+        f"X: {'x' * 1000}",
+        _CHUNKED,
+    ]
+)
+
+
+@st.composite
+def _heads(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """Return a head before and after the value of its Content-Length."""
+    first = draw(
+        st.sampled_from(
+            ["POST /v1/encrypt HTTP/1.1", "POST /v1/decrypt HTTP/1.0", "GET /healthz HTTP/1.1", "\r\nPOST / HTTP/1.1"]
+        )
+    )
+    lines = ["Host: a", *draw(st.lists(_LINES, max_size=4))]
+    at = draw(st.integers(0, len(lines)))
+    length = draw(st.sampled_from(["Content-Length: ", "content-length:", "CONTENT-LENGTH:\t 0", "X: "]))
+    before = "\r\n".join([first, *lines[:at], length])
+    return before.encode(), ("\r\n".join(["", *lines[at:]]) + "\r\n\r\n").encode()
+
+
+def _common(messages: list[Message]) -> list[tuple[object, ...]]:
+    return [(one.endpoint, one.refusal, one.body, one.keep_alive, one.head_only, one.unread) for one in messages]
+
+
+@given(
+    st.lists(_heads(), min_size=1, max_size=3),
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from([b"{}", b"{}" * 9, b"0\r\n\r\n"]), st.integers(-1, 1))),
+)
+def test_a_known_head_means_what_it_meant_when_it_was_parsed(heads, requests):
+    """Also for bodies that are shorter or longer than announced, and for requests that end the connection."""
+    recognising, parsing = HttpReader(routes(), _LIMIT), HttpReader(routes(), _LIMIT)
+    for number, body, more in requests:
+        before, after = heads[number % len(heads)]
+        data = before + str(max(0, len(body) + more)).encode() + after + body
+        known = recognising.recognise(data)
+        found = recognising.feed(data) if known is None else [known]
+        assert _common(found) == _common(parsing.feed(data))
+        states = [(one.ended, one.within, one.held, one.missing, one.expected) for one in (recognising, parsing)]
+        assert states[0] == states[1]
+
+
+def test_a_head_is_recognised_with_another_length_of_the_body_only():
+    reader = HttpReader(routes(), _LIMIT)
+    first, longer = post("/v1/encrypt", b"{}"), post("/v1/encrypt", b"{ }" * 5)
+    assert reader.recognise(first) is None
+    assert reader.feed(first)
+    message = reader.recognise(longer)
+    assert message is not None
+    assert message.body == b"{ }" * 5
+    for other in (
+        longer[:-1],
+        longer + b"x",
+        longer.replace(b"encrypt", b"decrypt"),
+        longer.replace(b"15", b"1_5"),
+        longer.replace(b"15", b"+15"),
+        longer.replace(b"15", b""),
+        post("/v1/encrypt", b"x" * (_LIMIT + 1)),
+    ):
+        assert reader.recognise(other) is None
+    reader.feed(first[:20])
+    assert reader.recognise(longer) is None  # within another message
+
+
+def test_a_head_with_the_id_of_a_request_is_not_recognised():
+    """The id is another one in each request, and the parser reads it."""
+    traces = [f"traceparent: 00-{trace * 32}-{'b' * 16}-01" for trace in "a0"]
+    for header in ("X-Request-Id: one", *traces):
+        reader, request = HttpReader(routes(), _LIMIT), post("/v1/encrypt", b"{}", header)
+        assert reader.feed(request)
+        assert reader.recognise(request) is None
+
+
+def test_few_heads_are_known_for_a_connection():
+    reader = HttpReader(routes(), _LIMIT)
+    requests = [post("/v1/encrypt", b"{}", f"X: {number}") for number in range(100)]
+    for request in requests:
+        assert reader.feed(request)
+    assert 1 <= sum(reader.recognise(request) is not None for request in requests) <= 8
+    big = post("/v1/encrypt", b"{}", f"X: {'x' * 1024}")
+    assert reader.feed(big)
+    assert reader.recognise(big) is None

@@ -44,6 +44,9 @@ class Callers:
     async def identify(self, certificate_der: bytes, address: str) -> ClientIdentity:
         raise NotImplementedError
 
+    def is_current(self, caller: ClientIdentity) -> bool:  # noqa: ARG002 - each request reads the caller
+        return False
+
     async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
         return replace(caller, tenant_state=self.states.get(caller.tenant_id, State.ACTIVE))
 
@@ -59,6 +62,9 @@ class Keys:
             raise VaultUnavailable
         place = f"{caller.tenant_id}/{caller.service}/{version or 1}"
         return ServiceKey(version or 1, hashlib.sha256(place.encode()).digest())
+
+    def cached(self, caller: ClientIdentity, version: int | None = None) -> None:
+        """Return nothing: each request reads the key."""
 
     def revision(self, tenant_id: str) -> object:  # noqa: ARG002 - the keys never change
         return self

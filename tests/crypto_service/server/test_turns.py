@@ -77,6 +77,23 @@ async def test_time_is_given_again_in_each_iteration():
 
 
 @on_uvloop
+async def test_small_uses_of_several_iterations_are_counted_together():
+    turns = Turns()
+    for _ in range(2):
+        turns.use("acme", 0.4 * SLICE_SECONDS)
+        await asyncio.sleep(0)
+    assert turns.has_time("acme")
+    turns.use("beta", 0.3 * SLICE_SECONDS)
+    await asyncio.sleep(0)
+    turns.use("acme", 0.9 * SLICE_SECONDS)  # those before are no longer counted
+    assert turns.has_time("acme")
+    turns.use("acme", 0.1 * SLICE_SECONDS)
+    assert not turns.has_time("acme")
+    await asyncio.sleep(0)
+    assert turns.has_time("acme")
+
+
+@on_uvloop
 async def test_one_part_of_long_requests_is_done_in_an_iteration():
     """Its time is not known before; many requests at once must not do a part of each in the same iteration."""
     turns, done = Turns(), list[int]()

@@ -249,6 +249,9 @@ class Serving:
         await self._released.wait()
         return key
 
+    def cached(self, caller: ClientIdentity, version: int | None = None) -> None:
+        """Return nothing: the model has a step between the request of a key and its use."""
+
     def revision(self, tenant_id: str) -> object:
         return self._keyring.revision(tenant_id)
 

@@ -178,8 +178,9 @@ def _claimed(data: bytes) -> ClientIdentity | None:
 
 
 def _trust_headers(patch: pytest.MonkeyPatch) -> None:
-    connection, refresh = crypto_service.https.server._HttpsConnection, ClientCertificateAuthenticator.refresh
+    connection, callers = crypto_service.https.server._HttpsConnection, ClientCertificateAuthenticator
     received, current = connection.received, connection.current
+    refresh, is_current = callers.refresh, callers.is_current
     claims: dict[int, ClientIdentity] = {}
 
     def reading(self, data) -> Any:
@@ -196,8 +197,10 @@ def _trust_headers(patch: pytest.MonkeyPatch) -> None:
         return caller if caller.serial == "0" else await refresh(self, caller)
 
     patch.setattr(connection, "received", reading)
+    patch.setattr(connection, "is_current", False)
     patch.setattr(connection, "current", as_claimed)
-    patch.setattr(ClientCertificateAuthenticator, "refresh", unasked)
+    patch.setattr(callers, "refresh", unasked)
+    patch.setattr(callers, "is_current", lambda self, caller: caller.serial == "0" or is_current(self, caller))
 
 
 def _accept_unknown_fields(patch: pytest.MonkeyPatch) -> None:
