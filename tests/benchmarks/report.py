@@ -125,10 +125,10 @@ def render_page() -> str:
             f"| {'yes' if c['passed'] else '**no**'} |"
             for c in document["checks"]
         ]
+        checks = "| target | measured | limit | met |\n|---|---|---|---|\n" + "\n".join(rows) + "\n\n" if rows else ""
         details = [f"| {name} | {_cell(value)} |" for name, value in document["summary"].items()]
         parts.append(
-            f"## {document['title']}\n\n"
-            "| target | measured | limit | met |\n|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
+            f"## {document['title']}\n\n{checks}"
             f"![{document['title']}](../tests/benchmarks/results/{document['benchmark']}.png)\n\n"
             f"{document['protocol']}\n\n"
             "| other figures | |\n|---|---|\n" + "\n".join(details) + "\n\n"

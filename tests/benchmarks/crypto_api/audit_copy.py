@@ -1,13 +1,12 @@
 """The cost of `crypto_audit_copy`: KMIP Get with and without a second copy of its audit record."""
 
-from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from tests.benchmarks import report
-from tests.benchmarks.crypto_api.crypto_kmip import kmip_target, median_rounds
-from tests.benchmarks.harness.closed_loop import Load, Target, ask
+from tests.benchmarks.crypto_api.crypto_kmip import kmip_target
+from tests.benchmarks.harness.closed_loop import kept, median_rounds
 from tests.benchmarks.harness.service_fixture import connected_stack
 from tests.benchmarks.report import Check, Result
 
@@ -33,7 +32,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     ):
         sides = {"without": kmip_target(usual, folder), "with": kmip_target(copying, other)}
         for connections in _CONNECTIONS:
-            found = median_rounds(partial(_ask, connections), sides, rounds, seconds)
+            found = median_rounds(kept(connections), sides, rounds, seconds)
             loads = {side: load.summary() for side, load in found.items()}
             summary |= {f"{side} a copy, connections: {connections}": load for side, load in loads.items()}
             if connections == 1:
@@ -49,10 +48,6 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         samples={},
     )
     return result, _plot(summary)
-
-
-def _ask(connections: int, target: Target, seconds: float) -> Load:
-    return ask(target, connections, seconds)
 
 
 def _plot(summary: dict[str, Any]) -> Figure:

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from core.keys.encryption_context import EncryptionContext, Purpose
 from tests.benchmarks import report
 from tests.benchmarks.crypto_api.bare_tls import bare_server
 from tests.benchmarks.crypto_api.openbao_peer import KEY, Peer, openbao_server
-from tests.benchmarks.harness.closed_loop import Load, Target, ask
+from tests.benchmarks.harness.closed_loop import Target, kept, median_rounds
 from tests.benchmarks.harness.service_fixture import connected_stack
 from tests.benchmarks.harness.stack import Stack
 from tests.benchmarks.report import Check, Result
@@ -52,11 +51,12 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     ):
         sides = {"ours": _ours(stack, folder, plaintext), "transit": _transit(peer, plaintext)}
         for connections in _CONCURRENCY:
+            measure = kept(connections)
             if connections == 1:
                 with bare_server(Path(floor), sides["ours"].request) as bare:
-                    middle = _middle({**sides, "bare TLS server": bare}, connections, rounds, seconds)
+                    middle = median_rounds(measure, {**sides, "bare TLS server": bare}, rounds, seconds)
             else:
-                middle = _middle(sides, connections, rounds, seconds)
+                middle = median_rounds(measure, sides, rounds, seconds)
             for side, load in middle.items():
                 summary[f"{side}, concurrency {connections}"] = load.summary()
                 samples[f"{side} {connections}"] = [
@@ -90,15 +90,6 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         samples=samples,
     )
     return result, _plot(summary)
-
-
-def _middle(sides: Mapping[str, Target], connections: int, rounds: int, seconds: float) -> dict[str, Load]:
-    """Return the median load of each side, by its rate, after rounds in turns."""
-    loads: dict[str, list[Load]] = {side: [] for side in sides}
-    for _ in range(rounds):
-        for side, target in sides.items():
-            loads[side].append(ask(target, connections, seconds))
-    return {side: sorted(found, key=lambda load: load.rate)[len(found) // 2] for side, found in loads.items()}
 
 
 def _ours(stack: Stack, folder: Path, plaintext: str) -> Target:

@@ -162,5 +162,5 @@ def _plot(summary: dict[str, Any]) -> Figure:
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.set(title="Processor time of a request", xlabel="microseconds")
-    axes.legend(loc="lower right")
+    axes.legend(loc="center right")
     return figure

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -57,6 +58,22 @@ def ask(target: Target, connections: int, seconds: float) -> Load:
 def ask_connecting(target: Target, seconds: float) -> Load:
     """Send requests repeatedly, each over a separate connection."""
     return _generate(target, 1, seconds, "connecting")
+
+
+def kept(connections: int) -> Callable[[Target, float], Load]:
+    """Return `ask` over a number of connections, for `median_rounds`."""
+    return lambda target, seconds: ask(target, connections, seconds)
+
+
+def median_rounds(
+    measure: Callable[[Target, float], Load], sides: Mapping[str, Target], rounds: int, seconds: float
+) -> dict[str, Load]:
+    """Measure the sides in turns and return the median round of each."""
+    loads: dict[str, list[Load]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side, target in sides.items():
+            loads[side].append(measure(target, seconds))
+    return {side: sorted(found, key=lambda load: load.rate)[len(found) // 2] for side, found in loads.items()}
 
 
 def one(target: Target) -> bytes:
