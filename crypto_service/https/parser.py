@@ -5,7 +5,7 @@ This module adds the remaining checks: one Host, limits, and which rejections en
 rejection no further bytes are interpreted, because both sides may disagree on where a message ends.
 
 A client sends the same head with each request, except for the length of the body. A head that was parsed once and
-accepted is therefore recognised by its bytes, and not parsed again: the same bytes at the begin of a message have the
+accepted is therefore recognised by its bytes, and not parsed again: the same bytes at the start of a message have the
 same meaning.
 """
 
@@ -117,9 +117,10 @@ class HttpReader:
                 end = data.find(b"\r", begin, begin + _DIGITS + 1)
                 digits = data[begin:end]
                 if digits.isdigit() and data.startswith(after, end):
-                    body = data[end + len(after) :]
-                    if len(body) == int(digits) <= self._body_limit:
-                        return Message(correlation.new_correlation_id(), keep_alive=True, endpoint=endpoint, body=body)
+                    start = end + len(after)
+                    if len(data) - start == int(digits) <= self._body_limit:
+                        name = correlation.new_correlation_id()
+                        return Message(name, keep_alive=True, endpoint=endpoint, body=data[start:])
         return None
 
     def feed(self, data: bytes | memoryview) -> list[Message]:

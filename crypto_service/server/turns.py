@@ -1,8 +1,8 @@
 """Turns on the event loop: a tenant that always has work delays another one by a slice, not by all of its work.
 
 In one iteration of the loop, work of a tenant begins only until it has used its slice. The rest waits for the next
-iterations; in between, the loop reads what has arrived from all others. Work of less than a slice, of all tenants
-together, is counted on in the next iterations: a callback in each would cost every request.
+iterations; in between, the loop reads what has arrived from all others. Work that takes less than a slice, of all
+tenants together, still counts in the next iterations: to reset it in each would cost every request a callback.
 
 While work waits, the loop never sleeps, and a thread that never sleeps loses its real-time priority
 (realtime_scheduling.py): then all tenants would wait for other processes. So the loop sleeps briefly now and then, and

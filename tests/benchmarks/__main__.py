@@ -15,6 +15,7 @@ from tests.benchmarks import (
     notify_commits,
     report,
     rotation,
+    start_up,
     tenants,
 )
 from tests.benchmarks import isolation as boundaries
@@ -55,6 +56,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "boundaries": boundaries.run,
     "assessments": assessments.run,
     "tenants": tenants.run,
+    "start_up": start_up.run,
     "compliance_report": compliance_report.run,
 }
 
