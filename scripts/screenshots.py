@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from compliance.reports.render.pdf import pictures
 from config.secrets import Role
@@ -48,7 +48,7 @@ from tests.crypto_service.kmip.scene import creation
 from tests.e2e import connected
 from tests.e2e.clients import Program, data_key
 from tests.e2e.connected import Service
-from tests.e2e.dashboard.harness import browser
+from tests.e2e.dashboard.harness import browser, temporal_ui
 from tests.e2e.dashboard.harness.browser import Visitor, drawn
 from tests.e2e.dashboard.harness.dashboard_pages import ADA, KAI, OLGA, fill_connect
 from tests.e2e.dashboard.harness.root_key_pages import (
@@ -73,6 +73,7 @@ FOLDER = _DOCS / "screenshots"
 _REPORT_PAGES = ("report-cover", "report-summary")
 _REPORT_DPI = 80
 _WIDE, _PHONE = {"width": 1280, "height": 720}, {"width": 390, "height": 844}
+_TEMPORAL_UI = ViewportSize(width=1280, height=960)
 _TALLEST, _TALLEST_DIALOG = 1500, 2300
 _FETCHES = 40
 _PAST_DAYS = 38
@@ -146,6 +147,7 @@ def main() -> int:
                     _take_all(stack, chromium, appearance)
                 _take_dialogs(stack, chromium)
                 _take_other_tenants(stack, chromium, place)
+                _take_temporal_ui(stack, chromium)
                 _take_root_keys(stack, chromium, holders.hold("aws-kms"), place)
     for picture in sorted(FOLDER.glob("*.png")):
         if picture.stat().st_mtime < began:
@@ -360,6 +362,22 @@ def _take_other_tenants(stack: Stack, chromium: Browser, place: Path) -> None:
         _take(sign_in(window, stack, leaving), LIGHT, "offboarding")
 
 
+def _take_temporal_ui(stack: Stack, chromium: Browser) -> None:
+    """Take the pictures of the runbook: the settings of the browser, and a workflow with readable payloads."""
+    with closing(chromium.new_context(viewport=_TEMPORAL_UI)) as context:
+        page = context.new_page()
+        temporal_ui.sign_in_to_codec(page, stack)
+        temporal_ui.open_provisioning(page, stack, ACME)
+        dialog = temporal_ui.fill_codec_settings(page, stack)
+        page.wait_for_timeout(_CALM_MS)
+        _save_page(page, _DOCS / "temporal-ui-codec.png")
+        temporal_ui.apply(dialog)
+        page.reload()
+        expect(page.get_by_text(f'"{ACME}"')).to_be_visible()
+        page.wait_for_timeout(_CALM_MS)
+        _save_page(page, _DOCS / "temporal-ui.png")
+
+
 def _take_root_keys(stack: Stack, chromium: Browser, holder: Holder, place: Path) -> None:
     """Take the pages of a customer who holds the root key, before and after its revocation."""
     stack.command("root-key", "change", ACME, *holder.words(place))
@@ -393,10 +411,13 @@ def _take(page: Page, appearance: Appearance, name: str, *, grows: bool = True, 
         tallest, around = (_TALLEST, 0) if shows == _MAIN else (_TALLEST_DIALOG, _AROUND_DIALOG)
         page.set_viewport_size({"width": _WIDE["width"], "height": max(_WIDE["height"], min(height + around, tallest))})
         _settle(page)
-    file = FOLDER / f"{name}-{appearance.name}.png"
-    page.screenshot(path=file)
+    _save_page(page, FOLDER / f"{name}-{appearance.name}.png")
     if appearance.grows and grows:
         page.set_viewport_size({"width": _WIDE["width"], "height": _WIDE["height"]})
+
+
+def _save_page(page: Page, file: Path) -> None:
+    page.screenshot(path=file)
     with Image.open(file) as picture:
         _save(picture, file)
 

@@ -49,7 +49,8 @@ _SIGN_IN = """<form method="post" action="/sign-in"><p><label>Codec token <input
 autocomplete="off"></label> <button>Sign in</button></p>
 <p>The token is the first line of the secret file <code>codec-token</code>.</p></form>"""
 _SIGNED_IN = """<p>You are signed in. In the Temporal UI click the glasses icon, choose <em>Use my browser setting</em>,
-enter <code>{address}</code> and switch on <em>Include cross-origin credentials</em>.</p>"""
+enter <code>{address}</code>, switch on <em>Include cross-origin credentials</em>, click <em>Apply</em> and reload the
+page.</p>"""
 
 
 class CodecServer:

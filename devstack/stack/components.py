@@ -16,6 +16,8 @@ from devstack.servers.temporal import TemporalServer
 
 _DRAIN_MARGIN_SECONDS = 10.0
 """More than a process takes to end itself after its grace."""
+WORKER_READY = 'openkcm_worker_ready{service_name="temporal-core-sdk"} 1'
+"""The sample in a ready worker's metrics; the help text contains only its name."""
 _HOST_SETTINGS = {
     "marketplace_port": "marketplace_host",
     "dashboard_port": "dashboard_host",
@@ -76,7 +78,7 @@ def components(settings: Settings) -> list[Component]:
             {"worker_metrics_port": settings.worker_metrics_port},
             host=settings.worker_metrics_host,
             health="/metrics",
-            saying='openkcm_worker_ready{service_name="temporal-core-sdk"} 1',  # the sample and not its help text
+            saying=WORKER_READY,
             after=prepared + allowed,
             stop_seconds=settings.shutdown_grace_seconds + _DRAIN_MARGIN_SECONDS,
         ),

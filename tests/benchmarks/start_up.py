@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from config.settings import PREFIX
+from devstack.stack.components import WORKER_READY
 from tests.benchmarks import report
 from tests.benchmarks.harness.marketplace_client import Marketplace
 from tests.benchmarks.harness.stack import Stack, free_ports
@@ -22,7 +23,6 @@ from tests.commands import command_line
 _TENANT = "start-corp-1"
 _ROUNDS = 7
 _LIMITS = {"openkcmctl --help": 0.3, "openkcmctl tenant show": 0.5, "worker": 3.0}
-_READY = 'openkcm_worker_ready{service_name="temporal-core-sdk"} 1'
 _POLL_SECONDS = 0.02
 _PATIENCE_SECONDS = 60
 _PROTOCOL = (
@@ -80,7 +80,7 @@ def _worker(port: int) -> float:
     try:
         while time.monotonic() - began < _PATIENCE_SECONDS:
             with suppress(httpx2.TransportError):
-                if _READY in httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text:
+                if WORKER_READY in httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text:
                     return time.monotonic() - began
             time.sleep(_POLL_SECONDS)
         raise TimeoutError(f"the worker is not ready after {_PATIENCE_SECONDS} s")

@@ -35,13 +35,16 @@ ACME, BETA = "acme-corp-12345", "beta-corp-67890"
 
 
 class FakeCallers:
-    """Trusts the leaf's DNS name, raises `refusals`, and, with `waits`, responds only after `open` is set."""
+    """Trusts the leaf's DNS name, raises `refusals`, and, with `waits`, responds only after `open` is set.
+
+    Each request reads its caller, unless `all_current`.
+    """
 
     def __init__(self) -> None:
         self.refusals: dict[str, OpenKcmError] = {}
         self.open = asyncio.Event()
         self.open.set()
-        self.waits = False
+        self.waits = self.all_current = False
         self.asked = 0
 
     async def identify(self, certificate_der: bytes, address: str) -> ClientIdentity:
@@ -55,8 +58,8 @@ class FakeCallers:
         caller = ClientIdentity(tenant, "orders", f"L2-{tenant}-primary", "eu-west-1", serial, State.ACTIVE, address)
         return await self.refresh(caller)
 
-    def is_current(self, caller: ClientIdentity) -> bool:  # noqa: ARG002 - each request reads the caller
-        return False
+    def is_current(self, caller: ClientIdentity) -> bool:  # noqa: ARG002 - one answer for all
+        return self.all_current
 
     async def refresh(self, caller: ClientIdentity) -> ClientIdentity:
         self.asked += 1

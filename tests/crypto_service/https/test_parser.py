@@ -234,7 +234,7 @@ def test_few_heads_are_known_for_a_connection():
     requests = [post("/v1/encrypt", b"{}", f"X: {number}") for number in range(100)]
     for request in requests:
         assert reader.feed(request)
-    assert 1 <= sum(reader.recognise(request) is not None for request in requests) <= 8
+    assert sum(reader.recognise(request) is not None for request in requests) == 4
     big = post("/v1/encrypt", b"{}", f"X: {'x' * 1024}")
     assert reader.feed(big)
     assert reader.recognise(big) is None

@@ -247,6 +247,21 @@ async def test_kept_connection_gets_errors_while_its_tenant_is_locked_and_answer
 
 
 @on_uvloop
+async def test_caller_of_a_connection_that_survived_a_lock_is_read_before_the_next_request():
+    async with kmip_server() as (here, _dispatcher):
+        here.callers.all_current = True
+        streams = await here.connect()
+        await ask(streams, encoded())
+        lock(here, ACME)
+        await wait_until_async(lambda: here.connections.refused == 1)
+        assert refusal(await ask(streams, encoded())) == LOCKED
+        del here.callers.refusals[ACME]
+        here.changes.tell(tenant_hash(ACME))
+        for name in ("first", "second"):
+            assert asked_id(await ask(streams, encoded(a_get(name)))) == name
+
+
+@on_uvloop
 async def test_response_that_is_pending_when_the_tenant_is_locked_is_not_sent():
     async with kmip_server() as (here, dispatcher):
         streams = await here.connect()

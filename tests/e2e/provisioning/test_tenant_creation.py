@@ -1,20 +1,14 @@
 """Story 2: a tenant is created automatically and isolated, and all events are recorded."""
 
-import base64
 import hashlib
 import json
 import ssl
-from typing import Any
-from urllib.parse import quote
 
-import httpx2
 import pytest
 from cryptography import x509
 
-from config.secrets import CODEC_TOKEN
 from core import names as ids
 from core.isolation import breaches
-from core.tenants.provisioning import TITLES, steps_of
 from database.certificates import AuthorityRow
 from openkcm.contract.audit_events import verify_chain
 from tests.concurrency import wait_until
@@ -106,50 +100,6 @@ def test_the_audit_stream_is_complete_and_in_order(stack, alpha):
         assert record["tenant_id"] == alpha
         assert {"time", "actor", "actor_kind", "subject", "outcome", "correlation_id"} <= record.keys()
         assert ORGANIZATION not in stored.record
-
-
-# ── the Temporal UI of operators ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def ui(stack: Stack, path: str) -> httpx2.Response:
-    return httpx2.get(f"http://127.0.0.1:{stack.settings.temporal_ui_port}{path}", timeout=10)
-
-
-def decode(stack: Stack, payloads: list[dict[str, Any]], token: str | None) -> httpx2.Response:
-    headers = {} if token is None else {"authorization": f"Bearer {token}"}
-    url = f"http://127.0.0.1:{stack.settings.codec_port}/decode"
-    return httpx2.post(url, json={"payloads": payloads}, headers=headers, timeout=10)
-
-
-def summaries(stack: Stack, tenant_id: str) -> list[dict[str, Any]]:
-    """Return the summary payloads of the tenant's provisioning as the Temporal UI receives them."""
-    workflow_id = quote(ids.provision_workflow(tenant_id), safe="")
-    answer = ui(stack, f"/api/v1/namespaces/default/workflows/{workflow_id}/history")
-    assert answer.status_code == 200, answer.text
-    events = answer.json()["history"]["events"]
-    return [event["userMetadata"]["summary"] for event in events if "summary" in event.get("userMetadata", {})]
-
-
-def test_the_temporal_ui_responds_and_has_the_codec_endpoint(stack, alpha):
-    assert "text/html" in ui(stack, "/").headers["content-type"]
-    codec = ui(stack, "/api/v1/settings").json()["Codec"]
-    assert codec["Endpoint"] == f"http://127.0.0.1:{stack.settings.codec_port}"
-    found = ui(stack, "/api/v1/namespaces/default/workflows?query=" + quote(f"TenantId='{alpha}'")).json()
-    assert {ids.tenant_workflow(alpha), ids.provision_workflow(alpha)} <= {
-        run["execution"]["workflowId"] for run in found["executions"]
-    }
-
-
-def test_steps_are_readable_with_the_token_of_the_codec_server_only(stack, alpha):
-    payloads = summaries(stack, alpha)
-    answer = decode(stack, payloads, stack.secret(CODEC_TOKEN))
-    assert answer.status_code == 200
-    shown = {json.loads(base64.b64decode(payload["data"])) for payload in answer.json()["payloads"]}
-    assert {TITLES[step] for step in steps_of(alpha)} <= shown
-    for payload in payloads:
-        assert not any(title.encode() in base64.b64decode(payload["data"]) for title in TITLES.values())
-    for token in (None, "wrong"):
-        assert decode(stack, payloads, token).status_code == 403
 
 
 def test_operators_find_tenants_by_state(stack, alpha, beta):
