@@ -21,6 +21,7 @@ from dashboard.auth.routes import of_tenant
 from dashboard.components import formatting as words
 from dashboard.components.address import draw_ignored
 from dashboard.components.fragments import draw_tabs, part, polling_fragment
+from dashboard.components.local_time import shown_time
 from dashboard.components.selection import current_run, select, selected
 from dashboard.page_context import PageContext
 from database.audit import FoundRecord
@@ -403,7 +404,8 @@ def _draw_records(context: PageContext, query: AuditQuery, *, live: bool) -> Non
                 args=[how],
                 disabled=not left,
             )
-        st.caption(f"As of {context.now().astimezone(UTC):%H:%M:%S} UTC")
+        now = context.now()
+        st.caption(f"As of {shown_time(now, now)}")
 
 
 def _ask(how: PageDirection) -> None:

@@ -1,6 +1,7 @@
 """Tenants in every state with services, keys and usage, and a page context for each of them."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -275,6 +276,11 @@ def shown(page: str, context: PageContext | Market, **query: str) -> AppTest:
 def text(at: AppTest) -> str:
     """Return all texts of a page and its dialog, in order, each element once."""
     return "\n".join(word for node in at._tree for word in _said(node))
+
+
+def shortcodes(at: AppTest) -> list[str]:
+    """Return the parts of a page's texts for which Streamlit loads its list of emoji."""
+    return re.findall(r":(?!material/|streamlit:)[\w+-]+:", text(at))
 
 
 def press(at: AppTest, key: str) -> str:

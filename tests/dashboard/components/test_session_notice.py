@@ -56,7 +56,7 @@ def test_only_the_button_of_the_notice_counts_as_activity(guard: SessionAuthoriz
     assert text(draw()) == ""
     clock.advance(minutes=28, seconds=30)
     ends_at = guard.ends_at(sign_on)
-    assert f"You will be signed out at {ends_at:%H:%M:%S} UTC" in text(draw())
+    assert f"You will be signed out at {ends_at:%H\\:%M\\:%S} UTC" in text(draw())
     assert guard.ends_at(sign_on) == ends_at
     page.button(key="session-stay").click().run()
     assert not page.exception
@@ -69,5 +69,5 @@ def test_no_activity_extends_the_end_of_the_sign_on(guard: SessionAuthorizer, cl
     sign_on = guard.admit(claims_of(clock, exp=int(clock().timestamp()) + 600), of_tenant(ACME), {}, "")
     clock.advance(minutes=9)
     page = AppTest.from_function(_script, args=(guard, sign_on), default_timeout=SECONDS).run()
-    assert f"Your sign-in is valid until {sign_on.expires_at:%H:%M:%S} UTC" in text(page)
+    assert f"Your sign-in is valid until {sign_on.expires_at:%H\\:%M\\:%S} UTC" in text(page)
     assert [button.key for button in page.button] == ["session-sign-in"]

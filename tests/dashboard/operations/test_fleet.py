@@ -15,7 +15,7 @@ from database.platform.processes import ProcessReporter
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.operations.test_page import a_page_context, listed
-from tests.dashboard.scene import ACME, Scene, press, shown, text
+from tests.dashboard.scene import ACME, Scene, press, shortcodes, shown, text
 from tests.database.builders import an_announcement, an_audit_event
 
 BETA = "beta-corp-23456"
@@ -40,7 +40,9 @@ def a_measured_tenant(scene: Scene) -> None:
 
 def test_a_measured_fleet_is_operational_with_each_component_by_name(scene: Scene) -> None:
     a_measured_tenant(scene)
-    said = text(page(scene))
+    drawn = page(scene)
+    said = text(drawn)
+    assert shortcodes(drawn) == []
     assert ":green-badge[:material/check: Operational]" in said
     for component in (
         "Database (PostgreSQL): Responds",

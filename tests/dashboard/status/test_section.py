@@ -15,7 +15,7 @@ from database.platform.scheduled import PlatformQueries
 from database.root_keys import RootKeyRead
 from database.usage import UsesRow
 from openkcm.contract.services import ServiceKind
-from tests.dashboard.scene import ACME, SECONDS, Scene, shown, text
+from tests.dashboard.scene import ACME, SECONDS, Scene, shortcodes, shown, text
 
 PAGES = ("overview", "keys", "services", "approvals", "usage", "audit", "reports", "settings")
 
@@ -36,6 +36,7 @@ def test_every_page_shows_what_was_measured_and_the_kill_switch(scene: Scene, pa
     assert "UTC" in said
     assert "red-badge" not in said
     assert at.button(key="standing.lock").label == "Lock all keys…"
+    assert shortcodes(at) == []
 
 
 @pytest.mark.parametrize("page", PAGES)

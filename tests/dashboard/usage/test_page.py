@@ -135,7 +135,7 @@ def test_the_period_is_chosen_on_the_page_or_by_the_address(used: PageContext) -
     custom = draw_tables(used, period="Custom")
     app = between(6, 1)
     assert metrics(app)["Key requests"] == ("200", "average 33 per complete UTC day")
-    assert any(one.value.startswith("19 Nov to 24 Nov 2026, UTC. As of 12:00:00 UTC.") for one in app.caption)
+    assert any(one.value.startswith(r"19 Nov to 24 Nov 2026, UTC. As of 12\:00\:00 UTC.") for one in app.caption)
     app = between(3, 2)
     assert "No requests in this period. The first request was on 29 Jan 2026" in app.info[-1].value
     assert not app.metric
