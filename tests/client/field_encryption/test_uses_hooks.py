@@ -38,16 +38,15 @@ def listener() -> Listener:
 
 def test_sums_are_reported_once_by_place_with_times_in_equal_shares(listener):
     reporter = UsageReporter(listener.receive, first_seconds=60)
-    reporter.note("postgresql:public.t.a", 3, 96, 5_000)
-    reporter.request(["postgresql:public.t.a", "postgresql:public.t.b"], 2_000_000)
-    reporter.request([], 1_000_000)
+    reporter.request({"postgresql:public.t.a": [3, 96], "postgresql:public.t.b": [0, 0]}, 10_000, 2_000_000)
+    reporter.request({}, 0, 1_000_000)
     reporter._report_new()
     reporter._report_new()
     reporter.note("postgresql:public.t.a", 1, 32, 1_900)
     reporter._end()
     assert listener.sums() == {
         "postgresql:public.t.a": [4, 128, 6, 1, 1000],
-        "postgresql:public.t.b": [0, 0, 0, 1, 1000],
+        "postgresql:public.t.b": [0, 0, 5, 1, 1000],
     }
     assert listener.times == 2
 

@@ -18,7 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, auto
 from typing import Protocol
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from openkcm.contract.protected_fields import Store
+from openkcm.field_encryption import value_format as values
 from openkcm.field_encryption.value_format import ColumnKey
 
 DATA, TAG = "data", "tag"
@@ -31,6 +34,7 @@ _REFUSAL_SECONDS = 1.0
 """Seconds for which a rejection is repeated without another request."""
 _REFRESH_SECONDS = 1.0
 """Seconds after which to check whether a key that is being refreshed has arrived."""
+_SESSIONS_KEPT = 4096
 
 
 class KeyErrorScope(Enum):
@@ -252,6 +256,42 @@ class ColumnKeys:
         for one in [entry] if failed.ends is KeyErrorScope.THE_KEY else [one for _, _, one in self._all()]:
             one.key = None
         self.ended += 1  # after the keys are removed: a concurrent caller then still sees the change
+
+
+class LentCiphers:
+    """The ciphers of one column that may be used without another call; thread-safe."""
+
+    __slots__ = ("_column", "_keys", "lent")
+
+    def __init__(self, keys: ColumnKeys, column: Column) -> None:
+        self._keys, self._column = keys, column
+        self.lent: tuple[float, dict[bytes, AESGCM], int] = (float("-inf"), {}, -1)
+        """Time limit, ciphers by the first bytes of a value, and `ended` of the keys; replaced as a whole."""
+
+    def renew(self, ended: int) -> None:
+        """Discard the ciphers, which may not be used any more."""
+        self.lent = (float("inf"), {}, ended)
+
+    def unseal(self, sealed: bytes, place: bytes) -> bytes:
+        """Decrypt a value with every check, and keep its cipher. Raises DecryptionFailed, KeyUnwrapError."""
+        before = self.lent
+        lent = self._keys.lend_version(self._column, values.version_of(sealed))
+        if lent is None:
+            raise values.DecryptionFailed
+        key, until = lent
+        plain = values.unseal(key, place, sealed)
+        self._add(before, sealed[: values.START], key.cipher(sealed[values.START - 16 : values.START]), until)
+        return plain
+
+    def _add(self, lent: tuple[float, dict[bytes, AESGCM], int], start: bytes, cipher: AESGCM, until: float) -> None:
+        """Add a cipher to those that were lent before the request; a rejection meanwhile has replaced them."""
+        usable, ciphers, ended = lent
+        if until < usable:  # the new key expires earlier than the others, so its limit applies to all
+            ciphers = dict(ciphers)
+            self.lent = (until, ciphers, ended)
+        if len(ciphers) >= _SESSIONS_KEPT:
+            ciphers.clear()
+        ciphers[start] = cipher
 
 
 class LatestKey:

@@ -99,11 +99,15 @@ class UsageReporter:
         if not self.awake:
             self.wake()
 
-    def request(self, places: Sequence[str], nanoseconds: int) -> None:
-        """Count a request of the application, which `note` has counted in parts."""
-        found = self.counter(places)
+    def request(self, done: Mapping[str, Sequence[int]], spent: int, lasted: int) -> None:
+        """Count a request of the application: values and bytes by place, and nanoseconds of encryption and in total."""
+        found = self.counter(tuple(done))
+        for at, (operations, size) in enumerate(done.values()):
+            found.operations[at] += operations
+            found.bytes[at] += size
+        found.nanoseconds += spent
         found.requests += 1
-        found.request_nanoseconds += nanoseconds
+        found.request_nanoseconds += lasted
         if not self.awake:
             self.wake()
 

@@ -3,6 +3,7 @@
 import pytest
 from pymongo import MongoClient, UpdateOne
 
+from openkcm.field_encryption.key_cache import KeyErrorScope, KeyUnwrapError
 from openkcm.field_encryption.mongodb.errors import KeysUnavailable, PlainValueFound, ValueRefused
 from tests.client.field_encryption.mongodb.stand import ANN
 from tests.client.field_encryption.stand import MemoryKeys
@@ -19,6 +20,7 @@ def test_value_is_decrypted_only_in_its_place(stand, patients):
         "patients", diagnosis="randomised", other="randomised", insurance="deterministic", tag="deterministic"
     )
     patients.insert_many([{"_id": 2, "diagnosis": "b", "insurance": "I", "other": "o", "tag": "I"}, {"_id": "2"}])
+    assert patients.find_one({"_id": 2})["diagnosis"] == "b"  # the ciphers are known from now on
     with stand.plain() as plain:
         two = plain.patients.find_one({"_id": 2})
         assert two["insurance"]["t"] != two["tag"]["t"]  # equal values of two fields are not visible
@@ -93,6 +95,30 @@ def test_program_continues_briefly_without_the_crypto_service_and_stores_nothing
             ask()
     assert patients.count_documents({}) == 2
     stand.keys.up = True
+    stand.now += 2
+    assert patients.find_one() == ANN
+
+
+def test_rejection_ends_lent_keys_immediately(stand, patients):
+    patients.insert_many([{"_id": number, "diagnosis": "b"} for number in range(2, 7)])
+    asks = (
+        patients.find_one,
+        lambda: patients.update_one({"_id": 1}, {"$set": {"diagnosis": "flu"}}),
+        lambda: patients.insert_one({"diagnosis": "c"}),
+        lambda: patients.find_one({"insurance": "A-1"}),
+    )
+    for ask in asks * 2:
+        ask()
+    cursor = patients.find(batch_size=2)
+    assert [next(cursor)["_id"] for _ in range(2)] == [1, 2]
+    stand.keys.refused = KeyUnwrapError("tenant_not_operational", "the tenant is locked", ends=KeyErrorScope.ALL_KEYS)
+    assert not any([callback() for callback in stand.keys.callbacks])  # noqa: C419 - each must run
+    with pytest.raises(KeysUnavailable):
+        next(cursor)
+    for ask in asks:
+        with pytest.raises(KeysUnavailable):
+            ask()
+    stand.keys.refused = None
     stand.now += 2
     assert patients.find_one() == ANN
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.field_encryption import value_format as values
+from openkcm.field_encryption.usage import place
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class Field:
     column: tuple[str, str, str]
     place: bytes
     full_name: str
+    counted: str
+    """The field's name in usage reports."""
     nested: bool
 
 
@@ -84,6 +87,7 @@ def _field(database: str, name: str, one: ProtectedField) -> Field:
         (database, name, one.field),
         values.column_place(Store.MONGODB, database, name, one.field),
         f"{database}.{name}.{one.field}",
+        place(Store.MONGODB, database, name, one.field),
         len(parts) > 1,
     )
 

@@ -39,6 +39,8 @@ _BATCH, _CLIENT_BATCH = ["self", "bwc", "cmd", "ops", "client"], ["self", "bwc",
 _OPERATIONS = (commands.insert, commands.update, commands.delete)
 """In the order of pymongo's numbers for them."""
 
+_REPLIES = frozenset({dict, tuple})
+"""The usual types of a reply that is not awaited."""
 _HANDSHAKE = frozenset({"hello", "isMaster", "ismaster", "saslStart", "saslContinue", "authenticate"})
 
 _READY = "_openkcm_ready"
@@ -140,7 +142,7 @@ def _command(  # noqa: PLR0913, PLR0917 - pymongo's own parameters
 
 def _then(reply: Any, read: Callable[[Any], Any]) -> Any:
     """Apply `read` to a reply, or to the result of an awaitable."""
-    if not inspect.isawaitable(reply):
+    if type(reply) in _REPLIES or not inspect.isawaitable(reply):
         return read(reply)
 
     async def awaited(pending: Awaitable[Any]) -> Any:

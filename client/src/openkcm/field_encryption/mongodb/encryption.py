@@ -21,13 +21,18 @@ import bson
 from bson import CodecOptions
 from bson.binary import Binary
 from bson.objectid import ObjectId
+from cryptography.exceptions import InvalidTag
 
 from openkcm.field_encryption import value_format as values
-from openkcm.field_encryption.key_cache import TAG, ColumnKeys
+from openkcm.field_encryption.key_cache import TAG, Column, ColumnKeys, LatestKey, LentCiphers
 from openkcm.field_encryption.mongodb.catalog import Field
 from openkcm.field_encryption.mongodb.errors import PlainValueFound, ProtectionUnusable, ValueRefused
 
 SUBTYPE = 0xC7
+_PREFIX = values.BYTES_PREFIX[0]
+_START = len(_PREFIX)
+_NONCE, _BODY = _START + values.START, _START + values.HEAD
+_UNUSUAL = (KeyError, ValueError, TypeError, InvalidTag)
 TAG_NAME, SEALED_NAME = "t", "c"
 Codec = CodecOptions[Any]
 
@@ -35,6 +40,44 @@ _STRING, _INT32, _INT64 = b"\x02", b"\x10", b"\x12"
 _DOCUMENTS = frozenset({b"\x03", b"\x04"})
 _COMPARABLE = frozenset({_STRING, b"\x05", b"\x07", b"\x08", b"\x09", _INT32, b"\x11", _INT64})
 """Types whose equal values have equal bytes: string, Binary, ObjectId, bool, date, int, Timestamp."""
+
+
+class FieldKeys(LentCiphers):
+    """The keys of one field, which are looked up again only when their time is over; thread-safe."""
+
+    __slots__ = ("_newest", "_tags")
+
+    def __init__(self, keys: ColumnKeys, column: Column) -> None:
+        super().__init__(keys, column)
+        self._newest, self._tags = LatestKey(keys, column), LatestKey(keys, column, TAG)
+
+    def newest(self) -> values.ColumnKey:
+        """Return the key to encrypt with. Raises KeyUnwrapError."""
+        return self._newest.key(self._keys.clock())
+
+    def tags(self) -> values.ColumnKey:
+        """Return the key of the tags. Raises KeyUnwrapError."""
+        return self._tags.key(self._keys.clock())
+
+    def renew_if_due(self) -> None:
+        """Discard the ciphers if they may not be used any more."""
+        ended, lent = self._keys.ended, self.lent
+        if ended != lent[2] or self._keys.clock() >= lent[0]:
+            self.renew(ended)
+
+
+class DatabaseKeys:
+    """The keys of the fields of one database; thread-safe."""
+
+    def __init__(self, keys: ColumnKeys) -> None:
+        self._keys = keys
+        self._fields: dict[Column, FieldKeys] = {}
+
+    def of(self, field: Field) -> FieldKeys:
+        found = self._fields.get(field.column)
+        if found is None:
+            found = self._fields.setdefault(field.column, FieldKeys(self._keys, field.column))
+        return found
 
 
 def identity(value: object, codec: Codec) -> bytes | None:
@@ -56,22 +99,20 @@ def is_document(value: object, codec: Codec) -> bool:
     return bson.encode({"": value}, codec_options=codec)[4:5] in _DOCUMENTS
 
 
-def seal(keys: ColumnKeys, field: Field, identity: bytes, value: object, codec: Codec) -> Binary | dict[str, Binary]:
+def seal(keys: FieldKeys, field: Field, identity: bytes, value: object, codec: Codec) -> Binary | dict[str, Binary]:
     """Return the encrypted value to store. Raises KeyUnwrapError, ProtectionUnusable."""
     plain = _plain(value, codec)
     equality = tag(keys, field, plain) if field.deterministic else None
-    sealed = Binary(
-        values.to_bytes(values.seal(keys.newest(field.column), field.place + identity, plain), None), SUBTYPE
-    )
+    sealed = Binary(_PREFIX + values.seal(keys.newest(), field.place + identity, plain), SUBTYPE)
     return sealed if equality is None else {TAG_NAME: Binary(equality, SUBTYPE), SEALED_NAME: sealed}
 
 
-def tag_of(keys: ColumnKeys, field: Field, value: object, codec: Codec) -> Binary:
+def tag_of(keys: FieldKeys, field: Field, value: object, codec: Codec) -> Binary:
     """Return the tag for an equality query. Raises KeyUnwrapError, ProtectionUnusable."""
     return Binary(tag(keys, field, _plain(value, codec)), SUBTYPE)
 
 
-def tag(keys: ColumnKeys, field: Field, plain: bytes) -> bytes:
+def tag(keys: FieldKeys, field: Field, plain: bytes) -> bytes:
     if plain[:1] not in _COMPARABLE:
         raise ProtectionUnusable(
             f"a value of {field.full_name} has a type that does not support equality",
@@ -79,13 +120,28 @@ def tag(keys: ColumnKeys, field: Field, plain: bytes) -> bytes:
         )
     if plain[:1] == _INT32:  # drivers choose the type by size, and MongoDB considers the values equal
         plain = _INT64 + int.from_bytes(plain[1:], "little", signed=True).to_bytes(8, "little", signed=True)
-    return values.tag(keys.newest(field.column, TAG), field.place, plain)
+    return values.tag(keys.tags(), field.place, plain)
 
 
-def decrypted(keys: ColumnKeys, field: Field, identity: bytes | None, stored: Any, codec: Codec) -> Any:
+def decrypted_quickly(keys: FieldKeys, field: Field, identity: bytes | None, stored: Any) -> bytes | None:
+    """Return the plaintext of a valid randomised value of a known session, and None for any other value."""
+    if type(stored) is not Binary or stored.subtype != SUBTYPE or stored[:_START] != _PREFIX:
+        return None
+    try:
+        session = stored[_START:_NONCE]
+        return keys.lent[1][session].decrypt(
+            stored[_NONCE:_BODY],
+            stored[_BODY:],
+            session + field.place + identity,  # type: ignore[operator]  # for None as well
+        )
+    except _UNUSUAL:
+        return None
+
+
+def decrypted(keys: FieldKeys, field: Field, identity: bytes | None, stored: Any, codec: Codec) -> Any:
     """Return the decrypted value. Raises KeyUnwrapError, PlainValueFound, ValueRefused."""
     try:
-        return _value(_unseal(keys, field, identity, stored), codec)
+        return value_of(_unseal(keys, field, identity, stored), codec)
     except values.NotEncrypted:
         if field.plaintext_allowed:
             return stored
@@ -100,15 +156,14 @@ def decrypted(keys: ColumnKeys, field: Field, identity: bytes | None, stored: An
 def size_of(stored: Binary | Mapping[str, Binary]) -> int:
     """Return the number of plaintext bytes of a stored value."""
     sealed = stored if isinstance(stored, Binary) else stored[SEALED_NAME]
-    return len(sealed) - len(values.BYTES_PREFIX[0]) - values.AROUND
+    return len(sealed) - _START - values.AROUND
 
 
-def _unseal(keys: ColumnKeys, field: Field, identity: bytes | None, stored: Any) -> bytes:
+def _unseal(keys: FieldKeys, field: Field, identity: bytes | None, stored: Any) -> bytes:
     sealed, equality = _parts(stored)
-    key = keys.version(field.column, values.version_of(sealed))
-    if key is None or identity is None:
+    if identity is None:
         raise values.DecryptionFailed
-    plain = values.unseal(key, field.place + identity, sealed)
+    plain = keys.unseal(sealed, field.place + identity)
     if equality is not None and not hmac.compare_digest(equality, tag(keys, field, plain)):
         raise values.DecryptionFailed
     return plain
@@ -141,7 +196,8 @@ def _plain(value: object, codec: Codec) -> bytes:
     return encoded[4:5] + encoded[6:-1]
 
 
-def _value(plain: bytes, codec: Codec) -> Any:
+def value_of(plain: bytes, codec: Codec) -> Any:
+    """Return the value of a plaintext."""
     if plain[:1] == _STRING:
         return plain[5:-1].decode("utf-8")
     element = plain[:1] + b"\0" + plain[1:] + b"\0"

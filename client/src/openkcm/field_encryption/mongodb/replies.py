@@ -1,6 +1,6 @@
 """Documents as the application reads them: decrypted, and without an `_id` that was added."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,14 @@ from bson.raw_bson import RawBSONDocument
 from openkcm.field_encryption.key_cache import KeyUnwrapError
 from openkcm.field_encryption.mongodb import encryption as sealing
 from openkcm.field_encryption.mongodb.catalog import Field
-from openkcm.field_encryption.mongodb.encryption import Codec
+from openkcm.field_encryption.mongodb.encryption import Codec, FieldKeys
 from openkcm.field_encryption.mongodb.errors import PlainValueFound, StatementRefused, unavailable
 from openkcm.field_encryption.mongodb.pymongo_internals import is_opaque
 from openkcm.field_encryption.mongodb.rewrite.projections import Documents
 from openkcm.field_encryption.mongodb.rewrite.request import Request
 
 _BATCHES = ("firstBatch", "nextBatch")
+_RAW = (bytes, memoryview)
 _AS_STORED: Codec = CodecOptions(document_class=dict, datetime_conversion=DatetimeConversion.DATETIME_MS)
 
 
@@ -40,30 +41,33 @@ class ReplyDecryptor:
     def decrypted(self, reply: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the reply with decrypted documents. Raises KeysUnavailable, PlainValueFound, ValueRefused."""
         try:
-            if isinstance(reply.get("value"), Mapping):
-                return _with(reply, "value", self._document(reply["value"]))
             cursor = reply.get("cursor")
-            if cursor is None:
-                return reply
-            for batch in _BATCHES:
-                if cursor.get(batch):
-                    return _with(reply, "cursor", _with(cursor, batch, [self._document(one) for one in cursor[batch]]))
+            if cursor is not None:
+                for batch in _BATCHES:
+                    if documents := cursor.get(batch):
+                        return _with(reply, "cursor", _with(cursor, batch, self._documents(documents)))
+            elif isinstance(found := reply.get("value"), Mapping):
+                return _with(reply, "value", self._documents([found])[0])
         except KeyUnwrapError as failed:
             raise unavailable(failed) from None
         return reply
 
-    def _document(self, document: Any) -> Any:
-        if isinstance(document, bytes | memoryview):
+    def _documents(self, documents: Sequence[Any]) -> list[Any]:
+        if isinstance(documents[0], _RAW):
             raise StatementRefused("raw batches would return ciphertext", "use find and aggregate")
-        codec = self.request.codec
+        codec, keys = self.request.codec, self.request.keys
+        fields = [(field, keys.of(field)) for field in self.request.collection.fields]
         if not is_opaque(codec):
-            return self._decrypt_fields(document, codec)
-        inner = self._decrypt_fields(bson.decode(document.raw, codec_options=_AS_STORED), _AS_STORED)
-        return bson.decode(bson.encode(inner, codec_options=_AS_STORED), codec_options=codec)
+            return [self._decrypt_fields(one, codec, fields) for one in documents]
+        inner = [
+            self._decrypt_fields(bson.decode(one.raw, codec_options=_AS_STORED), _AS_STORED, fields)
+            for one in documents
+        ]
+        return [bson.decode(bson.encode(one, codec_options=_AS_STORED), codec_options=codec) for one in inner]
 
-    def _decrypt_fields(self, document: Any, codec: Codec) -> Any:
+    def _decrypt_fields(self, document: Any, codec: Codec, fields: Sequence[tuple[Field, FieldKeys]]) -> Any:
         identity: bytes | None = None
-        for field in self.request.collection.fields:
+        for field, keys in fields:
             holder: Any = document
             if field.nested:
                 holder = _holder(document, field)
@@ -74,7 +78,13 @@ class ReplyDecryptor:
             if stored is not None:
                 if identity is None:
                     identity = sealing.identity(document.get("_id"), codec)
-                holder[name] = self.request.decrypted(field, identity, stored, codec)
+                keys.renew_if_due()
+                plain = sealing.decrypted_quickly(keys, field, identity, stored)
+                if plain is None:
+                    holder[name] = self.request.decrypted(field, identity, stored, codec)
+                else:
+                    self.request.count.value(field, len(plain))
+                    holder[name] = sealing.value_of(plain, codec)
         if self.reads is Documents.WITHOUT_ID:
             document.pop("_id", None)
         return document

@@ -10,7 +10,7 @@ from openkcm.contract.protected_fields import ProtectedField, Store
 from openkcm.field_encryption.key_cache import ColumnKeys, KeySource, KeyStore, KeyUnwrapError
 from openkcm.field_encryption.mongodb import pymongo_internals as clients
 from openkcm.field_encryption.mongodb.catalog import Catalogue, Collection, catalogue
-from openkcm.field_encryption.mongodb.encryption import Codec
+from openkcm.field_encryption.mongodb.encryption import Codec, DatabaseKeys
 from openkcm.field_encryption.mongodb.errors import ProtectionUnknown, StatementRefused, unavailable
 from openkcm.field_encryption.mongodb.replies import ReplyDecryptor
 from openkcm.field_encryption.mongodb.rewrite import commands
@@ -20,6 +20,8 @@ from openkcm.field_encryption.protected_fields import Protection, ProtectionUnre
 from openkcm.field_encryption.usage import UsageReporter
 
 _MAX_CURSORS = 65536
+_ATTRIBUTE = "_openkcm_keys"
+"""An attribute of the client, so that a command does not look up its servers."""
 _DOCUMENTS = frozenset({"find", "aggregate", "findAndModify", "findandmodify", "getMore"})
 
 Command = Mapping[str, Any]
@@ -51,7 +53,7 @@ class MongoSession:
         self._key_seconds, self._clock = key_seconds, clock
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=self._reset_after_fork)
-        self._databases: dict[tuple[str, ...], ColumnKeys] = {}
+        self._databases: dict[tuple[str, ...], DatabaseKeys] = {}
         self._cursors: dict[tuple[Any, int], Documents] = {}
         self._known: tuple[tuple[ProtectedField, ...] | None, Catalogue] = (None, {})
 
@@ -146,15 +148,27 @@ class MongoSession:
                 f"{collection.full_name} is protected, and this client has automatic encryption enabled",
                 "remove auto_encryption_opts, or remove the collection's fields from the protected fields",
             )
+        known: tuple[MongoSession, dict[str, DatabaseKeys]] | None = client.__dict__.get(_ATTRIBUTE)
+        keys = known[1].get(collection.database) if known is not None and known[0] is self else None
+        if keys is None:
+            keys = self._keys(client, collection.database)
+        return Request(collection, keys, codec, count)
+
+    def _keys(self, client: Any, database: str) -> DatabaseKeys:
+        """Return the keys of a database, which all clients of the same servers share."""
         arguments = clients.arguments(client)
-        place = (str(arguments["host"]), str(arguments["port"]), collection.database)
+        place = (str(arguments["host"]), str(arguments["port"]), database)
         with self._lock:
             keys = self._databases.get(place)
             if keys is None:
-                store = self._store(client, collection.database)
-                keys = ColumnKeys(Store.MONGODB, self._source, store, self._key_seconds, self._clock)
+                store = self._store(client, database)
+                keys = DatabaseKeys(ColumnKeys(Store.MONGODB, self._source, store, self._key_seconds, self._clock))
                 self._databases[place] = keys
-        return Request(collection, keys, codec, count)
+            known = client.__dict__.get(_ATTRIBUTE)
+            if known is None or known[0] is not self:
+                known = client.__dict__[_ATTRIBUTE] = (self, {})
+            known[1][database] = keys
+        return keys
 
 
 class Writer(NamedTuple):

@@ -76,8 +76,9 @@ def bulk(request: Request, operation: Command) -> Command:
 def _find(request: Request, command: Command) -> Sent:
     sent = dict(_with_filter(request, command, "filter"))
     for bound in ("min", "max"):
-        for path in dict(sent.get(bound) or ()):
-            request.require_unprotected(path, "a range of")
+        if bound in sent:
+            for path in dict(sent[bound] or ()):
+                request.require_unprotected(path, "a range of")
     if sent.get("returnKey"):
         raise StatementRefused("returnKey returns the content of the index", "leave it out")
     return _projected(request, sent, "projection")
@@ -104,13 +105,13 @@ def _projected(request: Request, command: dict[str, Any], name: str) -> Sent:
 def _with_filter(request: Request, command: Command, name: str) -> Command:
     """Return a command with its condition rewritten."""
     sent = {**command, name: filters.rewrite_filter(request, command[name])} if name in command else command
-    _check_sort(request, sent)
     return _with_hint(request, sent)
 
 
 def _check_sort(request: Request, command: Command) -> None:
-    for path in dict(command.get("sort") or ()):
-        request.require_unprotected(path, "sorting by")
+    if "sort" in command:
+        for path in dict(command["sort"] or ()):
+            request.require_unprotected(path, "sorting by")
 
 
 def _with_hint(request: Request, command: Command) -> Command:

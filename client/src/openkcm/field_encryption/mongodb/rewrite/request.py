@@ -8,13 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from openkcm.contract.protected_fields import Store
-from openkcm.field_encryption.key_cache import ColumnKeys
 from openkcm.field_encryption.mongodb import encryption as sealing
 from openkcm.field_encryption.mongodb.catalog import Collection, Field
-from openkcm.field_encryption.mongodb.encryption import Codec
+from openkcm.field_encryption.mongodb.encryption import Codec, DatabaseKeys
 from openkcm.field_encryption.mongodb.errors import ProtectionUnusable, StatementRefused
-from openkcm.field_encryption.usage import PLAIN, UsageReporter, place
+from openkcm.field_encryption.usage import PLAIN, UsageReporter
 
 _WHOLE = ("$$ROOT", "$$CURRENT")
 _BY_NAME = ("$getField", "$setField", "$unsetField")
@@ -32,13 +30,16 @@ class Count:
 
     def value(self, field: Field, size: int) -> None:
         """Count an encrypted or decrypted value by its size in bytes."""
-        done = self._done.setdefault(_place(field), [0, 0])
-        done[0] += 1
-        done[1] += size
+        done = self._done.get(field.counted)
+        if done is None:
+            self._done[field.counted] = [1, size]
+        else:
+            done[0] += 1
+            done[1] += size
 
     def plain(self, field: Field) -> None:
         """Count a value that was read unencrypted."""
-        name = _place(field)
+        name = field.counted
         self._plain[name] = self._plain.get(name, 0) + 1
 
     def spent(self, since: int) -> None:
@@ -55,10 +56,7 @@ class Count:
         for name, number in self._plain.items():
             self._uses.note(name + PLAIN, number, 0, 0)
         if self._done:
-            share = self._spent // len(self._done)
-            for name, (operations, size) in self._done.items():
-                self._uses.note(name, operations, size, share)
-            self._uses.request(tuple(self._done), lasted)
+            self._uses.request(self._done, self._spent, lasted)
         self._done, self._plain = {}, {}
         return reply
 
@@ -66,7 +64,7 @@ class Count:
 @dataclass(frozen=True, slots=True)
 class Request:
     collection: Collection
-    keys: ColumnKeys
+    keys: DatabaseKeys
     codec: Codec
     count: Count
 
@@ -83,13 +81,13 @@ class Request:
 
     def seal(self, field: Field, identity: bytes, value: object) -> Any:
         """Return the encrypted value to store. Raises ProtectionUnusable, KeyUnwrapError."""
-        stored = sealing.seal(self.keys, field, identity, value, self.codec)
+        stored = sealing.seal(self.keys.of(field), field, identity, value, self.codec)
         self.count.value(field, sealing.size_of(stored))
         return stored
 
     def decrypted(self, field: Field, identity: bytes | None, stored: Any, codec: Codec) -> Any:
         """Return the decrypted value. Raises KeyUnwrapError, PlainValueFound, ValueRefused."""
-        value = sealing.decrypted(self.keys, field, identity, stored, codec)
+        value = sealing.decrypted(self.keys.of(field), field, identity, stored, codec)
         if value is stored:
             self.count.plain(field)
         else:
@@ -98,7 +96,7 @@ class Request:
 
     def tag(self, field: Field, value: object) -> Any:
         """Return the tag for an equality query. Raises ProtectionUnusable, KeyUnwrapError."""
-        return sealing.tag_of(self.keys, field, value, self.codec)
+        return sealing.tag_of(self.keys.of(field), field, value, self.codec)
 
     def is_document(self, value: object) -> bool:
         return sealing.is_document(value, self.codec)
@@ -145,7 +143,3 @@ def _references(expression: object) -> Iterator[str]:
     elif isinstance(expression, list | tuple):
         for value in expression:
             yield from _references(value)
-
-
-def _place(field: Field) -> str:
-    return place(Store.MONGODB, *field.column)

@@ -10,10 +10,9 @@ from time import perf_counter_ns
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from openkcm.field_encryption import value_format as values
-from openkcm.field_encryption.key_cache import TAG, ColumnKeys, KeyUnwrapError, LatestKey
+from openkcm.field_encryption.key_cache import TAG, ColumnKeys, KeyUnwrapError, LatestKey, LentCiphers
 from openkcm.field_encryption.postgresql.catalog import Column, Table, key_value
 from openkcm.field_encryption.postgresql.errors import (
     PlainValueFound,
@@ -60,23 +59,17 @@ class Visible:
         return found
 
 
-class ColumnDecryptor:
+class ColumnDecryptor(LentCiphers):
     """Decrypts the values of one protected column; thread-safe."""
 
-    __slots__ = ("_column", "_keys", "_name", "_tags", "_where", "is_text", "lent", "place")
+    __slots__ = ("_plaintext_allowed", "_tags", "_where", "is_text", "place")
 
     def __init__(self, keys: ColumnKeys, table: Table, column: Column) -> None:
-        self._keys, self._column = keys, column
-        self._name = (table.schema, table.name, column.name)
+        super().__init__(keys, (table.schema, table.name, column.name))
+        self._plaintext_allowed = column.plaintext_allowed
         self._where = f"{table.full_name}.{column.name}"
-        self._tags = LatestKey(keys, self._name, TAG)
+        self._tags = LatestKey(keys, self._column, TAG)
         self.place, self.is_text = column.place, column.kind == "text"
-        self.lent: tuple[float, dict[bytes, AESGCM], int] = (float("-inf"), {}, -1)
-        """Time limit, ciphers by the first bytes of a value, and `ended` of the keys; replaced as a whole."""
-
-    def renew(self, ended: int) -> None:
-        """Discard the ciphers, which may not be used any more."""
-        self.lent = (float("inf"), {}, ended)
 
     def tag(self, plain: bytes) -> bytes:
         """Return the tag of all values that equal this one. Raises KeyUnwrapError."""
@@ -106,7 +99,7 @@ class ColumnDecryptor:
             read: Callable[[Any], tuple[Any, Any]] = values.from_text if self.is_text else values.from_bytes
             return self._unseal(*read(stored), part)
         except values.NotEncrypted:
-            if self._column.plaintext_allowed:
+            if self._plaintext_allowed:
                 return None
             raise PlainValueFound(f"{self._where} contains a value that is not encrypted") from None
         except values.DecryptionFailed:
@@ -118,28 +111,12 @@ class ColumnDecryptor:
             raise unavailable(failed) from None
 
     def _unseal(self, sealed: bytes, equality: bytes | None, part: bytes | None) -> bytes:
-        before = self.lent
-        lent = self._keys.lend_version(self._name, values.version_of(sealed))
-        if lent is None or part is None:
+        if part is None:
             raise values.DecryptionFailed
-        key, until = lent
-        plain = values.unseal(key, self.place + part, sealed)
+        plain = self.unseal(sealed, self.place + part)
         if equality is not None and equality != self.tag(plain):
             raise values.DecryptionFailed
-        self._add_cipher(before, sealed[:START], key.cipher(sealed[START - 16 : START]), until)
         return plain
-
-    def _add_cipher(
-        self, lent: tuple[float, dict[bytes, AESGCM], int], start: bytes, cipher: AESGCM, until: float
-    ) -> None:
-        """Add a cipher to those that were lent before the request; a rejection meanwhile has replaced them."""
-        usable, ciphers, ended = lent
-        if until < usable:  # the new key expires earlier than the others, so its limit applies to all
-            ciphers = dict(ciphers)
-            self.lent = (until, ciphers, ended)
-        if len(ciphers) >= _SESSIONS_KEPT:
-            ciphers.clear()
-        ciphers[start] = cipher
 
 
 class RowReader:
@@ -276,4 +253,3 @@ UNUSUAL = (KeyError, ValueError, TypeError, InvalidTag, KeyUnwrapError)
 """Errors of the fast path for a value that is not an ordinary one."""
 
 _BYTES = BYTES_PREFIX[0]
-_SESSIONS_KEPT = 4096
