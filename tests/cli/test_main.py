@@ -1,11 +1,14 @@
 """Exit statuses, and exactly one JSON document for every outcome."""
 
+import gc
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
@@ -183,6 +186,18 @@ def test_an_unexpected_error_is_internal_with_a_reference_to_the_log(
     log = Path(error["hint"].removeprefix("see "))
     assert f"reference {reference}" in log.read_text(encoding="utf-8")
     assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_loading_a_command_is_not_interrupted_by_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    collects = []
+    noting = ModuleType("noting")
+    noting.__dict__["register"] = lambda _app: collects.append(gc.isenabled())
+    monkeypatch.setitem(sys.modules, "noting", noting)
+
+    replace(APPLICATION, modules={"noting": {"note": "Note."}}).app(["note"])
+
+    assert collects == [False]
+    assert gc.isenabled()
 
 
 def test_text_output_has_the_error_on_standard_error(
