@@ -71,6 +71,9 @@ def create_app(parts: Dependencies) -> AuthMiddleware:
     # with another key, and a sign-on that begins at one instance could not end at another. Not earlier: the first
     # access to an option reads the file beside the script, which `App` names.
     config.set_option("server.cookieSecret", parts.cookie_secrets[0])
+    # The origins that may send window messages to a page; by default those of Streamlit's cloud, each compared with
+    # every message.
+    config.set_option("client.allowedOrigins", [origin])
     return AuthMiddleware(
         StaticFiles(app),
         parts.guard,

@@ -40,7 +40,7 @@ def test_nothing_is_fetched_from_the_network() -> None:
 def _configured() -> Iterator[None]:
     """Set the options of the file, which Streamlit read for another script of this process."""
     changed = {"server.cookieSecret": None, "server.enableAgentApi": False, "browser.gatherUsageStats": False}
-    before = {name: config.get_option(name) for name in changed}
+    before = {name: config.get_option(name) for name in (*changed, "client.allowedOrigins")}
     for name, value in changed.items():
         config.set_option(name, value)
     yield
@@ -63,6 +63,7 @@ def test_sign_on_that_begins_at_one_instance_can_end_at_another() -> None:
     create_app(cast("Any", SimpleNamespace(**parts)))
     [session] = [one for one in create_streamlit_middleware() if cast("Any", one.cls) is SessionMiddleware]
     assert session.kwargs["secret_key"] == "the same for all instances"
+    assert config.get_option("client.allowedOrigins") == ["https://kcm.example"]
 
 
 def test_loggers_of_streamlit_pass_their_records_to_the_log_of_the_process(monkeypatch) -> None:

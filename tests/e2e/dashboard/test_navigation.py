@@ -173,6 +173,21 @@ def test_an_operators_tenant_has_an_address(visitor):
     assert_at(shared, f"/operations/?id={ACME}", ACME)
 
 
+def test_a_page_connects_at_the_first_attempt_and_knows_the_session(visitor):
+    """Also in a browser that has kept the session only: Streamlit ends its XSRF cookie with the browser."""
+    page = visitor().sign_in(ADA, HOME)
+    asked = []
+    page.on("response", lambda found: asked.append((urlsplit(found.url).path, found.status)))
+    page.context.clear_cookies(name="_streamlit_xsrf")
+    page.goto(f"{HOME}keys")
+    assert_at(page, f"{HOME}keys", "Keys")
+    ours = {found for found in asked if "/_stcore/" in found[0]}
+    assert ours == {(f"{HOME}_stcore/health", 200), (f"{HOME}_stcore/host-config", 200)}
+    assert page.evaluate("async () => (await (await fetch('_stcore/host-config')).json()).allowedOrigins") == [
+        page.evaluate("() => location.origin")
+    ]
+
+
 def test_every_page_names_itself_and_its_tenant(visitor):
     page = visitor().sign_in(ADA, HOME)
     side = page.get_by_test_id("stSidebar")
