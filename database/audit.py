@@ -33,12 +33,13 @@ _FOUND: LiteralString = """
     and (cardinality(%(operations)s::text[]) = 0 or record like any (%(operations)s))
     and (cardinality(%(texts)s::text[]) = 0 or lower(record) like all (%(texts)s))
 """
+# With the values, the planner drops the conditions that are not asked for and finds names by their index.
 _COUNTED: LiteralString = """
     from okcm.audit_hour
     where (%(since)s::timestamptz is null or hour >= date_trunc('hour', %(since)s::timestamptz, 'UTC'))
     and (%(until)s::timestamptz is null or hour < %(until)s)
-    and (cardinality(%(names)s::text[]) = 0
-         or name = any (%(names)s) or split_part(name, '.', 1) || '.' = any (%(names)s))
+    and (cardinality(%(names)s::text[] || %(families)s::text[]) = 0 or name = any (%(names)s)
+         or (cardinality(%(families)s::text[]) > 0 and split_part(name, '.', 1) || '.' = any (%(families)s)))
     and (cardinality(%(outcomes)s::text[]) = 0 or outcome = any (%(outcomes)s))
     and (cardinality(%(services)s::text[]) = 0 or service = any (%(services)s))
     and (cardinality(%(operations)s::text[]) = 0 or operation = any (%(operations)s))
@@ -355,7 +356,8 @@ def _counted(chosen: AuditFilter) -> dict[str, object]:
     return {
         "since": chosen.since,
         "until": chosen.until,
-        "names": list(chosen.names),
+        "names": [name for name in chosen.names if not name.endswith(".")],
+        "families": [name for name in chosen.names if name.endswith(".")],
         "outcomes": list(chosen.outcomes),
         "services": list(chosen.services),
         "operations": list(chosen.operations),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from core.audit import AuditFilter, operation_of, service_of
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditEvent, AuditName
+from tests.concurrency import wait_until
 from tests.database.builders import an_audit_event
 from tests.database.fixtures import Field
 
@@ -71,6 +72,9 @@ def test_a_repeated_event_is_counted_once_and_only_for_its_tenant(dashboard: Dat
     assert totals(dashboard, AuditFilter(names=frozenset({"crypto."}), outcomes=frozenset({"refused"}))) == {
         "refused": 1
     }
+    some = AuditFilter(names=frozenset({"crypto.", AuditName.SERVICE_CONNECTED}))
+    assert totals(dashboard, some) == {"success": 8, "refused": 1}
+    assert totals(dashboard, AuditFilter(names=frozenset({AuditName.SERVICE_CONNECTED}))) == {"success": 1}
     with dashboard.tenant_tx("acme") as tx:
         assert tx.audit.services_and_operations() == (["orders", "users"], ["decrypt", "encrypt"])
 
@@ -84,6 +88,28 @@ def test_a_search_reads_only_the_part_of_the_stream_with_a_match(dashboard: Data
     assert parts(dashboard, AuditFilter(outcomes=frozenset({"refused"}))) == [range(8, 9)]
     late = datetime.fromisoformat("2999-01-01T00:00:00Z")
     assert parts(dashboard, AuditFilter(outcomes=frozenset({"refused"}), since=late)) == []
+
+
+@pytest.mark.usefixtures("stream")
+def test_a_rare_name_is_found_by_its_index(dashboard: Database, field: Field) -> None:
+    with field.administrator() as administrator:
+        administrator.execute(
+            "insert into okcm.audit_hour (tenant_id, hour, name, service, operation, outcome, records, first_seq,"
+            " last_seq) select 'acme', date_trunc('hour', now(), 'UTC') - n * interval '1 hour', 'crypto.used',"
+            " service, 'decrypt', 'success', 1, 1, 1"
+            " from generate_series(1, 500) n, unnest(array['a', 'b', 'c', 'd']) service"
+        )
+        administrator.execute("analyze okcm.audit_hour")
+        rare = AuditFilter(names=frozenset({AuditName.SERVICE_CONNECTED, AuditName.TENANT_LOCKED}))
+        assert parts(dashboard, rare) == [range(9, 10)]
+        dashboard.close()  # the server counts the uses of an index at the latest when a session ends
+
+        def is_used() -> bool:
+            return administrator.execute(
+                "select idx_scan > 0 from pg_stat_user_indexes where indexrelname = 'audit_hour_named'"
+            ).fetchone() == (True,)
+
+        wait_until(is_used, seconds=20)
 
 
 def test_records_of_a_former_release_are_searched_and_not_counted(

@@ -209,7 +209,7 @@ def test_query_verifies_the_signature_once_and_scans_the_table_once(many: Field,
             )
             plans.clear()
             connection.execute(QUERIES[query]).fetchall()
-    nodes = [node for plan in plans if "okcm.tenant t" in plan["Query Text"] for node in every_node(plan["Plan"])]
+    nodes = [node for plan in plans if "okcm.tenant" in plan["Query Text"] for node in every_node(plan["Plan"])]
     scans = [node for node in nodes if node.get("Relation Name") == "tenant"]
     assert [node["Actual Loops"] for node in scans] == [1]
     checks = [node for node in nodes if node.get("Parent Relationship") in {"InitPlan", "SubPlan"}]
