@@ -74,6 +74,14 @@ class AuditQuery:
         }
         return {name: value for name, value in found.items() if value}
 
+    def more_filters(self) -> str:
+        """Return the title of the filters that the page shows on request, with those that are set."""
+        times = (("from", self.since), ("to", self.until))
+        parts = [f"{name} {time.astimezone(UTC):%Y-%m-%d %H:%M} UTC" for name, time in times if time is not None]
+        parts += [name for name in ("outcome", "event", "actor", "object") if getattr(self, name)]
+        title = "Time range and more filters"
+        return f"{title}: {', '.join(parts)}" if parts else title
+
 
 def minute(time: datetime) -> str:
     """Return a time as it is in an address: `2026-11-25T17:14Z`."""

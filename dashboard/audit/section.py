@@ -36,7 +36,7 @@ _OPENED, _RESET = "audit-table-opened", "audit-table-reset"
 _RECORD_SHOWN = "audit-record-shown"
 _NEXT_RUN = "next run"
 """The value of `_RESET` for the run that the present one requests: it repeats the request of the browser."""
-_WANTED, _VERSION = "audit-wanted", "audit-version"
+_WANTED, _VERSION, _MORE_DRAWN = "audit-wanted", "audit-version", "audit-more-drawn"
 _HEIGHT = 460
 
 
@@ -156,27 +156,19 @@ def _draw_filters(context: PageContext) -> AuditQuery:
     _read_address()
     with context.database.tenant_tx(context.tenant_id) as tx:
         services, operations = tx.audit.services_and_operations()
-    _draw_text("search", "Search records", "any text of a record, such as a resource", icon=":material/search:")
-    with st.grid(4, gap="small", min_column_width=200):
-        for name, label in (("from", "From (UTC)"), ("to", "To (UTC)")):
-            st.datetime_input(
-                label,
-                None,
-                key=_key(name),
-                min_value=_FIRST_DAY,
-                max_value=context.now().astimezone(UTC).replace(tzinfo=None) + timedelta(days=366),
-                step=timedelta(minutes=1),
-                format="YYYY-MM-DD",
-                on_change=_write_address,
-                help=_local_range(name),
-            )
+    with st.grid(3, gap="small", min_column_width=200):
+        _draw_text("search", "Search records", "any text of a record", icon=":material/search:")
         _draw_choice("service", "Service", services)
         _draw_choice("operation", "Operation", operations)
-    with st.expander("More filters", key="audit-more"), st.grid(4, gap="small", min_column_width=200):
-        _draw_choice("outcome", "Outcome", [str(one) for one in view.OUTCOMES], _outcome_label)
-        _draw_choice("event", "Event", view.choices(), view.choice_label)
-        _draw_text("actor", "Actor", "person or service")
-        _draw_text("object", "Object", "resource or object")
+    more = st.expander(_chosen().more_filters(), key="audit-more", on_change="rerun")
+    # Only once it was open: the browser needs as long for these fields as for the list of records. Not only while it is
+    # open: Streamlit drops the value of a field that the page does not draw any more.
+    version = st.session_state.get(_VERSION, 0)
+    if more.open:
+        st.session_state[_MORE_DRAWN] = version
+    if st.session_state.get(_MORE_DRAWN) == version:
+        with more, st.grid(3, gap="small", min_column_width=200):
+            _draw_more_filters(context)
     query = _chosen()
     draw_ignored(st.session_state.get(_IGNORED, ()))
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -196,6 +188,25 @@ def _draw_filters(context: PageContext) -> AuditQuery:
             disabled=query == AuditQuery(),
         )
     return query
+
+
+def _draw_more_filters(context: PageContext) -> None:
+    for name, label in (("from", "From (UTC)"), ("to", "To (UTC)")):
+        st.datetime_input(
+            label,
+            None,
+            key=_key(name),
+            min_value=_FIRST_DAY,
+            max_value=context.now().astimezone(UTC).replace(tzinfo=None) + timedelta(days=366),
+            step=timedelta(minutes=1),
+            format="YYYY-MM-DD",
+            on_change=_write_address,
+            help=_local_range(name),
+        )
+    _draw_choice("outcome", "Outcome", [str(one) for one in view.OUTCOMES], _outcome_label)
+    _draw_choice("event", "Event", view.choices(), view.choice_label)
+    _draw_text("actor", "Actor", "person or service")
+    _draw_text("object", "Object", "resource or object")
 
 
 def _outcome_label(value: str) -> str:

@@ -11,6 +11,7 @@ from core.tenants.status import Status
 from dashboard.components.address import keep_query
 from dashboard.components.fragments import REFRESH_SECONDS
 from dashboard.components.local_time import shown_time
+from dashboard.components.selection import current_run
 from dashboard.operations import fleet_view, table_section, view
 from dashboard.page_context import PageContext
 from dashboard.status.badges import COLORS
@@ -21,7 +22,17 @@ from openkcm.contract.audit_events import AuditName
 _COUNT_SECONDS = 10.0
 """The interval of the counters, which read every tenant."""
 _RECONCILIATIONS = timedelta(days=7)
+_TOTALS = "operations-totals"
 _ALERTS = {Status.STOPPED: st.error, Status.DEGRADED: st.warning, Status.UNKNOWN: st.warning}
+
+
+def read_totals(platform: Operations) -> view.Totals:
+    """Return the counts of all tenants, which are read once in a run of the page or of a part of it."""
+    read: tuple[object, view.Totals] | None = st.session_state.get(_TOTALS)
+    if read is None or read[0] is not current_run():
+        read = current_run(), view.totals(platform.counts())
+        st.session_state[_TOTALS] = read
+    return read[1]
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
@@ -47,8 +58,10 @@ def draw_health(context: PageContext, platform: Operations) -> None:
         if one.status in _ALERTS and one.detail:
             _ALERTS[one.status](one.detail, title=f"{one.name}: {one.words}", icon=COLORS[one.status][1])
     if reports:
-        with st.expander("Processes", key="operations-processes", icon=":material/memory:"):
-            st.dataframe(
+        # Only when it is open: a hidden table takes the browser as long as the table of all tenants.
+        processes = st.expander("Processes", key="operations-processes", icon=":material/memory:", on_change="rerun")
+        if processes.open:
+            processes.dataframe(
                 fleet_view.process_rows(reports),
                 hide_index=True,
                 key="operations-process-table",
@@ -64,7 +77,7 @@ def _badge(status: Status, words: str) -> str:
 def _read(context: PageContext, platform: Operations) -> fleet_view.FleetFacts:
     now = context.now()
     reports, backlog = process_reports(context.database), platform.backlog()
-    regions = view.totals(platform.counts()).regions
+    regions = read_totals(platform).regions
     wanted = AuditFilter(names=frozenset({AuditName.AUDIT_RECONCILED}), since=now - _RECONCILIATIONS)
     with context.database.tenant_tx(CANARY_TENANT_ID) as tx:
         reconciliations = tx.audit.hours(wanted)
@@ -78,7 +91,7 @@ def draw_counters(context: PageContext, platform: Operations) -> None:
     try:
         if context.left():
             st.rerun()
-        totals, problems = view.totals(platform.counts()), platform.problems()
+        totals, problems = read_totals(platform), platform.problems()
     except DatabaseUnavailable:
         st.caption("The counters are not available while the database does not respond.")
         return
@@ -87,14 +100,12 @@ def draw_counters(context: PageContext, platform: Operations) -> None:
         f"{totals.tenants:,} tenants by state and by problem. Each number filters the table below. "
         "Customer data is not shown here."
     )
-    for counters in (view.state_counters(totals), view.problem_counters(problems)):
+    of_problems = view.problem_counters(problems)
+    for counters in (view.state_counters(totals), [one for one in of_problems if one.tenants]):
         with st.container(horizontal=True, gap="small"):
             for one in counters:
-                if st.button(
-                    f"{one.label}: {one.tenants:,}",
-                    icon=one.icon,
-                    key=f"operations-count-{one.code}",
-                    disabled=not one.tenants,
-                ):
+                if st.button(f"{one.label}: {one.tenants:,}", icon=one.icon, key=f"operations-count-{one.code}"):
                     table_section.filter_by(one.wanted)
                     st.rerun()
+    if none := [one.label for one in of_problems if not one.tenants]:
+        st.caption(f"0 tenants: {'; '.join(none)}.")

@@ -260,9 +260,10 @@ def _authorities(facts: FleetFacts) -> Component:
     found = facts.backlog
     if found.first_end is None:
         return Component(AUTHORITIES, Status.OPERATIONAL, f"None ends within {AUTHORITY_DAYS} days")
-    detail = f"The first ends {words.moment(found.first_end, facts.now)}. A worker renews each one months earlier."
+    detail = f"The first ends {words.moment(found.first_end, facts.now)}. A worker renews each of them months earlier."
     status = Status.STOPPED if found.first_end <= facts.now else Status.DEGRADED
-    return Component(AUTHORITIES, status, f"{found.authorities:,} of tenants end within {AUTHORITY_DAYS} days", detail)
+    ending = f"{found.authorities:,} end{'s' if found.authorities == 1 else ''} within {AUTHORITY_DAYS} days"
+    return Component(AUTHORITIES, status, ending, detail)
 
 
 def _reconciliation(facts: FleetFacts) -> Iterator[Component]:

@@ -35,7 +35,7 @@ def draw(context: PageContext) -> None:
 def _draw_overview(context: PageContext, platform: Operations) -> None:
     st.title("Operations")
     fleet_section.draw_health(context, platform)
-    totals = view.totals(platform.counts())
+    totals = fleet_section.read_totals(platform)
     if not totals.tenants:
         st.info(
             "No tenants. Each tenant appears when the marketplace event is stored.",
@@ -57,8 +57,9 @@ def _draw_stuck(context: PageContext, platform: Operations) -> None:
     if not stuck:
         st.success("No failed tenants, and none over the target time.", icon=":material/check:")
         return
-    for tenant in stuck[:_STUCK]:
-        _draw_stuck_tenant(context, view.stuck_line(tenant, context.now()))
+    with st.container(border=True, key="operations-stuck", gap="xsmall"):
+        for tenant in stuck[:_STUCK]:
+            _draw_stuck_tenant(view.stuck_line(tenant, context.now()))
     if len(stuck) > _STUCK:
         st.caption(f"The {_STUCK} longest waiting tenants. “Provisioning failed or delayed” above lists all.")
 
@@ -68,9 +69,14 @@ def _draw_isolation_alerts(context: PageContext, platform: Operations) -> None:
     if not troubled:
         return
     st.header("Isolation alerts")
-    for one in troubled[:_TROUBLED]:
-        draw = st.error if one.why == "breached" else st.warning
-        draw(view.isolation_line(one, context.now()), icon=":material/gpp_bad:")
+    for draw, is_breach in ((st.error, True), (st.warning, False)):
+        lines = [
+            view.isolation_line(one, context.now())
+            for one in troubled[:_TROUBLED]
+            if (one.why == "breached") is is_breach
+        ]
+        if lines:
+            draw("  \n".join(lines), icon=":material/gpp_bad:")
     if len(troubled) > _TROUBLED:
         st.caption(f"The first {_TROUBLED} alerts; `openkcmctl isolation check --all` checks every tenant now.")
 
@@ -110,10 +116,9 @@ def _draw_times(platform: Operations) -> None:
         )
 
 
-def _draw_stuck_tenant(context: PageContext, line: view.Line) -> None:
-    with st.container(border=True, key=f"operations-stuck-{line.tenant_id}", gap="xsmall"):
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(line.text, width="stretch")
-            if st.button(f"Open {line.tenant_id}", key=f"operations-open-stuck-{line.tenant_id}"):
-                table_section.choose(line.tenant_id)
-        tenant_section.draw_acts(context, line.tenant_id, "stuck", can_retry=line.can_retry)
+def _draw_stuck_tenant(line: view.Line) -> None:
+    """Draw a tenant with a way to its page, which has the retry and the links to its workflows."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(line.text, width="stretch")
+        if st.button(f"Open {line.tenant_id}", key=f"operations-open-stuck-{line.tenant_id}"):
+            table_section.choose(line.tenant_id)

@@ -253,7 +253,8 @@ def _audit() -> list[Interaction]:
     """Return the interactions with the filters of the page Audit."""
 
     def outcomes(page: Page) -> None:
-        page.get_by_text("More filters", exact=True).click()
+        page.get_by_text("Time range and more filters", exact=True).click()
+        page.get_by_role("combobox", name="Outcome").wait_for()
         wait_for_animations(page)  # A list that opens during the animation closes again.
         page.get_by_role("combobox", name="Outcome").click()
 

@@ -110,6 +110,8 @@ def test_filters_narrow_the_list_and_are_in_the_address(dashboard: Database, wor
     assert numbers(page) == [79, 78, 77, 76, 75, 74, 73, 72, 71, 70, 7]
     assert page.query_params == {"search": "OBJECT 7"}
     page.text_input(key="audit-search").set_value("").run()
+    page.session_state["audit-more"] = True
+    page.run()
     page.multiselect(key="audit-event").set_value(["dashboard."]).run()
     assert numbers(page) == [121]
     page.multiselect(key="audit-event").set_value([]).run()
@@ -124,6 +126,31 @@ def test_filters_narrow_the_list_and_are_in_the_address(dashboard: Database, wor
     assert "Change or remove a filter" in text(page)
     page.button(key="audit-clear").click().run()
     assert (numbers(page)[0], page.query_params) == (121, {})
+
+
+def test_filters_that_are_not_always_shown_are_named_and_keep_their_values(
+    dashboard: Database, worker: Database
+) -> None:
+    fill(worker, 12)
+    hidden = ("audit-outcome", "audit-actor")
+    page = draw(a_page_context(dashboard), actor="ada", outcome="refused", **{"from": "2026-01-02T03:04Z"})
+    assert next(one.label for one in page.expander) == (
+        "Time range and more filters: from 2026-01-02 03:04 UTC, outcome, actor"
+    )
+    assert numbers(page) == []
+    assert not {one.key for one in (*page.multiselect, *page.text_input)}.intersection(hidden)
+    page.session_state["audit-more"] = True
+    page.run()
+    assert page.multiselect(key="audit-outcome").value == ["refused"]
+    page.multiselect(key="audit-outcome").set_value([]).run()
+    page.session_state["audit-more"] = False
+    page.run()
+    page.run()
+    assert page.query_params == {"from": "2026-01-02T03:04Z", "actor": "ada"}
+    assert page.text_input(key="audit-actor").value == "ada"
+    page.button(key="audit-clear").click().run()
+    assert (len(numbers(page)), page.query_params) == (12, {})
+    assert not {one.key.partition("-1")[0] for one in (*page.multiselect, *page.text_input)}.intersection(hidden)
 
 
 def test_a_request_that_was_on_its_way_does_not_restore_cleared_filters(dashboard: Database, worker: Database) -> None:
