@@ -86,7 +86,7 @@ def _read(context: PageContext, platform: Operations) -> fleet_view.FleetFacts:
 
 @st.fragment(run_every=_COUNT_SECONDS)
 def draw_counters(context: PageContext, platform: Operations) -> None:
-    """Draw the number of tenants by state and by problem; each is a button that filters the table."""
+    """Draw the number of tenants by state and by problem; that of a problem is a button that filters the table."""
     keep_query()
     try:
         if context.left():
@@ -97,15 +97,17 @@ def draw_counters(context: PageContext, platform: Operations) -> None:
         return
     st.header("Tenants")
     st.caption(
-        f"{totals.tenants:,} tenants by state and by problem. Each number filters the table below. "
+        f"{totals.tenants:,} tenants by state and by problem. The number of a problem filters the table below. "
         "Customer data is not shown here."
     )
-    of_problems = view.problem_counters(problems)
-    for counters in (view.state_counters(totals), [one for one in of_problems if one.tenants]):
-        with st.container(horizontal=True, gap="small"):
-            for one in counters:
-                if st.button(f"{one.label}: {one.tenants:,}", icon=one.icon, key=f"operations-count-{one.code}"):
-                    table_section.filter_by(one.wanted)
-                    st.rerun()
-    if none := [one.label for one in of_problems if not one.tenants]:
+    st.markdown(" ".join(view.state_badges(totals)))
+    counters = view.problem_counters(problems)
+    with st.container(horizontal=True, gap="small"):
+        for one in counters:
+            if one.tenants and st.button(
+                f"{one.label}: {one.tenants:,}", icon=one.icon, key=f"operations-count-{one.code}"
+            ):
+                table_section.filter_by(one.wanted)
+                st.rerun()
+    if none := [one.label for one in counters if not one.tenants]:
         st.caption(f"0 tenants: {'; '.join(none)}.")

@@ -177,11 +177,12 @@ def totals(counts: Sequence[TenantCount]) -> Totals:
     )
 
 
-def state_counters(found: Totals) -> tuple[Counter, ...]:
-    """Return a counter for each state with a tenant."""
+def state_badges(found: Totals) -> tuple[str, ...]:
+    """Return the number of tenants in each state that has one, as Markdown; none is green, which means measured."""
     return tuple(
-        Counter(f"state-{state}", state.capitalize(), _BADGES[state][1], tenants, TenantFilter(state=state))
+        f":{'gray' if state is State.ACTIVE else color}-badge[{icon} {state.capitalize()}: {tenants:,}]"
         for state, tenants in found.by_state
+        for color, icon in [_BADGES[state]]
     )
 
 

@@ -169,6 +169,7 @@ def test_each_counter_filters_the_table(scene: Scene) -> None:
     assert "Root key out of reach: 1" in labels
     assert "Requests rejected in 5 minutes: 1" in labels
     assert "Locked by a user: 1" in labels
+    assert ":gray-badge[:material/check: Active: 2] :orange-badge[:material/lock: Locked: 1]" in text(at)
     assert not any(label.startswith("Isolation check failed") for label in labels)
     assert "0 tenants: Provisioning failed or delayed; Isolation check failed; Locked" in text(at)
     assert len(labels) == len(set(labels))
