@@ -10,7 +10,7 @@ import psycopg
 from psycopg import _cursor_base, adapt, client_cursor, pq
 
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
-from openkcm.field_encryption.key_cache import KeyUnwrapError
+from openkcm.field_encryption.key_cache import Column, KeyUnwrapError
 from openkcm.field_encryption.postgresql import driver as cursors
 from openkcm.field_encryption.postgresql.key_store import DatabaseKeyStore
 from openkcm.field_encryption.postgresql.sessions import Hook
@@ -51,6 +51,16 @@ class MemoryKeys:
             raise self.refused
         if not self.up:
             raise KeyUnwrapError("connection_failed", "the crypto service is not reachable")
+
+
+class MemoryKeyStore(dict[tuple[Column, str], str]):
+    """Wrapped keys in memory."""
+
+    def read(self, column: Column, purpose: str) -> dict[int, str]:
+        return {1: self[column, purpose]} if (column, purpose) in self else {}
+
+    def add(self, column: Column, purpose: str, wrapped: str) -> None:
+        self[column, purpose] = wrapped
 
 
 @dataclass

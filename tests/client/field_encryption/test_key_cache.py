@@ -8,22 +8,12 @@ import pytest
 
 from openkcm.contract.protected_fields import Store
 from openkcm.field_encryption.key_cache import Column, ColumnKeys, KeyErrorScope, KeyUnwrapError
-from tests.client.field_encryption.stand import MemoryKeys
+from tests.client.field_encryption.stand import MemoryKeys, MemoryKeyStore
 
 ONE: Column = ("public", "patients", "diagnosis")
 TWO: Column = ("public", "patients", "insurance")
 PATIENCE_SECONDS = 60
 SECONDS = 60.0
-
-
-class MemoryKeyStore(dict[tuple[Column, str], str]):
-    """Wrapped keys in memory."""
-
-    def read(self, column: Column, purpose: str) -> dict[int, str]:
-        return {1: self[column, purpose]} if (column, purpose) in self else {}
-
-    def add(self, column: Column, purpose: str, wrapped: str) -> None:
-        self[column, purpose] = wrapped
 
 
 class DelayedKeys(MemoryKeys):

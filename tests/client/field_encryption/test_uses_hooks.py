@@ -42,10 +42,12 @@ def test_sums_are_reported_once_by_place_with_times_in_equal_shares(listener):
     reporter.request({}, 0, 1_000_000)
     reporter._report_new()
     reporter._report_new()
-    reporter.note("postgresql:public.t.a", 1, 32, 1_900)
+    reporter.request({"postgresql:public.t.a": [1, 32]}, 1_900, 0)
+    reporter.plain("postgresql:public.t.a", 2)
     reporter._end()
     assert listener.sums() == {
-        "postgresql:public.t.a": [4, 128, 6, 1, 1000],
+        "postgresql:public.t.a": [4, 128, 6, 2, 1000],
+        "postgresql:public.t.a#plain": [2, 0, 0, 0, 0],
         "postgresql:public.t.b": [0, 0, 5, 1, 1000],
     }
     assert listener.times == 2
@@ -56,23 +58,23 @@ def test_failed_report_is_repeated_later_and_logged_once(listener, caplog):
     reporter = UsageReporter(listener.receive, first_seconds=60)
     listener.up = False
     for _ in range(3):
-        reporter.note("p", 1, 1, 1_000)
+        reporter.request({"p": [1, 1]}, 1_000, 0)
         reporter._report_new()
     assert [record.message for record in caplog.records] == ["usage report failed: OSError"]
     listener.up = True
     reporter._report_new()
-    assert listener.sums() == {"p": [3, 3, 3, 0, 0]}
+    assert listener.sums() == {"p": [3, 3, 3, 3, 0]}
 
 
 @pytest.mark.integration
 def test_usage_is_reported_soon_and_at_the_end_without_blocking(listener):
     reporter = UsageReporter(listener.receive, first_seconds=0.05)
-    reporter.note("p", 1, 1, 0)
+    reporter.plain("p", 1)
     wait_until(lambda: bool(listener.received))
-    assert listener.sums() == {"p": [1, 1, 0, 0, 0]}
+    assert listener.sums() == {"p#plain": [1, 0, 0, 0, 0]}
     held = threading.Event()
     stuck = UsageReporter(lambda _: held.wait(600) or 60.0, first_seconds=60)
-    stuck.note("p", 1, 1, 0)
+    stuck.plain("p", 1)
     stuck._end()
     assert not held.is_set(), "the end waited for the response"
     held.set()
@@ -81,22 +83,22 @@ def test_usage_is_reported_soon_and_at_the_end_without_blocking(listener):
 @pytest.mark.integration
 def test_forked_child_reports_only_its_own_usage(listener):
     reporter = UsageReporter(listener.receive, first_seconds=60)
-    reporter.note("p", 5, 5, 0)
+    reporter.plain("p", 5)
 
     def work() -> bytes:
-        reporter.note("p", 2, 2, 0)
+        reporter.plain("p", 2)
         reporter._end()
         return repr(listener.sums()).encode()
 
-    assert run_in_child(work) == b"{'p': [2, 2, 0, 0, 0]}"
+    assert run_in_child(work) == b"{'p#plain': [2, 0, 0, 0, 0]}"
     reporter._end()
-    assert listener.sums() == {"p": [5, 5, 0, 0, 0]}
+    assert listener.sums() == {"p#plain": [5, 0, 0, 0, 0]}
 
 
 def test_places_are_bounded_and_reported_in_parts(listener):
     reporter = UsageReporter(listener.receive, first_seconds=60)
     for number in range(usage._MAX_COUNTERS + 50):
-        reporter.note(f"p{number}", 1, 0, 0)
+        reporter.plain(f"p{number}", 1)
     reporter._end()
     assert listener.times > 1
     assert len(listener.received) == usage._MAX_COUNTERS + 1

@@ -280,7 +280,9 @@ class LentCiphers:
             raise values.DecryptionFailed
         key, until = lent
         plain = values.unseal(key, place, sealed)
-        self._add(before, sealed[: values.START], key.cipher(sealed[values.START - 16 : values.START]), until)
+        self._add(
+            before, sealed[: values.START], key.cipher(sealed[values.START - values.SESSION : values.START]), until
+        )
         return plain
 
     def _add(self, lent: tuple[float, dict[bytes, AESGCM], int], start: bytes, cipher: AESGCM, until: float) -> None:

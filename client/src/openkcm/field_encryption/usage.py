@@ -90,12 +90,9 @@ class UsageReporter:
             found = self._counters.setdefault(key, UsageCounter(key))
         return found
 
-    def note(self, place: str, operations: int, size: int, nanoseconds: int) -> None:
-        """Count encrypted and decrypted values of one place."""
-        found = self.counter((place,))
-        found.operations[0] += operations
-        found.bytes[0] += size
-        found.nanoseconds += nanoseconds
+    def plain(self, place: str, number: int) -> None:
+        """Count values of one place that were read unencrypted."""
+        self.counter((place + PLAIN,)).operations[0] += number
         if not self.awake:
             self.wake()
 

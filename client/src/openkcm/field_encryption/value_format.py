@@ -34,8 +34,8 @@ TAG_TEXT = len(TEXT_PREFIX[1]) + 22
 _TEXT = TEXT_PREFIX[0].encode("ascii")
 TAG_BYTES = len(BYTES_PREFIX[1]) + 16
 
-_VERSION, _SESSION, _NONCE, _GCM_TAG, _MAC = 4, 16, 12, 16, 16
-START = _VERSION + _SESSION
+_VERSION, SESSION, _NONCE, _GCM_TAG, _MAC = 4, 16, 12, 16, 16
+START = _VERSION + SESSION
 """Bytes of a sealed value that identify its key."""
 HEAD = START + _NONCE
 AROUND = HEAD + _GCM_TAG
@@ -88,7 +88,7 @@ class ColumnKey:
     def encryption_session(self) -> tuple[bytes, AESGCM]:
         """Return the first bytes of a value, and the cipher to encrypt it."""
         if self._session is None or self._left <= 0 or self._process is not _processes[0]:
-            session = os.urandom(_SESSION)
+            session = os.urandom(SESSION)
             self._session, self._left = (self.version.to_bytes(_VERSION, "big") + session, self.cipher(session)), _USES
             self._process = _processes[0]
         self._left -= 1

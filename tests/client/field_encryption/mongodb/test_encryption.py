@@ -7,11 +7,11 @@ from bson import CodecOptions
 from bson.binary import Binary
 
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
-from openkcm.field_encryption.key_cache import Column, ColumnKeys, KeyErrorScope, KeyUnwrapError
+from openkcm.field_encryption.key_cache import ColumnKeys, KeyErrorScope, KeyUnwrapError
 from openkcm.field_encryption.mongodb import encryption as sealing
 from openkcm.field_encryption.mongodb.catalog import catalogue
 from openkcm.field_encryption.mongodb.encryption import DatabaseKeys, FieldKeys
-from tests.client.field_encryption.stand import MemoryKeys
+from tests.client.field_encryption.stand import MemoryKeys, MemoryKeyStore
 
 CODEC = CodecOptions(tz_aware=True)
 KEY_SECONDS = 60.0
@@ -21,23 +21,10 @@ PLACE, IDENTITY = "clinic.patients", b"the identity of a document"
 )["clinic", "patients"].fields
 
 
-class Stored:
-    """Wrapped keys in memory."""
-
-    def __init__(self) -> None:
-        self._keys: dict[tuple[Column, str], dict[int, str]] = {}
-
-    def read(self, column: Column, purpose: str) -> dict[int, str]:
-        return self._keys.get((column, purpose), {})
-
-    def add(self, column: Column, purpose: str, wrapped: str) -> None:
-        self._keys.setdefault((column, purpose), {1: wrapped})
-
-
 class Process:
     def __init__(self) -> None:
         self.now, self.source = 1000.0, MemoryKeys()
-        self.columns = ColumnKeys(Store.MONGODB, self.source, Stored(), KEY_SECONDS, lambda: self.now)
+        self.columns = ColumnKeys(Store.MONGODB, self.source, MemoryKeyStore(), KEY_SECONDS, lambda: self.now)
         self.keys: FieldKeys = DatabaseKeys(self.columns).of(FIELD)
 
     def quickly(self, stored: object, identity: bytes | None = IDENTITY) -> bytes | None:

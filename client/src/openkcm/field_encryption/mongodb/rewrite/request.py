@@ -12,7 +12,7 @@ from openkcm.field_encryption.mongodb import encryption as sealing
 from openkcm.field_encryption.mongodb.catalog import Collection, Field
 from openkcm.field_encryption.mongodb.encryption import Codec, DatabaseKeys
 from openkcm.field_encryption.mongodb.errors import ProtectionUnusable, StatementRefused
-from openkcm.field_encryption.usage import PLAIN, UsageReporter
+from openkcm.field_encryption.usage import UsageReporter
 
 _WHOLE = ("$$ROOT", "$$CURRENT")
 _BY_NAME = ("$getField", "$setField", "$unsetField")
@@ -54,7 +54,7 @@ class Count:
         """Add the counts and the total time to the sums, and return the reply."""
         lasted = time.perf_counter_ns() - self._begun
         for name, number in self._plain.items():
-            self._uses.note(name + PLAIN, number, 0, 0)
+            self._uses.plain(name, number)
         if self._done:
             self._uses.request(self._done, self._spent, lasted)
         self._done, self._plain = {}, {}

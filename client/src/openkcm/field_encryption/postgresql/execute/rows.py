@@ -22,7 +22,7 @@ from openkcm.field_encryption.postgresql.errors import (
     unavailable,
 )
 from openkcm.field_encryption.postgresql.plan import Plan
-from openkcm.field_encryption.usage import PLAIN, UsageCounter, UsageReporter
+from openkcm.field_encryption.usage import UsageCounter, UsageReporter
 from openkcm.field_encryption.value_format import (
     BYTES_PREFIX,
     HEAD,
@@ -207,7 +207,7 @@ class RowReader:
                         plain = found[index] = decryptor.decrypt_bytes(stored, part)
                     if plain is None:
                         found[index] = stored
-                        self._uses.note(self._counter.places[at] + PLAIN, 1, 0, 0)
+                        self._uses.plain(self._counter.places[at], 1)
                     else:
                         operations[at] += 1
                         sizes[at] += len(plain)
