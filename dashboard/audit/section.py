@@ -20,7 +20,7 @@ from dashboard.audit.stream import Page, PageDirection
 from dashboard.auth.routes import of_tenant
 from dashboard.components import formatting as words
 from dashboard.components.address import draw_ignored
-from dashboard.components.fragments import draw_tabs, part, polling_fragment
+from dashboard.components.fragments import draw_once_open, draw_tabs, part, polling_fragment
 from dashboard.components.local_time import shown_time
 from dashboard.components.selection import current_run, select, selected
 from dashboard.page_context import PageContext
@@ -36,7 +36,7 @@ _OPENED, _RESET = "audit-table-opened", "audit-table-reset"
 _RECORD_SHOWN = "audit-record-shown"
 _NEXT_RUN = "next run"
 """The value of `_RESET` for the run that the present one requests: it repeats the request of the browser."""
-_WANTED, _VERSION, _MORE_DRAWN = "audit-wanted", "audit-version", "audit-more-drawn"
+_WANTED, _VERSION = "audit-wanted", "audit-version"
 _HEIGHT = 460
 
 
@@ -160,13 +160,8 @@ def _draw_filters(context: PageContext) -> AuditQuery:
         _draw_text("search", "Search records", "any text of a record", icon=":material/search:")
         _draw_choice("service", "Service", services)
         _draw_choice("operation", "Operation", operations)
-    more = st.expander(_chosen().more_filters(), key="audit-more", on_change="rerun")
-    # Only once it was open: the browser needs as long for these fields as for the list of records. Not only while it is
-    # open: Streamlit drops the value of a field that the page does not draw any more.
-    version = st.session_state.get(_VERSION, 0)
-    if more.open:
-        st.session_state[_MORE_DRAWN] = version
-    if st.session_state.get(_MORE_DRAWN) == version:
+    more = draw_once_open(_chosen().more_filters(), key="audit-more", version=st.session_state.get(_VERSION, 0))
+    if more is not None:
         with more, st.grid(3, gap="small", min_column_width=200):
             _draw_more_filters(context)
     query = _chosen()

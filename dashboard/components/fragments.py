@@ -95,6 +95,18 @@ def draw_tabs(draws: Mapping[str, Callable[[], None]], *, key: str) -> None:
                 draw()
 
 
+def draw_once_open(title: str, *, key: str, version: int = 0) -> DeltaGenerator | None:
+    """Draw an expander; return it for its fields if it was open since `version`, the version of their keys.
+
+    A hidden field takes the browser as long as a visible one. It is drawn also when the expander is closed again,
+    because Streamlit drops the value of a field that is not drawn any more.
+    """
+    fields, opened = st.expander(title, key=key, on_change="rerun"), f"{key}-opened"
+    if fields.open:
+        st.session_state[opened] = version
+    return fields if st.session_state.get(opened) == version else None
+
+
 def draw_metric(label: str, value: str, note: str = "") -> DeltaGenerator:
     """Draw a card with a value and a note, and return the card; the browser cuts off a long note of `st.metric`."""
     card = st.container(border=True, height="stretch", gap="xsmall")

@@ -9,7 +9,7 @@ import streamlit as st
 from core.tenants.lifecycle import State
 from dashboard.components.address import draw_ignored
 from dashboard.components.formatting import unknown_value
-from dashboard.components.fragments import part
+from dashboard.components.fragments import draw_once_open, part
 from dashboard.operations import view
 from dashboard.page_context import PageContext
 from database.platform.operators import ListedTenant, Operations, Problem, TenantFilter
@@ -117,22 +117,23 @@ def _filter() -> None:
 
 
 def _draw_filters(regions: Sequence[str]) -> TenantFilter:
-    with st.container(horizontal=True, vertical_alignment="bottom", key="operations-filter"):
-        search = st.text_input(
-            "Find",
-            placeholder="id or organization",
-            max_chars=_LONGEST,
-            key=_FIND,
-            on_change=_filter,
-        )
-        state = _choice("State", list(State), _STATE, "any state", str)
-        region = _choice("Region", list(regions), _REGION, "any region", str)
-        problem = _choice("Problem", list(Problem), _PROBLEM, "with or without", view.problem_title)
+    st.text_input("Find", placeholder="id or organization", max_chars=_LONGEST, key=_FIND, on_change=_filter)
+    choices = draw_once_open(view.choices_title(_chosen()), key="operations-choices")
+    if choices is not None:
+        with choices, st.container(horizontal=True):
+            _draw_choice("State", list(State), _STATE, "any state", str)
+            _draw_choice("Region", list(regions), _REGION, "any region", str)
+            _draw_choice("Problem", list(Problem), _PROBLEM, "with or without", view.problem_title)
+    return _chosen()
+
+
+def _chosen() -> TenantFilter:
+    state, region, problem, search = (st.session_state[name] for name in (_STATE, _REGION, _PROBLEM, _FIND))
     return TenantFilter(state, region, problem, search.strip() or None)
 
 
-def _choice(label: str, options: list[T], key: str, placeholder: str, words: Callable[[T], str]) -> T | None:
-    return st.selectbox(
+def _draw_choice(label: str, options: list[T], key: str, placeholder: str, words: Callable[[T], str]) -> None:
+    st.selectbox(
         label,
         options,
         index=None,

@@ -202,6 +202,13 @@ def problem_title(problem: Problem) -> str:
     return _PROBLEMS[problem][0]
 
 
+def choices_title(chosen: TenantFilter) -> str:
+    """Return the title of the filters that the page shows on request, with those that are set."""
+    problem = "" if chosen.problem is None else problem_title(chosen.problem)
+    words = ", ".join(filter(None, (chosen.state, chosen.region, problem)))
+    return f"State, region and problem: {words}" if words else "State, region and problem"
+
+
 def row(one: ListedTenant, provisioning_slo_seconds: float, now: datetime) -> dict[str, object]:
     """Return a tenant as a row of the table."""
     tenant = one.tenant

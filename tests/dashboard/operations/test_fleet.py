@@ -14,7 +14,7 @@ from core.tenants.status import ProcessKind
 from database.platform.processes import ProcessReporter
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
-from tests.dashboard.operations.test_page import a_page_context, listed
+from tests.dashboard.operations.test_page import a_page_context, listed, open_choices
 from tests.dashboard.scene import ACME, Scene, press, shortcodes, shown, text
 from tests.database.builders import an_announcement, an_audit_event
 
@@ -188,6 +188,14 @@ def test_filters_are_in_the_address(scene: Scene) -> None:
     assert listed(page(scene, find="beta")) == [BETA]
     assert listed(page(scene, state="active", region="eu-west-1")) == [ACME, BETA]
     assert listed(page(scene, problem="root-key")) == []
+    at = page(scene, state="active", problem="requests")
+    assert "State, region and problem: active, Requests rejected in 5 minutes" in [one.label for one in at.expander]
+    open_choices(at)
+    assert at.selectbox(key="state").value is State.ACTIVE
+    at.session_state["operations-choices"] = False
+    at.run()
+    at.selectbox(key="problem").set_value(None).run()
+    assert listed(at) == [ACME, BETA]
     at = page(scene, state="unknown", region="mars", problem="Root key failing", find="beta")
     assert listed(at) == [BETA]
     assert [(one.value, one.title) for one in at.warning if "address" in one.title] == [
@@ -196,10 +204,12 @@ def test_filters_are_in_the_address(scene: Scene) -> None:
             "Part of the address was ignored",
         )
     ]
+    open_choices(at)
     at.selectbox(key="state").select(State.ACTIVE).run()
     assert not [one for one in at.warning if "address" in one.title]
     at = page(scene)
     at.text_input(key="find").set_value("beta").run()
+    open_choices(at)
     at.selectbox(key="state").select(State.ACTIVE).run()
     assert at.query_params == {"find": "beta", "state": "active"}
     at.text_input(key="find").set_value("").run()
