@@ -66,6 +66,8 @@ class PageContext:
 
     Dialogs and fragments rerun without the authorizer, so they call this before they show or do anything.
     """
+    admitted: Callable[[], bool] = lambda: False
+    """Whether the authorizer has admitted the user in the present run: then its fragments need no second check."""
     left: Callable[[], bool] = lambda: False
     """Whether the session has ended, without counting as activity: for automatic reruns, which must not prevent the
     idle timeout. Raises DatabaseUnavailable.

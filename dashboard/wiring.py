@@ -26,6 +26,7 @@ from dashboard.auth.authorization import SessionAuthorizer
 from dashboard.auth.claims import ClaimNames, Session
 from dashboard.auth.routes import DEVELOPMENT_SIGN_ON
 from dashboard.components.navigation import NO_PAGES, Navigation
+from dashboard.components.selection import this_run
 from dashboard.page_context import PageContext, ServiceUrls
 from dashboard.workflow_bridge import WorkflowBridge
 from database.connection.database import Database
@@ -77,6 +78,7 @@ class Dependencies:
 
     def page_context(self, sign_on: Session, source: str, navigation: Navigation = NO_PAGES) -> PageContext:
         """Return the page context of a user whom the authorizer has just admitted."""
+        admitted = this_run()
         return PageContext(
             person=sign_on.person,
             tenant_id=sign_on.person.tenant_id,
@@ -94,7 +96,8 @@ class Dependencies:
             aws_principal=self.settings.aws_principal,
             plain_webhooks=bool(webhook_networks(self.settings)),
             present=lambda: self.guard.holds(sign_on, source),
-            left=lambda: self.guard.has_ended(sign_on),
+            admitted=admitted,
+            left=lambda: not admitted() and self.guard.has_ended(sign_on),
             platform=self.operations if sign_on.person.is_operator else None,
             navigation=navigation,
         )

@@ -215,6 +215,16 @@ def status(ends: StreamBounds, checked: CheckedSignature | None, now: datetime) 
     )
 
 
+def summary(status: Status) -> str:
+    """Return the figures of a state as one line of Markdown."""
+    figures = (
+        ("Records", status.records),
+        ("Signed up to record", status.signed),
+        ("Signature", status.signature.lower()),
+    )
+    return ", ".join(f"{label}: **{value}**" for label, value in figures if value)
+
+
 def _by_checkpoint(length: int, signed: SignedCheckpoint, stored: StoredRecord | None, at: str) -> tuple[Chain, str]:
     if length < signed.seq:
         said = (

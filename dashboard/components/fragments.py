@@ -30,15 +30,15 @@ REFRESH_SECONDS = 2.0
 def guarded_fragment(draw: Callable[Concatenate[PageContext, P], None]) -> Callable[Concatenate[PageContext, P], None]:
     """Return `draw` as a function that reruns without the page around it: the body of a fragment or a dialog.
 
-    A fragment reruns without the authorizer, so it first checks that the session is valid. Otherwise the whole page
-    reruns, and the authorizer with it. A database error is shown in the fragment.
+    A fragment reruns without the authorizer, so a rerun first checks that the session is valid. Otherwise the whole
+    page reruns, and the authorizer with it. A database error is shown in the fragment.
     """
 
     @wraps(draw)
     def drawn(context: PageContext, /, *args: P.args, **kwargs: P.kwargs) -> None:
         keep_query()
         try:
-            if not context.present():
+            if not context.admitted() and not context.present():
                 st.rerun()
             draw(context, *args, **kwargs)
         except DatabaseUnavailable as down:

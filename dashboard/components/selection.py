@@ -1,5 +1,7 @@
 """Selections in tables and charts that act once, and selections that are in the address."""
 
+from collections.abc import Callable
+
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
@@ -8,6 +10,12 @@ def current_run() -> object:
     """Return an object that is the same for the callbacks and all fragments of one run, and another in the next run."""
     context = get_script_run_ctx()
     return None if context is None else context.parallel_coordinator
+
+
+def this_run() -> Callable[[], bool]:
+    """Return a function that reports whether it is called in the run that calls this; outside of a run it is not."""
+    run = current_run()
+    return lambda: run is not None and current_run() is run
 
 
 def newly_selected(key: str, selected: str | None) -> str | None:

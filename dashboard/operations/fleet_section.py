@@ -15,7 +15,7 @@ from dashboard.components.selection import current_run
 from dashboard.operations import fleet_view, table_section, view
 from dashboard.page_context import PageContext
 from dashboard.status.badges import COLORS
-from database.platform.operators import Operations
+from database.platform.operators import Operations, TenantFilter
 from database.platform.processes import process_reports
 from openkcm.contract.audit_events import AuditName
 
@@ -105,9 +105,9 @@ def draw_counters(context: PageContext, platform: Operations) -> None:
     with st.container(horizontal=True, gap="small"):
         for one in counters:
             if one.tenants and st.button(
-                f"{one.label}: {one.tenants:,}", icon=one.icon, key=f"operations-count-{one.code}"
+                f"{one.label}: {one.tenants:,}", icon=one.icon, key=f"operations-count-{one.problem}"
             ):
-                table_section.filter_by(one.wanted)
+                table_section.filter_by(TenantFilter(problem=one.problem))
                 st.rerun()
     if none := [one.label for one in counters if not one.tenants]:
         st.caption(f"0 tenants: {'; '.join(none)}.")

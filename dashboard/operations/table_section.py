@@ -27,7 +27,7 @@ _TRAIL = "operations-trail"
 _ADDRESS = "operations-address"
 _WANTED = "operations-wanted"
 _OPENED = "operations-opened"
-_TABLE, _OPEN = "operations-table", "operations-open"
+_TABLE = "operations-table"
 
 
 def filter_by(wanted: TenantFilter) -> None:
@@ -62,6 +62,7 @@ def draw(context: PageContext, platform: Operations, regions: Sequence[str]) -> 
     else:
         st.info("No matching tenants. Change or clear the filter.", icon=":material/search_off:")
     _draw_pages(trail, shown, has_more=len(rows) > _PAGE)
+    _draw_found(shown, wanted.search)
 
 
 def _apply(wanted: TenantFilter | None) -> None:
@@ -186,20 +187,16 @@ def _draw_pages(trail: MutableSequence[str], shown: Sequence[ListedTenant], *, h
             on_click=_further,
             args=[shown],
         )
-        if not shown:
-            return
-        # The same as a selected row, for the keyboard.
-        chosen = st.selectbox(
-            "Open tenant",
-            [one.tenant.tenant_id for one in shown],
-            index=None,
-            placeholder="Select a tenant",
-            key=_OPEN,
-            width=260,
-        )
-        st.caption(f"{first:,} to {first + len(shown) - 1:,}, by id. A column's header sorts these rows.")
-    if chosen is not None:
-        choose(chosen)
+        if shown:
+            st.caption(f"{first:,} to {first + len(shown) - 1:,}, by id. A column's header sorts these rows.")
+
+
+def _draw_found(shown: Sequence[ListedTenant], search: str | None) -> None:
+    """Draw a button for the found tenant: the same as its selected row, for the keyboard."""
+    sought = (search or "").lower()
+    found = [one.tenant.tenant_id for one in shown if len(shown) == 1 or one.tenant.tenant_id == sought]
+    if found and st.button(f"Open {found[0]}", icon=":material/arrow_forward:", key="operations-open"):
+        choose(found[0])
 
 
 def _select_row(names: Sequence[str]) -> None:

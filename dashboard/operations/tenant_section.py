@@ -13,6 +13,7 @@ from dashboard.operations import retry_dialog, table_section, view
 from dashboard.page_context import PageContext
 from database.platform.operators import Operations
 from database.platform.status import read_facts
+from database.tenants import TenantRow
 from openkcm.contract.names import parse_tenant_id
 from openkcm.errors import IllegalTenantId
 
@@ -41,7 +42,7 @@ def draw(context: PageContext, platform: Operations, tenant_id: str) -> None:
         st.warning(lock.text, title=lock.title, icon=":material/lock:")
     if line.trouble:
         st.warning(line.trouble, icon=":material/warning:")
-    draw_acts(context, tenant_id, "one", can_retry=line.can_retry)
+    _draw_actions(context, tenant, is_canary=False)
     st.header("Steps of the latest operation")
     if not steps:
         st.info("No step has started: the workflow has not started, or no worker polls its task queue.")
@@ -84,26 +85,29 @@ def draw_canary(context: PageContext) -> None:
                 st.badge(badge.label, icon=badge.icon, color=badge.color)
         st.caption(meaning)
         if tenant is not None:
-            draw_acts(context, CANARY_TENANT_ID, "canary", can_retry=tenant.state is State.FAILED)
+            _draw_actions(context, tenant, is_canary=True)
 
 
-def draw_acts(context: PageContext, tenant_id: str, where: str, *, can_retry: bool) -> None:
-    """Draw the retry, if the tenant can be retried, and links to its workflows; `where` makes the keys unique.
+def _draw_actions(context: PageContext, tenant: TenantRow, *, is_canary: bool) -> None:
+    """Draw the retry of a failed tenant, and links to its workflows.
 
-    In a list, each name contains the tenant: a screen reader lists the actions of a page without their surroundings.
+    On the page of all tenants the names contain that of the canary: a screen reader lists the actions of a page without
+    their surroundings.
     """
-    is_listed = where != "one"
+    tenant_id = tenant.tenant_id
     with st.container(horizontal=True):
-        retry = f"Retry {tenant_id}…" if is_listed else "Retry…"
-        if can_retry and st.button(retry, icon=":material/replay:", key=f"operations-retry-{where}-{tenant_id}"):
+        retry = f"Retry {tenant_id}…" if is_canary else "Retry…"
+        if tenant.state is State.FAILED and st.button(
+            retry, icon=":material/replay:", key=f"operations-retry-{tenant_id}"
+        ):
             retry_dialog.ask(tenant_id)
         if context.addresses.temporal_ui is None:
             return
         links = view.workflow_links(context.addresses.temporal_ui, tenant_id)
-        for name, address in links[:1] if is_listed else links:
+        for name, address in links[:1] if is_canary else links:
             st.link_button(
-                f"{name}: {tenant_id}" if is_listed else name,
+                f"{name}: {tenant_id}" if is_canary else name,
                 address,
                 icon=":material/open_in_new:",
-                key=f"operations-temporal-{where}-{tenant_id}-{name}",
+                key=f"operations-temporal-{tenant_id}-{name}",
             )

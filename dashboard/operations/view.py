@@ -110,10 +110,7 @@ class Totals:
 class Times:
     """Provisioning times of the newest ready tenants; `percentiles` as (label, value), by nearest rank."""
 
-    tenants: int
     percentiles: tuple[tuple[str, str], ...]
-    over: int
-    promise: str
     summary: str
 
 
@@ -126,7 +123,6 @@ class Line:
     badge: Badge
     facts: str
     trouble: str
-    can_retry: bool
 
     @property
     def text(self) -> str:
@@ -138,13 +134,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """A number of tenants that filters the table; `code` is unique among all counters."""
+    """A number of tenants that filters the table."""
 
-    code: str
+    problem: Problem
     label: str
     icon: str
     tenants: int
-    wanted: TenantFilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +184,7 @@ def state_badges(found: Totals) -> tuple[str, ...]:
 def problem_counters(found: Mapping[Problem, int]) -> tuple[Counter, ...]:
     """Return a counter for each counted problem, also those without a tenant."""
     return tuple(
-        Counter(
-            f"problem-{problem}", problem_title(problem), icon, found.get(problem, 0), TenantFilter(problem=problem)
-        )
+        Counter(problem, problem_title(problem), icon, found.get(problem, 0))
         for problem, (_, icon) in _PROBLEMS.items()
         if icon
     )
@@ -264,15 +257,9 @@ def times(found: Sequence[ProvisioningTime], provisioning_slo_seconds: float) ->
         (f"p{rank}", words.span(seconds[ceil(len(seconds) * rank / 100) - 1]) if seconds else "none")
         for rank in _PERCENTILES
     )
-    promise = words.span(provisioning_slo_seconds)
     verdict = "all within the target" if not over else f"{words.count(over, 'tenant')} over the target"
-    return Times(
-        len(seconds),
-        percentiles,
-        over,
-        promise,
-        f"newest {words.count(len(seconds), 'ready tenant')}: {verdict} of {promise}",
-    )
+    newest = words.count(len(seconds), "ready tenant")
+    return Times(percentiles, f"newest {newest}: {verdict} of {words.span(provisioning_slo_seconds)}")
 
 
 def times_chart(found: Sequence[ProvisioningTime], provisioning_slo_seconds: float) -> dict[str, object]:
@@ -314,7 +301,6 @@ def stuck_line(tenant: StuckTenant, now: datetime) -> Line:
         f"{tenant.region} · waiting for {words.span((now - tenant.requested_at).total_seconds())},"
         f" since {words.at(tenant.requested_at)}",
         ". ".join(_where(tenant)),
-        can_retry=tenant.state is State.FAILED,
     )
 
 
@@ -353,7 +339,6 @@ def line(tenant: TenantRow, provisioning_slo_seconds: float, now: datetime) -> L
         badge(tenant.state),
         f"{tenant.region} · enabled {words.moment(tenant.requested_at, now)} · {_ready(tenant)}",
         _lateness(tenant, provisioning_slo_seconds, now),
-        can_retry=tenant.state is State.FAILED,
     )
 
 

@@ -52,7 +52,7 @@ def test_the_newest_records_are_listed_with_the_state_of_the_chain(dashboard: Da
     fill(worker, 1, "beta", subject="of another")
     page = draw(a_page_context(dashboard))
     assert numbers(page) == list(range(110, 10, -1))
-    assert [metric.value for metric in page.metric] == ["110", "50", "Verified"]
+    assert "Records: **110**, Signed up to record: **50**, Signature: **verified**" in text(page)
     assert "Signed up to record 50" in text(page)
     assert "60 newer records will be signed within a minute" in text(page)
     assert "Hash links of 100 shown records" in text(page)
@@ -81,7 +81,7 @@ def test_a_role_without_the_permission_sees_no_records(dashboard: Database, work
     fill(worker, 3)
     page = draw(a_page_context(dashboard, PersonRole.KEY_ADMINISTRATOR))
     assert "Ask an administrator or an auditor" in page.info[0].value
-    assert (len(page.dataframe), len(page.button), len(page.text_input), len(page.metric)) == (0, 0, 0, 0)
+    assert (len(page.dataframe), len(page.button), len(page.text_input), len(page.markdown)) == (0, 0, 0, 0)
 
 
 def test_paging_shows_new_records_only_on_the_newest_page(dashboard: Database, worker: Database) -> None:

@@ -79,3 +79,12 @@ def test_a_fragment_reports_that_the_database_does_not_respond(kind: str, said: 
 def test_the_silence_of_a_process_is_shown_within_ten_seconds_on_a_busy_machine() -> None:
     """It is silent for the age of a report, and the next refresh shows it: two seconds are left for the drawing."""
     assert REPORT_SECONDS + REFRESH_SECONDS <= 8
+
+
+def test_a_fragment_does_not_check_a_session_that_the_run_has_admitted() -> None:
+    def asked() -> bool:
+        raise AssertionError("a second check of the session in one run")
+
+    drawn: list[object] = []
+    run(replace(a_page_context(NO_DATABASE), admitted=lambda: True, present=asked), drawn.append)
+    assert len(drawn) == 1

@@ -3,6 +3,8 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboard.components.selection import this_run
+
 
 def _script() -> None:
     import streamlit as st  # noqa: PLC0415 - AppTest runs the source of this function alone
@@ -37,3 +39,24 @@ def test_the_newest_of_click_and_address_is_selected() -> None:
     assert shown(page) == ""
     assert shown(page, row="9") == "9"
     assert shown(page) == "", "as after Back"
+
+
+def _admitted() -> None:
+    import streamlit as st  # noqa: PLC0415 - AppTest runs the source of this function alone
+
+    from dashboard.components.selection import this_run  # noqa: PLC0415 - the same
+
+    @st.fragment
+    def part() -> None:
+        st.text(f"{st.session_state['first']()}")
+
+    st.session_state.setdefault("first", this_run())
+    part()
+
+
+@pytest.mark.integration
+def test_what_holds_for_a_run_does_not_hold_in_the_next() -> None:
+    page = AppTest.from_function(_admitted)
+    assert page.run().text[0].value == "True"
+    assert page.run().text[0].value == "False"
+    assert not this_run()(), "outside of a run"

@@ -147,7 +147,7 @@ def test_a_stuck_tenant_is_shown_with_its_step_and_workflow_and_none_of_the_cust
     assert "2 · create the L2 tenant key and the payload key: failed, 1 failed attempt" in said
     assert "6 · notify the customer: not started" in said
     assert f"L2-{ACME}" not in said
-    press(at, f"operations-retry-one-{ACME}")
+    press(at, f"operations-retry-{ACME}")
     assert "Your request is recorded" not in press(at, "operations-retry-left")
     press(at, "operations-back")
     assert at.title[0].value == "Operations"
@@ -174,7 +174,7 @@ def test_undelivered_notifications_are_shown_without_their_text(
 def retried(at: AppTest) -> AppTest:
     if at.title[0].value != ACME:
         press(at, f"operations-open-stuck-{ACME}")
-    assert "Your request is recorded in the tenant's audit stream" in press(at, f"operations-retry-one-{ACME}")
+    assert "Your request is recorded in the tenant's audit stream" in press(at, f"operations-retry-{ACME}")
     return at.button(key="operations-retry-confirmed").click().run()
 
 
@@ -219,7 +219,7 @@ def test_a_tenant_that_has_recovered_is_not_retried(field: Field, worker: Databa
     failed(worker, ACME)
     at = shown("operations", a_page_context(field, gateway))
     press(at, f"operations-open-stuck-{ACME}")
-    at.button(key=f"operations-retry-one-{ACME}").click().run()
+    at.button(key=f"operations-retry-{ACME}").click().run()
     with worker.tenant_tx(ACME) as tx:
         tx.tenants.move(Transition.RETRY)
     assert "A tenant that is provisioning cannot retry" in press(at, "operations-retry-confirmed")
@@ -262,6 +262,6 @@ def test_the_canary_is_shown_separately(field: Field, worker: Database, gateway:
     at = shown("operations", a_page_context(field, gateway))
     assert listed(at) == [ACME]
     assert "Not ready. The isolation of new tenants cannot be checked" in text(at)
-    at.button(key=f"operations-retry-canary-{CANARY_TENANT_ID}").click().run()
+    at.button(key=f"operations-retry-{CANARY_TENANT_ID}").click().run()
     at.button(key="operations-retry-confirmed").click().run()
     assert gateway.asked == [f"retry {CANARY_TENANT_ID}"]

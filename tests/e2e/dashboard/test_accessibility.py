@@ -166,6 +166,6 @@ def test_pages_of_operators_and_the_development_marketplace_are_accessible(visit
     found += faults(window.page)
     for query in ("", f"?id={tenants.FAILED}", f"?id={BUSY}"):
         found += faults(show(window, f"/operations/{query}"))
-    open_dialog(show(window, f"/operations/?id={tenants.FAILED}"), f"operations-retry-one-{tenants.FAILED}")
+    open_dialog(show(window, f"/operations/?id={tenants.FAILED}"), f"operations-retry-{tenants.FAILED}")
     found += faults(window.page)
     assert found == []
