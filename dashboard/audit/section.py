@@ -22,7 +22,7 @@ from dashboard.components import formatting as words
 from dashboard.components.address import draw_ignored
 from dashboard.components.fragments import draw_once_open, draw_tabs, part, polling_fragment
 from dashboard.components.local_time import shown_time
-from dashboard.components.selection import current_run, select, selected
+from dashboard.components.selection import select, selected
 from dashboard.page_context import PageContext
 from database.audit import FoundRecord
 
@@ -32,10 +32,9 @@ _FIRST_DAY = datetime(2020, 1, 1)  # noqa: DTZ001 - the widget has times without
 
 _PAGE, _TURN, _ADDRESS, _IGNORED = "audit-page", "audit-turn", "audit-address", "audit-ignored"
 _TABLE, _BARS, _LIVE = "audit-table", "audit-bars", "audit-live"
-_OPENED, _RESET = "audit-table-opened", "audit-table-reset"
 _RECORD_SHOWN = "audit-record-shown"
-_NEXT_RUN = "next run"
-"""The value of `_RESET` for the run that the present one requests: it repeats the request of the browser."""
+_CLOSED = "audit-records-closed"
+"""The number of records that were closed: the list after each is another widget, without a selection."""
 _WANTED, _VERSION = "audit-wanted", "audit-version"
 _HEIGHT = 460
 
@@ -64,13 +63,20 @@ def _draw_opened(context: PageContext) -> None:
     if seq is not None:
         st.dialog("Audit record", width="large", on_dismiss=_close)(_draw_record)(context, seq)
     elif was_shown:
-        if st.session_state.get(_RESET) is current_run():
-            st.session_state[_RESET] = _NEXT_RUN
+        st.session_state[_CLOSED] = _closed() + 1
         st.rerun()
 
 
 def _close() -> None:
     select(address.SEQ, "")
+
+
+def _closed() -> int:
+    return int(st.session_state.get(_CLOSED, 0))
+
+
+def _table_key() -> str:
+    return f"{_TABLE}-{_closed()}"
 
 
 def _key(name: str) -> str:
@@ -254,7 +260,7 @@ def _draw_results(
     On a page that is just opened the bars appear first, because they would move the list.
     """
     parts = [(st.container(), _draw_bars), (st.container(), draw_list)]
-    for place, draw in reversed(parts) if _TABLE in st.session_state else parts:
+    for place, draw in reversed(parts) if _table_key() in st.session_state else parts:
         with place:
             draw(context, query)
 
@@ -376,7 +382,6 @@ def _deadline(context: PageContext) -> Callable[[], bool]:
 
 
 def _draw_records(context: PageContext, query: AuditQuery, *, live: bool) -> None:
-    _note_end_of_selection()
     _draw_opened(context)  # Before the list, so that a selected record is visible first.
     page = _page(context, query.filter(), live=live)
     rows = [view.row(found, st.context.timezone) for found in page.found]
@@ -442,38 +447,27 @@ def _draw_list(rows: Sequence[view.Row]) -> None:
     """Draw the list; a selected record opens, with its number in the address."""
     st.dataframe(
         [asdict(row) | {"outcome": [row.outcome]} for row in rows],
-        key=_TABLE,
+        key=_table_key(),
         column_order=[name for name in _COLUMNS if name != "local" or any(row.local for row in rows)],
         column_config=_COLUMNS,
         hide_index=True,
         height=_HEIGHT,
-        on_select=partial(_select_record, [row.seq for row in rows]),
+        on_select=partial(_select_record, _closed(), [row.seq for row in rows]),
         selection_mode="single-row",
         alt="Audit records, newest first; select one for details",
     )
 
 
-def _note_end_of_selection() -> None:
-    """Permit the last record to be selected again when a request of the browser has no selection any more."""
-    reset = st.session_state.get(_RESET)
-    if reset == _NEXT_RUN:
-        st.session_state[_RESET] = current_run()
-    elif reset is not current_run():
-        st.session_state.pop(_OPENED, None)
+def _select_record(closed: int, numbers: Sequence[int]) -> None:
+    """Open the selected record.
 
-
-def _select_record(numbers: Sequence[int]) -> None:
-    """Open the selected record and end the selection, so that the same record can be selected again.
-
-    Requests that were on their way still have the selection, and may arrive after the user has closed the record.
+    Requests that are on their way when the user closes a record still have its selection, and must not open it again.
     """
-    rows = st.session_state[_TABLE]["selection"]["rows"]
+    if closed != _closed():
+        return
+    rows = st.session_state[_table_key()]["selection"]["rows"]
     if rows and rows[0] < len(numbers):
-        st.session_state[_TABLE] = {"selection": {"rows": []}}
-        st.session_state[_RESET] = current_run()
-        if st.session_state.get(_OPENED) != rows[0]:
-            st.session_state[_OPENED] = rows[0]
-            select(address.SEQ, str(numbers[rows[0]]))
+        select(address.SEQ, str(numbers[rows[0]]))
 
 
 def _draw_record(context: PageContext, seq: int) -> None:

@@ -301,9 +301,14 @@ def open_tab(at: AppTest, key: str, label: str) -> str:
 def select(at: AppTest, key: str, row: int) -> None:
     """Select a row of a table, as the browser sends it: AppTest has no such action."""
     [table] = [one for one in at.dataframe if one.key == key]
+    send_selection(at, table.proto.id, row)
+
+
+def send_selection(at: AppTest, widget: str, row: int) -> None:
+    """Send a selection in a table that need not be drawn any more: a request on its way has the former widget."""
     states = at._tree.get_widget_states()
     selection = {"selection": {"rows": [row], "columns": [], "cells": []}}
-    states.widgets.add(id=table.proto.id, string_value=json.dumps(selection))
+    states.widgets.add(id=widget, string_value=json.dumps(selection))
     at._run(states)
     assert not at.exception, at.exception
 
