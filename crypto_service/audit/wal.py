@@ -298,21 +298,24 @@ class WriteAheadLog:
 
     def _file_for(self, name: str, size: int) -> tuple[_Lane, WalSegment]:
         lane = self._lanes.get(name) or _Lane()
-        if lane.file is not None and lane.file.size and lane.file.size + size > _ROTATED_BYTES:
+        file = lane.file
+        if file is not None and file.size and file.size + size > _ROTATED_BYTES:
             lane.close()
-        try:
-            if lane.file is None:
-                self._read_waiting()
+            file = None
+        if file is not None:
             self._require_room(name, size)
-            if lane.file is None:
-                lane.open(WalSegment(self._folder, name, sync=self._sync))
-                self._lanes[name] = lane
+            return lane, file
+        try:
+            self._read_waiting()
+            self._require_room(name, size)
+            file = WalSegment(self._folder, name, sync=self._sync)
         except OSError as failed:
             self.failure.set()
             log.warning("journal not opened", reason=os.strerror(failed.errno or 0))
             raise AuditUnavailable from failed
-        assert lane.file is not None  # noqa: S101 - opened above
-        return lane, lane.file
+        lane.open(file)
+        self._lanes[name] = lane
+        return lane, file
 
     def _require_room(self, lane: str, size: int) -> None:
         if self._limit - self._total - size >= (self._waiting.get(lane, 0) if lane else 0):

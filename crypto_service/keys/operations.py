@@ -98,7 +98,7 @@ class CryptoOperations:
     async def seal_object(self, caller: ClientIdentity, object_id: str, material: bytes) -> tuple[int, bytes]:
         """Return the key version and the encrypted material of a managed object; writes no audit entry."""
         place = _place(caller, Purpose.MANAGED_OBJECT, object_id)
-        key = await self._key(caller, ENCRYPTS)
+        key = self._cached_key(caller, ENCRYPTS) or await self._key(caller, ENCRYPTS)
         return key.version, form.seal(key, place, material, self._random)
 
     async def open_object(self, caller: ClientIdentity, object_id: str, key_version: int, sealed: bytes) -> bytes:
@@ -108,12 +108,12 @@ class CryptoOperations:
         it. Raises: CiphertextRefused, KeyVersionRetired when the version is destroyed, and as `encrypt`.
         """
         place = _place(caller, Purpose.MANAGED_OBJECT, object_id)
-        key = await self._key_of(caller, DECRYPTS, key_version)
+        key = self._cached_key(caller, DECRYPTS, key_version) or await self._key_of(caller, DECRYPTS, key_version)
         return form.unseal(key, place, sealed)
 
     async def _encrypt(self, caller: ClientIdentity, purpose: Purpose, resource: str, plaintext: bytes) -> str:
         place = _place(caller, purpose, resource)
-        key = await self._key(caller, ENCRYPTS)
+        key = self._cached_key(caller, ENCRYPTS) or await self._key(caller, ENCRYPTS)
         return form.to_text(form.seal(key, place, plaintext, self._random))
 
     async def _decrypt(self, caller: ClientIdentity, purpose: Purpose, resource: str, text: str) -> bytes:
@@ -136,6 +136,17 @@ class CryptoOperations:
             if self._keyring.revision(caller.tenant_id) is revision:
                 return form.to_text(form.seal(active, place, form.unseal(old, place, sealed), self._random))
 
+    def _cached_key(
+        self, caller: ClientIdentity, allowed: frozenset[State], version: int | None = None
+    ) -> ServiceKey | None:
+        """Return a key that may be used now, None if it must be awaited; raise TenantNotOperational.
+
+        Nothing suspends between the checks and the use of the result.
+        """
+        _require(caller, allowed)
+        cached = self._keyring.cached(caller, version)
+        return cached if cached is not None and self._callers.is_current(caller) else None
+
     async def _key(self, caller: ClientIdentity, allowed: frozenset[State], version: int | None = None) -> ServiceKey:
         """Return a key that may be used now; the module documents the order of the checks.
 
@@ -145,10 +156,9 @@ class CryptoOperations:
         """
         while True:
             revision = self._keyring.revision(caller.tenant_id)
-            _require(caller, allowed)
-            cached = self._keyring.cached(caller, version)
-            if cached is not None and self._callers.is_current(caller):
-                return cached  # nothing has suspended since the checks
+            cached = self._cached_key(caller, allowed, version)
+            if cached is not None:
+                return cached
             key = await self._keyring.key(caller, version)
             if self._keyring.revision(caller.tenant_id) is not revision:
                 continue
@@ -162,7 +172,7 @@ class CryptoOperations:
 
     async def _key_of_text(self, caller: ClientIdentity, allowed: frozenset[State], version: int) -> ServiceKey:
         """Return the key version of a ciphertext; reject a compromised one, whose holder could forge the ciphertext."""
-        key = await self._key_of(caller, allowed, version)
+        key = self._cached_key(caller, allowed, version) or await self._key_of(caller, allowed, version)
         if key.compromised:
             raise KeyVersionRetired
         return key

@@ -71,10 +71,12 @@ _UNCHANGING = frozenset(
 )
 """Audited operations that change nothing. Others may change an object, its usage limits or the attribute Fresh."""
 _REPEATED = frozenset({Tag.OPERATION, Tag.UNIQUE_BATCH_ITEM_ID})
+_STAMPS = 64
+"""Response headers cached in encoded form: all responses of a second with the same version and size have the same."""
 _MOST_CORRELATION = 1024
 """Characters of a client correlation value, which the response repeats."""
 _UNDONE = choice(Tag.RESULT_STATUS, ResultStatus.OPERATION_UNDONE)
-_SUCCESS = choice(Tag.RESULT_STATUS, ResultStatus.SUCCESS)
+_SUCCESS = ttlv.pre_encode(choice(Tag.RESULT_STATUS, ResultStatus.SUCCESS))
 _FAILED = choice(Tag.RESULT_STATUS, ResultStatus.OPERATION_FAILED)
 _INTERNAL = "internal"
 """The code in the audit entry for an error outside our vocabulary."""
@@ -102,6 +104,53 @@ class _Stamp(NamedTuple):
     server_correlation: str = ""
 
 
+class _BatchItem:
+    """An item of a request. What is read from it is kept, because clients send equal messages repeatedly.
+
+    `repeated` are the parts that its response repeats.
+    """
+
+    __slots__ = ("_payload", "_supported", "item", "repeated")
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.repeated = tuple([ttlv.pre_encode(part) for part in item.children() if part[0] in _REPEATED])
+        self._supported: SupportedOperation | None = None
+        self._payload: Item | None = None
+
+    def supported(self, version: int) -> SupportedOperation:
+        """Return its operation; raise KmipRefused."""
+        found = self._supported
+        if found is None:
+            found = self._supported = _find_operation(self.item, version)
+        return found
+
+    def payload(self, version: int) -> Item:
+        """Return its payload in the form of KMIP 1.4; raise KmipRefused."""
+        found = self._payload
+        if found is None:
+            found = self._payload = _read_payload(self.item, version)
+        return found
+
+
+class Request:
+    """A decoded message, which may be answered repeatedly."""
+
+    __slots__ = ("_parts", "message", "size")
+
+    def __init__(self, message: Item, size: int = 0) -> None:
+        """`size` is the number of its bytes."""
+        self.message, self.size = message, size
+        self._parts: tuple[_Header, Sequence[_BatchItem]] | None = None
+
+    def read(self) -> tuple[_Header, Sequence[_BatchItem]]:
+        """Return its header and its items; raise KmipRefused."""
+        found = self._parts
+        if found is None:
+            found = self._parts = _read(self.message)
+        return found
+
+
 class _Outcome(NamedTuple):
     """The result of one item: its response and its audit entry."""
 
@@ -119,21 +168,21 @@ class Dispatcher:
         self._timer = timer
         self._streams = Streams()
 
-    async def answer(self, caller: ClientIdentity, request: Item, address: str, size: int = 0) -> Item:
-        """Return the response to a message of `size` bytes; every error becomes a response."""
+    async def answer(self, caller: ClientIdentity, request: Request, address: str) -> Item:
+        """Return the response to a message; every error becomes a response."""
         now = int(self._objects.clock())
         try:
-            header, items = _read(request)
+            header, items = request.read()
         except KmipRefused as refused:
             note_error(refused.code)
-            protocol = _version_to_answer(request)
+            protocol = _version_to_answer(request.message)
             return _message(_Stamp(protocol, now), [_failure((), refused, feature_level(protocol))])
         version = feature_level(header.protocol if header.protocol in VERSIONS else VERSIONS[0])
         value = header.client_correlation
         correlation = (value and from_request_id(value.encode())) or new_correlation_id()
         stamp = _Stamp(header.protocol, now, value, correlation)
         try:
-            self._parts.limits.enter(caller.tenant_id, len(items) + size // _BYTES_PER_UNIT)
+            self._parts.limits.enter(caller.tenant_id, len(items) + request.size // _BYTES_PER_UNIT)
         except OpenKcmError as refused:
             note_error(refused.code)
             began = time.perf_counter()
@@ -151,7 +200,7 @@ class Dispatcher:
         return _message(stamp, answers)
 
     async def _answers(
-        self, batch: Batch, header: _Header, items: Sequence[Item], correlation: str, address: str
+        self, batch: Batch, header: _Header, items: Sequence[_BatchItem], correlation: str, address: str
     ) -> Sequence[Item]:
         """Return the results, of a batch with several items in encoded form."""
         token = correlation_id.set(correlation)
@@ -163,7 +212,7 @@ class Dispatcher:
                 if size < RESPONSE_BYTES:
                     outcomes.append(await _process(batch, item, correlation, address, self._timer))
                 else:
-                    failure = _failure(_repeated(item), _too_large(), batch.version)
+                    failure = _failure(item.repeated, _too_large(), batch.version)
                     outcomes.append(_Outcome(failure, failed=True, entry=None))
                 if len(items) > 1:
                     # Encoded here, because it takes as long as the processing, and the tenant's turns count both.
@@ -183,7 +232,7 @@ class Dispatcher:
         finally:
             correlation_id.reset(token)
         if outcomes[-1].failed and header.option == BatchErrorContinuationOption.UNDO:
-            undone = [structure(Tag.BATCH_ITEM, *_repeated(item), _UNDONE) for item in items[: len(outcomes) - 1]]
+            undone = [structure(Tag.BATCH_ITEM, *item.repeated, _UNDONE) for item in items[: len(outcomes) - 1]]
             return [*undone, outcomes[-1].item]
         return [outcome.item for outcome in outcomes]
 
@@ -195,10 +244,10 @@ class TracedDispatcher(Dispatcher):
         super().__init__(parts, objects)
         self._tracer = tracer
 
-    async def answer(self, caller: ClientIdentity, request: Item, address: str, size: int = 0) -> Item:
-        with self._tracer.span(f"kmip {_operation_name(request)}", SERVER, None) as span:
+    async def answer(self, caller: ClientIdentity, request: Request, address: str) -> Item:
+        with self._tracer.span(f"kmip {_operation_name(request.message)}", SERVER, None) as span:
             span.attributes["openkcm.tenant_id"] = caller.tenant_id
-            return await super().answer(caller, request, address, size)
+            return await super().answer(caller, request, address)
 
 
 def _operation_name(request: Item) -> str:
@@ -209,22 +258,23 @@ def _operation_name(request: Item) -> str:
     return Operation(value).name.lower() if isinstance(value, int) and value in OPERATIONS else "unknown"
 
 
-async def _process(batch: Batch, item: Item, correlation: str, address: str, timer: Callable[[], int]) -> _Outcome:
+async def _process(
+    batch: Batch, item: _BatchItem, correlation: str, address: str, timer: Callable[[], int]
+) -> _Outcome:
     began = timer()
-    kept = _repeated(item)
     batch.operation, batch.subject, batch.bytes, batch.recorded = None, "", 0, False
     supported: SupportedOperation | None = None
     try:
-        supported = _find_operation(batch, item)
+        supported = item.supported(batch.version)
         batch.operation = supported.audited
         _require_state(batch, supported)
         payload = await _handle(batch, supported, item)
     except Exception as refused:  # noqa: BLE001 - translated only here; the batch may continue
-        answer, failed = _failure(kept, refused, batch.version), True
+        answer, failed = _failure(item.repeated, refused, batch.version), True
         code = refused.code if isinstance(refused, OpenKcmError) else _INTERNAL
         note_error(code)
     else:
-        answer, failed, code = _success(kept, payload), False, ""
+        answer, failed, code = _success(item.repeated, payload), False, ""
     if supported is None or supported.audited is None:
         return _Outcome(answer, failed, None)
     entry = AuditEntry(
@@ -244,25 +294,29 @@ async def _process(batch: Batch, item: Item, correlation: str, address: str, tim
     return _Outcome(answer, failed, entry)
 
 
-async def _handle(batch: Batch, supported: SupportedOperation, item: Item) -> Payload:
+async def _handle(batch: Batch, supported: SupportedOperation, item: _BatchItem) -> Payload:
+    answer = await supported.handler(batch, item.payload(batch.version))
+    if batch.version < VERSION_2:
+        return answer
+    return to_version_2(required(read_choice(item.item, Tag.OPERATION), Tag.OPERATION), answer)
+
+
+def _read_payload(item: Item, version: int) -> Item:
     payload = read_structure(item, Tag.REQUEST_PAYLOAD) or _NO_PAYLOAD
     _require_few_fields(payload)
     for part in payload.children():
         _require_few_fields(part)
-    if batch.version < VERSION_2:
-        return await supported.handler(batch, payload)
-    operation = required(read_choice(item, Tag.OPERATION), Tag.OPERATION)
-    return to_version_2(operation, await supported.handler(batch, from_version_2(payload)))
+    return payload if version < VERSION_2 else from_version_2(payload)
 
 
-def _find_operation(batch: Batch, item: Item) -> SupportedOperation:
+def _find_operation(item: Item, version: int) -> SupportedOperation:
     operation = required(read_choice(item, Tag.OPERATION), Tag.OPERATION)
     extension = read_structure(item, Tag.MESSAGE_EXTENSION)
     if extension is not None and read_flag(extension, Tag.CRITICALITY_INDICATOR):
         raise unsupported("the critical message extension is not supported")
     supported = OPERATIONS.get(operation)
     # Discover Versions is accepted in every version, because its purpose is to find a common one.
-    if supported is None or (supported.since > batch.version and operation != Operation.DISCOVER_VERSIONS):
+    if supported is None or (supported.since > version and operation != Operation.DISCOVER_VERSIONS):
         raise KmipRefused(ResultReason.OPERATION_NOT_SUPPORTED, "the operation is not supported")
     return supported
 
@@ -277,7 +331,7 @@ def _require_state(batch: Batch, supported: SupportedOperation) -> None:
         raise TenantNotOperational(batch.caller.tenant_state)
 
 
-def _read(request: Item) -> tuple[_Header, Sequence[Item]]:
+def _read(request: Item) -> tuple[_Header, Sequence[_BatchItem]]:
     """Return header and batch items; raise KmipRefused."""
     if request.tag != Tag.REQUEST_MESSAGE:
         raise malformed("the message is not a request message")
@@ -296,7 +350,7 @@ def _read(request: Item) -> tuple[_Header, Sequence[Item]]:
     # Nothing before the last item changes anything, so there is nothing to undo when an item fails.
     if header.option == BatchErrorContinuationOption.UNDO and any(map(_may_change, items[:-1])):
         raise unsupported("a batch with the option Undo can change objects only in its last item")
-    return header, items
+    return header, [_BatchItem(item) for item in items]
 
 
 def _discovers_versions(item: Item) -> bool:
@@ -349,25 +403,20 @@ def _version_to_answer(request: Item) -> tuple[int, int]:
     return protocol if protocol in VERSIONS else next((one for one in VERSIONS if one[0] == protocol[0]), (1, 4))
 
 
-def _repeated(item: Item) -> Payload:
-    """Return the parts of an item that its response repeats."""
-    return tuple([part for part in item.children() if part[0] in _REPEATED])  # its tag; an index is faster
+def _success(repeated: Payload, payload: Payload) -> Item:
+    return structure(Tag.BATCH_ITEM, *repeated, _SUCCESS, structure(Tag.RESPONSE_PAYLOAD, *payload))
 
 
-def _success(kept: Payload, payload: Payload) -> Item:
-    return structure(Tag.BATCH_ITEM, *kept, _SUCCESS, structure(Tag.RESPONSE_PAYLOAD, *payload))
+def _failure(repeated: Payload, error: Exception, version: int) -> Item:
+    return structure(Tag.BATCH_ITEM, *repeated, *_error(error, version))
 
 
-def _failure(kept: Payload, error: Exception, version: int) -> Item:
-    return structure(Tag.BATCH_ITEM, *kept, *_error(error, version))
-
-
-def _failures(items: Sequence[Item], error: Exception, version: int) -> Sequence[Item]:
+def _failures(items: Sequence[_BatchItem], error: Exception, version: int) -> Sequence[Item]:
     """Return an error that concerns all items; the items of a batch mostly repeat the same."""
     fields = _error(error, version)
-    repeated = [_repeated(item) for item in items]
-    made = {kept: ttlv.pre_encode(structure(Tag.BATCH_ITEM, *kept, *fields)) for kept in dict.fromkeys(repeated)}
-    return [made[kept] for kept in repeated]
+    different = dict.fromkeys(item.repeated for item in items)
+    made = {repeated: ttlv.pre_encode(structure(Tag.BATCH_ITEM, *repeated, *fields)) for repeated in different}
+    return [made[item.repeated] for item in items]
 
 
 def _error(error: Exception, version: int) -> Payload:
@@ -380,7 +429,7 @@ def _too_large() -> KmipRefused:
     return KmipRefused(ResultReason.RESPONSE_TOO_LARGE, message)
 
 
-def _fit(answers: Sequence[Item], items: Sequence[Item], room: int, version: int) -> Sequence[Item]:
+def _fit(answers: Sequence[Item], items: Sequence[_BatchItem], room: int, version: int) -> Sequence[Item]:
     """Return results of at most `room` bytes, if errors instead of the largest ones suffice.
 
     So the few bytes of a Create result still reach the client.
@@ -390,7 +439,7 @@ def _fit(answers: Sequence[Item], items: Sequence[Item], room: int, version: int
     for place in sorted(range(len(fitting)), key=lambda place: len(fitting[place]), reverse=True):
         if size <= room:
             break
-        error = ttlv.encode(_failure(_repeated(items[place]), _too_large(), version))
+        error = ttlv.encode(_failure(items[place].repeated, _too_large(), version))
         if len(error) < len(fitting[place]):
             size += len(error) - len(fitting[place])
             fitting[place] = error
@@ -398,15 +447,30 @@ def _fit(answers: Sequence[Item], items: Sequence[Item], room: int, version: int
 
 
 def _message(stamp: _Stamp, answers: Sequence[Item]) -> Item:
-    fields = [_pre_encoded_version(*stamp.protocol), moment(Tag.TIME_STAMP, stamp.now)]
-    if stamp.client_correlation is not None:
+    if stamp.client_correlation is None:
+        header = _encoded_header(stamp.protocol, stamp.now, len(answers))
+    else:
         # Both or none: PyKMIP before 0.11 does not read a header of 1.4 with a value that it did not ask for.
-        fields.append(text(Tag.CLIENT_CORRELATION_VALUE, stamp.client_correlation))
-        fields.append(text(Tag.SERVER_CORRELATION_VALUE, stamp.server_correlation))
-    fields.append(number(Tag.BATCH_COUNT, len(answers)))
-    return structure(Tag.RESPONSE_MESSAGE, structure(Tag.RESPONSE_HEADER, *fields), *answers)
+        header = _header(
+            stamp.protocol,
+            stamp.now,
+            len(answers),
+            text(Tag.CLIENT_CORRELATION_VALUE, stamp.client_correlation),
+            text(Tag.SERVER_CORRELATION_VALUE, stamp.server_correlation),
+        )
+    return structure(Tag.RESPONSE_MESSAGE, header, *answers)
 
 
-@lru_cache(maxsize=2 * len(VERSIONS))
-def _pre_encoded_version(major: int, minor: int) -> Item:
-    return ttlv.pre_encode(version_item(major, minor))
+@lru_cache(maxsize=_STAMPS)
+def _encoded_header(protocol: tuple[int, int], now: int, count: int) -> Item:
+    return ttlv.pre_encode(_header(protocol, now, count))
+
+
+def _header(protocol: tuple[int, int], now: int, count: int, *correlation: Item) -> Item:
+    return structure(
+        Tag.RESPONSE_HEADER,
+        version_item(*protocol),
+        moment(Tag.TIME_STAMP, now),
+        *correlation,
+        number(Tag.BATCH_COUNT, count),
+    )

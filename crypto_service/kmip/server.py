@@ -7,8 +7,7 @@ from crypto_service.interfaces import Dependencies
 from crypto_service.kmip.codec import framing, ttlv
 from crypto_service.kmip.codec.enums import ResultReason
 from crypto_service.kmip.codec.errors import reason_and_message
-from crypto_service.kmip.codec.ttlv import Item
-from crypto_service.kmip.dispatch import Dispatcher, TracedDispatcher
+from crypto_service.kmip.dispatch import Dispatcher, Request, TracedDispatcher
 from crypto_service.kmip.objects.store import ObjectStore
 from crypto_service.server.connection import Connection, hold_position
 from crypto_service.server.connection_registry import ConnectionRegistry
@@ -54,9 +53,12 @@ class KmipConnection(Connection):
         self._unread = bytearray()
         self._answering = False
         self._in_progress = 0
-        self._last_request: tuple[bytes, Item] | None = None
+        self._last_request: tuple[bytes, Request] | None = None
 
     def received(self, data: bytes) -> None:
+        if not self._unread and not self._answering and framing.is_whole(data, self._limit) and self.hold(len(data)):
+            self._begin(data)  # nearly always: without a copy
+            return
         self._unread += data
         if self.hold(len(self._unread) + self._in_progress):
             self._process_next()
@@ -79,11 +81,14 @@ class KmipConnection(Connection):
             with memoryview(self._unread) as unread:
                 message = bytes(unread[:size])  # one copy, of up to a megabyte
             del self._unread[:size]
-            self._answering, self._in_progress = True, size
-            self.awaiting(None)
-            self.run(self._answer(message), self._answered)
+            self._begin(message)
         else:
             self.awaiting(self.connections.bounds.message_seconds)
+
+    def _begin(self, message: bytes) -> None:
+        self._answering, self._in_progress = True, len(message)
+        self.awaiting(None)
+        self.run(self._answer(message), self._answered)
 
     def _refuse_message(self) -> None:
         """Reject the message that is being received, after the responses to earlier ones."""
@@ -96,25 +101,23 @@ class KmipConnection(Connection):
         self.send(answer)
         self.close()
 
-    async def _read(self, message: bytes) -> Item:
-        """Decode a message; reuse the previous result for equal bytes: clients request the same key repeatedly."""
+    async def _read(self, message: bytes) -> Request:
         if len(message) > _LARGE:
             turns, tenant_id = self.parts.turns, self.caller.tenant_id
-            request = await turns.complete(tenant_id, ttlv.decode_in_steps(message))
+            decoded = await turns.complete(tenant_id, ttlv.decode_in_steps(message))
             await turns.pause(tenant_id)
-            return request
-        if self._last_request is not None and self._last_request[0] == message:
-            return self._last_request[1]
-        request = ttlv.decode(message)
-        self._last_request = (message, request) if framing.asks_only(request) else None
+            return Request(decoded, len(message))
+        request = Request(ttlv.decode(message), len(message))
+        self._last_request = (message, request) if framing.asks_only(request.message) else None
         return request
 
     async def _answer(self, message: bytes) -> tuple[bytes, bool]:
         """Return the response, and whether the connection continues."""
         try:
-            request = await self._read(message)
+            last = self._last_request  # clients request the same key repeatedly
+            request = last[1] if last is not None and last[0] == message else await self._read(message)
             caller = self.caller if self.is_current else await self.current()
-            response = await self._dispatcher.answer(caller, request, caller.address, len(message))
+            response = await self._dispatcher.answer(caller, request, caller.address)
             self.require_unbarred()
         except ttlv.TtlvError as refused:
             return framing.refuse(message, framing.ErrorReply(ResultReason.INVALID_MESSAGE, str(refused))), False

@@ -118,7 +118,7 @@ class Connection(asyncio.Protocol):
             self._queue.append((work, then, context))
         else:
             self._start(work, then, context)
-        if not self._running:
+        if not self._running and (self._queue or not self._reading):
             self._run_queue()
 
     def hold(self, size: int) -> bool:

@@ -3,49 +3,49 @@
 from typing import TypeVar
 
 from crypto_service.kmip.codec.errors import missing, wrong
-from crypto_service.kmip.codec.ttlv import Item, ItemType
+from crypto_service.kmip.codec.ttlv import Item, ItemType, new_item
 
 Found = TypeVar("Found")
 
 
 def structure(tag: int, *items: Item) -> Item:
-    return Item(tag, ItemType.STRUCTURE, items)
+    return new_item((tag, ItemType.STRUCTURE, items))
 
 
 def text(tag: int, value: str) -> Item:
-    return Item(tag, ItemType.TEXT_STRING, value)
+    return new_item((tag, ItemType.TEXT_STRING, value))
 
 
 def octets(tag: int, value: bytes) -> Item:
-    return Item(tag, ItemType.BYTE_STRING, value)
+    return new_item((tag, ItemType.BYTE_STRING, value))
 
 
 def number(tag: int, value: int) -> Item:
-    return Item(tag, ItemType.INTEGER, value)
+    return new_item((tag, ItemType.INTEGER, value))
 
 
 def long(tag: int, value: int) -> Item:
-    return Item(tag, ItemType.LONG_INTEGER, value)
+    return new_item((tag, ItemType.LONG_INTEGER, value))
 
 
 def big(tag: int, value: int) -> Item:
-    return Item(tag, ItemType.BIG_INTEGER, value)
+    return new_item((tag, ItemType.BIG_INTEGER, value))
 
 
 def choice(tag: int, value: int) -> Item:
-    return Item(tag, ItemType.ENUMERATION, int(value))
+    return new_item((tag, ItemType.ENUMERATION, int(value)))
 
 
 def flag(tag: int, value: bool) -> Item:  # noqa: FBT001 - the value of an item, as in the functions beside it
-    return Item(tag, ItemType.BOOLEAN, value)
+    return new_item((tag, ItemType.BOOLEAN, value))
 
 
 def moment(tag: int, seconds: int) -> Item:
-    return Item(tag, ItemType.DATE_TIME, seconds)
+    return new_item((tag, ItemType.DATE_TIME, seconds))
 
 
 def interval(tag: int, seconds: int) -> Item:
-    return Item(tag, ItemType.INTERVAL, seconds)
+    return new_item((tag, ItemType.INTERVAL, seconds))
 
 
 def read_text(parent: Item, tag: int) -> str | None:

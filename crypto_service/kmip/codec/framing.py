@@ -46,6 +46,12 @@ def size_of(beginning: bytes | bytearray, limit: int) -> int | None:
     return size
 
 
+def is_whole(data: bytes, limit: int) -> bool:
+    """Return whether `data` is exactly one message of at most `limit` bytes, by its length."""
+    size = len(data)
+    return ttlv.HEADER_BYTES <= size <= limit and _HEAD.unpack_from(data) == (_REQUEST, size - ttlv.HEADER_BYTES)
+
+
 def asks_only(request: Item) -> bool:
     """Return whether a request only reads, and so contains no secret: no material, data or credentials."""
     header = request.first(Tag.REQUEST_HEADER)

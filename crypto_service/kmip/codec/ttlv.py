@@ -5,10 +5,11 @@ items and size. Every deviation from the specification is rejected, so that two 
 same bytes differently.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from enum import IntEnum
+from functools import partial
 from struct import Struct
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 MAX_BYTES = 1 << 24
 MAX_DEPTH = 32
@@ -20,7 +21,6 @@ HEADER_BYTES = 8
 _HEAD = Struct(">II")  # tag and type together, length
 _SIGNED_WORD, _WORD, _LONG = Struct(">iI"), Struct(">II"), Struct(">q")  # the second half of a word is padding
 _SIGNED_ITEM, _WORD_ITEM, _LONG_ITEM = Struct(">IIiI"), Struct(">IIII"), Struct(">IIq")
-_new = tuple.__new__
 
 
 class ItemType(IntEnum):
@@ -82,6 +82,10 @@ class Item(NamedTuple):
                 if item[0] == tag:  # its tag; an index is faster than the attribute
                     return item
         return None
+
+
+new_item = cast("Callable[[tuple[int, ItemType, Value]], Item]", partial(tuple.__new__, Item))
+"""Creates an item; twice as fast as `Item`."""
 
 
 def decode(data: bytes) -> Item:
@@ -155,12 +159,12 @@ def decode_in_steps(  # noqa: C901, PLR0912, PLR0915 - one loop: a call per item
                     raise TtlvError("padding not zero", start)
             else:
                 value = _rare(data, kind, start, length)
-            siblings.append(_new(Item, (head >> 8, _TYPES[kind], value)))
+            siblings.append(new_item((head >> 8, _TYPES[kind], value)))
             position = stop
         if not around:
             break
         tag, end, outer = around.pop()
-        outer.append(_new(Item, (tag, _STRUCTURE, tuple(siblings))))
+        outer.append(new_item((tag, _STRUCTURE, tuple(siblings))))
         siblings = outer
     if len(siblings) != 1:
         raise TtlvError("not exactly one item", 0)
@@ -185,14 +189,31 @@ def _rare(data: bytes, kind: int, start: int, length: int) -> int | bool:
     return number == 1
 
 
-def encode(item: Item) -> bytes:
+def encode(item: Item) -> bytes:  # noqa: PLR0911 - one for each form
     """Encode an item.
 
     Raises: struct.error for a number that its type cannot represent.
     """
-    out = bytearray()
-    _write(out, item)
-    return bytes(out)
+    value: Any  # of the type `kind`
+    body: bytes
+    tag, kind, value = item
+    if kind == 1:
+        if type(value) is bytes:  # encoded already: most parts of a response
+            return value
+        body = b"".join(map(encode, value))
+        return _HEAD.pack(tag << 8 | 1, len(body)) + body
+    head = tag << 8 | kind
+    if kind in {7, 8}:
+        body = value.encode() if kind == 7 else value
+        return _HEAD.pack(head, len(body)) + body + _ZEROS[-len(body) & 7]
+    if kind in {5, 10}:
+        return _WORD_ITEM.pack(head, 4, value, 0)
+    if kind == 2:
+        return _SIGNED_ITEM.pack(head, 4, value, 0)
+    if kind == 4:
+        body = value.to_bytes((value.bit_length() // 64 + 1) * 8, "big", signed=True)
+        return _HEAD.pack(head, len(body)) + body
+    return _LONG_ITEM.pack(head, 8, value)
 
 
 def pre_encode(item: Item) -> Item:
@@ -202,34 +223,4 @@ def pre_encode(item: Item) -> Item:
 
 def from_encoded(tag: int, data: bytes) -> Item:
     """Return the structure that `data` encodes, to be sent unchanged; it has no children."""
-    return Item(tag, _STRUCTURE, data)
-
-
-def _write(out: bytearray, item: Item) -> None:
-    value: Any  # of the type `kind`
-    tag, kind, value = item
-    head = tag << 8 | kind
-    if kind == 1:
-        if type(value) is bytes:
-            out += value
-            return
-        at = len(out)
-        out += _HEAD.pack(head, 0)
-        for child in value:
-            _write(out, child)
-        _HEAD.pack_into(out, at, head, len(out) - at - 8)
-    elif kind in {5, 10}:
-        out += _WORD_ITEM.pack(head, 4, value, 0)
-    elif kind == 2:
-        out += _SIGNED_ITEM.pack(head, 4, value, 0)
-    elif kind in {7, 8}:
-        body = value.encode() if kind == 7 else value
-        out += _HEAD.pack(head, len(body))
-        out += body
-        out += _ZEROS[-len(body) & 7]
-    elif kind == 4:
-        size = (value.bit_length() // 64 + 1) * 8
-        out += _HEAD.pack(head, size)
-        out += value.to_bytes(size, "big", signed=True)
-    else:
-        out += _LONG_ITEM.pack(head, 8, value)
+    return new_item((tag, _STRUCTURE, data))

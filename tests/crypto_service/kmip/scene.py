@@ -18,7 +18,7 @@ from crypto_service.kmip.codec.enums import BlockCipherMode, ObjectType, Operati
 from crypto_service.kmip.codec.fields import choice, flag, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType
-from crypto_service.kmip.dispatch import Dispatcher
+from crypto_service.kmip.dispatch import Dispatcher, Request
 from crypto_service.kmip.objects.store import ObjectStore
 from crypto_service.server.executor import FairExecutor
 from crypto_service.server.limits import TenantLimits
@@ -144,7 +144,7 @@ class Client:
 
     async def send(self, request: Item) -> Item:
         caller = await self.scene.callers.refresh(self.caller)
-        response = await self.process.dispatcher.answer(caller, request, "192.0.2.7")
+        response = await self.process.dispatcher.answer(caller, Request(request), "192.0.2.7")
         return ttlv.decode(ttlv.encode(response))
 
     async def batch(self, *items: Item, header: tuple[Item, ...] = ()) -> list[Answered]:

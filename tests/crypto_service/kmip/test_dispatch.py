@@ -18,7 +18,7 @@ from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType
 from crypto_service.kmip.objects.key_material import MOST_BYTES
 from crypto_service.server.eager import Completed, start_eagerly
-from tests.crypto_service.kmip.messages import batch_item, message, version
+from tests.crypto_service.kmip.messages import a_get, batch_item, message, version
 from tests.crypto_service.kmip.scene import Answered, Client, Scene, a_name, creation, custom
 
 CONTINUE = choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.CONTINUE)
@@ -360,6 +360,38 @@ async def test_tenant_state_limits_the_operations(scene: Scene, state: State, al
     scene.callers.states.clear()
     expected = KeyState.DEACTIVATED if Operation.REVOKE in allowed else KeyState.ACTIVE
     assert await client.state(keys[1]) == expected
+
+
+async def test_repeated_request_is_answered_by_the_state_at_its_time(scene: Scene):
+    client = scene.client()
+    object_id = await client.activated()
+    request = dispatch.Request(a_get(object_id))
+
+    async def again() -> Answered:
+        caller = await scene.callers.refresh(client.caller)
+        answer = ttlv.decode(ttlv.encode(await scene.one.dispatcher.answer(caller, request, "192.0.2.7")))
+        [item] = answer.all(Tag.BATCH_ITEM)
+        return Answered(item)
+
+    first = await again()
+    assert first.reason is None
+    assert (await again()).item == first.item
+    scene.callers.states[scene.tenant] = State.LOCKED
+    assert (await again()).reason is ResultReason.PERMISSION_DENIED
+    scene.callers.states.clear()
+    await client.revoke(object_id, 1)
+    assert (await again()).reason is not None
+    got = [entry.refused for entry in scene.journal.entries if entry.operation is CryptoOperation.GET]
+    assert [bool(code) for code in got] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("minor", [4, 0])
+async def test_repeated_unreadable_request_gets_the_same_error(scene: Scene, minor: int):
+    client = scene.client()
+    request = dispatch.Request(message(batch_item(0x7FFF), batch_item(Operation.GET), minor=minor, header=(CONTINUE,)))
+    answers = [await scene.one.dispatcher.answer(client.caller, request, "192.0.2.7") for _ in range(2)]
+    reasons = [[Answered(item).reason for item in ttlv.decode(ttlv.encode(one)).all(Tag.BATCH_ITEM)] for one in answers]
+    assert reasons == [[ResultReason.OPERATION_NOT_SUPPORTED, ResultReason.ITEM_NOT_FOUND]] * 2
 
 
 async def test_get_of_a_cached_object_does_not_suspend(scene: Scene):

@@ -16,6 +16,7 @@ from crypto_service.kmip.codec.enums import Operation, ResultReason, ResultStatu
 from crypto_service.kmip.codec.fields import choice, moment, number, octets, structure
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
+from crypto_service.kmip.dispatch import Request
 from crypto_service.kmip.server import KmipConnection
 from crypto_service.server.connection_registry import ConnectionLimits, ConnectionRegistry
 from database.postgres.change_feed import tenant_hash
@@ -38,13 +39,13 @@ class EchoDispatcher:
         self.go = asyncio.Event()
         self.go.set()
 
-    async def answer(self, caller: ClientIdentity, request: Item, address: str, size: int) -> Item:
+    async def answer(self, caller: ClientIdentity, request: Request, address: str) -> Item:
         assert address == caller.address
-        assert size == len(ttlv.encode(request))
+        assert request.size == len(ttlv.encode(request.message))
         self.callers.append(caller)
         if not self.go.is_set():
             await self.go.wait()
-        header, *items = request.children()
+        header, *items = request.message.children()
         return structure(
             Tag.RESPONSE_MESSAGE,
             structure(Tag.RESPONSE_HEADER, header.children()[0], moment(Tag.TIME_STAMP, 0), number(Tag.BATCH_COUNT, 1)),

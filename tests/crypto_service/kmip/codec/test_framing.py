@@ -20,6 +20,15 @@ def test_message_size_is_read_from_the_first_eight_bytes():
     assert framing.size_of(bytearray(whole + b"next"), LIMIT) == len(whole)
 
 
+def test_only_exactly_one_request_within_the_limit_is_whole():
+    whole = encoded()
+    assert framing.is_whole(whole, len(whole))
+    assert not framing.is_whole(whole, len(whole) - 1)
+    assert not any(framing.is_whole(whole[:count], LIMIT) for count in range(len(whole)))
+    assert not framing.is_whole(whole + b"B", LIMIT)
+    assert not framing.is_whole(b"\x42\x00\x7b" + whole[3:], LIMIT)
+
+
 @pytest.mark.parametrize(
     "beginning",
     [
