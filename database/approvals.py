@@ -2,15 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
 from core.tenants.approvals import Action, Approval, ApprovalState, Argument, Vote, VoteChoice
 from core.tenants.roles import Person, PersonRole
+from database.repository import Repository
 
 _READ = (
     "select approval_id, action, argument, requested_by, requested_name, requested_at, state, expires_at, decided_by,"
@@ -21,15 +18,11 @@ _READ = (
 _NAME = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Approvals:
+class Approvals(Repository):
     """Approvals of one tenant. The dashboard requests and votes; the worker decides.
 
     PostgreSQL sets every time, so that all expiry decisions use one clock.
     """
-
-    connection: Connection[TupleRow]
-    tenant_id: str
 
     def now(self) -> datetime:
         now: datetime

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import LiteralString
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
 from core import correlation
 from core.audit import AuditFilter
 from core.errors.platform import DatabaseRefused
 from database.postgres.access import LONGEST_NAME, SESSION_SETTINGS
 from database.postgres.deadline import PAUSE_SECONDS
+from database.repository import Repository
 from openkcm.contract.audit_events import GENESIS, AuditEvent, StoredRecord, fields_of
 
 # LIKE on the text is fast and cannot fail on a record that was tampered with; a cast to jsonb can.
@@ -135,11 +133,7 @@ class HourCount:
     records: int
 
 
-@dataclass(frozen=True, slots=True)
-class AuditStream:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class AuditStream(Repository):
     def append(self, event: AuditEvent) -> int:
         """Append to the tenant's stream and return the sequence number; a repeated event id adds nothing."""
         return self._append("okcm.audit_append", event)

@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
 from core.certificates import AuthorityState, ExpiringItem
 from core.errors.platform import DatabaseRefused
 from core.names import ca_key
+from database.repository import Repository
 
 _AUTHORITY = "select serial, certificate_pem, chain_pem, not_after, key_version, state from okcm.certificate_authority"
 
@@ -55,11 +53,7 @@ class AuthorityRow:
         return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.certificate_pem)).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Certificates:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class Certificates(Repository):
     def record_authority(self, authority: AuthorityRow) -> AuthorityRow:
         """Record an authority and return the recorded one for its key version, which is the first."""
         self.connection.execute(

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
 from core.isolation import DAILY, AssessmentState, CheckResult, SignedClause
+from database.repository import Repository
 
 _RESULT = "clause, name, outcome, seconds, evidence"
 _LINE = "clause, held, breached, not_checked, digest, operation_id, examined_at, signature, key"
@@ -64,11 +62,7 @@ class DailyAssessmentRow:
     runs: int
 
 
-@dataclass(frozen=True, slots=True)
-class Boundaries:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class Boundaries(Repository):
     def record(self, operation_id: str, results: Sequence[CheckResult]) -> None:
         """Record the unsigned results of an activation check."""
         # Results recorded in one transaction are one run: `recorded_at` is the start of the transaction.

@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
 from core.errors.platform import ConflictingResource
 from core.keys.root_keys import Place
 from core.keys.rotation import KeyState
+from database.repository import Repository
 
 _KEY = "select name, kind, version, created_at, oldest, rotated_at from okcm.key"
 
@@ -31,11 +29,7 @@ class KeyRow:
     rotated_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class Keys(Repository):
     def record(self, name: str, kind: str, version: int) -> None:
         """Record a key once; raise ConflictingResource if the name is recorded with another kind or version."""
         recorded = self.connection.execute(
@@ -82,12 +76,8 @@ class KeyProbeRow:
     tried: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprints:
+class Fingerprints(Repository):
     """Fingerprints and test ciphertexts of one tenant's keys (worker). No role can read a fingerprint."""
-
-    connection: Connection[TupleRow]
-    tenant_id: str
 
     def record(self, key: str, version: int, fingerprint: str) -> Fingerprinted:
         """Record the fingerprint (SHA-256, hex) of a version of a key, permanently."""

@@ -7,17 +7,18 @@ prevents a restore after the destruction has begun.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-
-from psycopg import Connection
-from psycopg.rows import TupleRow
+from typing import TYPE_CHECKING
 
 from core.errors.platform import DatabaseRefused
 from core.errors.tenants import DestructionStarted, GracePeriodActive, RestorePending, TenantUnknown
 from core.tenants.lifecycle import State, Transition, transition, transitions_from
 from core.tenants.provisioning import EventKind
 from database.postgres.deadline import PAUSE_SECONDS
+from database.repository import Repository
 from database.tenants import LOCK
-from openkcm.verification.erasure_certificate import DestroyedKind
+
+if TYPE_CHECKING:
+    from openkcm.verification.erasure_certificate import DestroyedKind
 
 _ROW = (
     "select state, leaving_since, leaves_at, returns_to, destroying_at, offboarded_at, erased from okcm.tenant"
@@ -61,7 +62,7 @@ class OffboardingRow:
 class KeyToDestroyRow:
     """One item that is to be destroyed or is destroyed; see `openkcm.verification.erasure_certificate.Destroyed`."""
 
-    kind: DestroyedKind
+    kind: "DestroyedKind"
     name: str
     versions: str
     fingerprint: str
@@ -78,12 +79,8 @@ class ErasureCertificateRow:
     issued_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Leaving:
+class Leaving(Repository):
     """The offboarding of one tenant. Several roles can read it; only the worker changes it."""
-
-    connection: Connection[TupleRow]
-    tenant_id: str
 
     def get(self) -> OffboardingRow | None:
         """Return the progress; None if the tenant does not exist."""
@@ -214,7 +211,7 @@ class Leaving:
             [list(services)],
         ).rowcount
 
-    def destroyed(self, kind: DestroyedKind) -> int:
+    def destroyed(self, kind: "DestroyedKind") -> int:
         """Mark all items of a kind as destroyed and return the number of items that were not marked."""
         return self.connection.execute(
             "update okcm.destruction set destroyed_at = clock_timestamp() where kind = %s and destroyed_at is null",

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
 from core.errors.platform import DatabaseRefused
 from core.tenants.provisioning import NUMBERS, EventKind, MarketplaceEvent, Step, StepState
+from database.repository import Repository
 
 _NEWEST_OPERATION = "select operation_id from okcm.operation_step order by planned_at desc limit 1"
 _STEPS = (
@@ -51,11 +49,7 @@ class OperationRow:
     problem: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class Steps(Repository):
     def plan(self, operation_id: str, steps: Sequence[Step]) -> None:
         """Store the steps of an operation as pending; a repeated call changes nothing."""
         self.connection.execute(
@@ -113,11 +107,7 @@ class Steps:
             raise DatabaseRefused("the step was not planned", "plan the steps of the operation first")
 
 
-@dataclass(frozen=True, slots=True)
-class Inbox:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class Inbox(Repository):
     def accept(self, event: MarketplaceEvent) -> bool:
         """Store an event; return False if (tenant, event id) is stored already."""
         stored = self.connection.execute(
@@ -185,11 +175,7 @@ class RouteRow:
     former_issuer_fingerprint: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Routes:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class Routes(Repository):
     def publish(self, route: RouteRow) -> None:
         """Create or replace the tenant's route."""
         # A repeated step writes nothing, so `published_at` changes only with the route.

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
+from database.repository import Repository
 from openkcm.verification.reports.model import Snapshot
 from openkcm.verification.reports.signed_file import ReportFormat
 from openkcm.verification.signed_document import canonical_text
@@ -36,11 +34,7 @@ class StatedRow:
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reports:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class Reports(Repository):
     def request(self, report_id: str, since: datetime, until: datetime, made_for: str) -> None:
         """Store a request (dashboard); a repeated id changes nothing. The period ends now at the latest."""
         self.connection.execute(

@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
 from core.errors.keys import RootKeyRequestUnknown
 from core.errors.platform import DatabaseRefused, Superseded
 from core.errors.tenants import TenantUnknown
 from core.keys.root_keys import Place, Problem, RootKeyMode, RootKeyState, parse_place
 from core.names import root_key
 from database.keys import EncryptedRootKeyRow, ServiceKeyRow
+from database.repository import Repository
 
 _HELD = "select root_key_id, mode, name, place, state, health, health_since, created_at from okcm.root_key"
 _CHANGE = (
@@ -82,12 +80,8 @@ class RootKeyVersionsRow:
     wraps: int
 
 
-@dataclass(frozen=True, slots=True)
-class RootKeys:
+class RootKeys(Repository):
     """The tenant's root keys. Several roles can read them; only the worker changes them."""
-
-    connection: Connection[TupleRow]
-    tenant_id: str
 
     def request(self, request: RootKeyRequestRow) -> None:
         """Store a request (operator, dashboard); a repeated request id changes nothing."""

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
 from core.errors.keys import KeyVersionInUse, KeyVersionUnknown
 from core.errors.platform import DatabaseRefused, Superseded
 from core.keys.root_keys import parse_place
 from core.keys.rotation import KeyState, RotationPhase, RotationScope, StallReason
 from core.tenants.policy import TenantPolicy
 from database.keys import EncryptedRootKeyRow, ServiceKeyRow, VersionUseRow
+from database.repository import Repository
 
 _ROTATION = (
     "select number, tenant_key, services, service, compromised, scheduled, from_version, state, stage, total, done,"
@@ -85,15 +83,11 @@ class RewrappedRow:
     l2_version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rotations:
+class Rotations(Repository):
     """The tenant's rotations. Several roles can read them; only the worker changes them.
 
     Each change of a key raises Superseded once its rotation has ended, because a timed-out attempt can still run.
     """
-
-    connection: Connection[TupleRow]
-    tenant_id: str
 
     def get(self, number: int) -> RotationRow | None:
         row = self.connection.execute(f"{_ROTATION} where number = %s", [number]).fetchone()

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
 from core.errors.tenants import TenantUnknown
 from core.scheduled import ScheduledTask
 from core.tenants.approvals import Action
@@ -18,6 +15,7 @@ from core.tenants.locks import LockReason, LockState, add_lock, remove_lock
 from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import MarketplaceEvent
 from database.postgres.deadline import PAUSE_SECONDS
+from database.repository import Repository
 
 COLUMNS = (
     "tenant_id, organization, region, state, root_key_mode, requested_at, ready_at, promise_broken_at, locks,"
@@ -68,11 +66,7 @@ def tenant_row(row: tuple[Any, ...]) -> TenantRow:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Tenants:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class Tenants(Repository):
     def get(self) -> TenantRow | None:
         found = self.connection.execute(_GET, [self.tenant_id]).fetchone()
         return None if found is None else tenant_row(found)
@@ -181,11 +175,7 @@ def _target_states(move: Transition, back_to: State | None) -> frozenset[State]:
     return frozenset(states[0] for states in ends if len(states) == 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Policies:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class Policies(Repository):
     def get(self) -> TenantPolicy:
         """Return the tenant's policy, with the defaults where it has not set a value."""
         row = self.connection.execute(
@@ -239,11 +229,7 @@ values (%s, %s, %s, %s) on conflict do nothing
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Sessions:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class Sessions(Repository):
     def begin(self, session_id: str, subject: str, expires_at: datetime) -> bool:
         """Record a session; return False if it exists."""
         return self.connection.execute(_BEGIN, [self.tenant_id, session_id, subject, expires_at]).rowcount == 1

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
-from psycopg import Connection, Cursor
+from psycopg import Cursor
 from psycopg.rows import TupleRow
 
 from core.services import CryptoOperation
 from core.usage import BUCKETS, Latency
+from database.repository import Repository
 
 
 def _buckets(form: str) -> str:
@@ -332,15 +333,11 @@ class UsageHour:
     last_minute: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Repository):
     """Counters per minute, UTC hour, UTC day and UTC month, all written by one statement.
 
     Periods in days include `first` and `last`.
     """
-
-    connection: Connection[TupleRow]
-    tenant_id: str
 
     def add(self, rows: Sequence[UsesRow], batch_id: str) -> bool:
         """Add to the counters of each minute and day; return False, without effect, if the batch was added before."""

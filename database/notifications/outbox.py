@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
 from core.notifications import Channel, Notification, NotificationKind
+from database.repository import Repository
 
 _COLUMNS = "message_id, tenant_id, channel, kind, subject, body, target_id"
 _DELIVERY = (
@@ -79,11 +77,7 @@ class UndeliveredNotification:
     expired_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class Outbox:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class Outbox(Repository):
     def add(self, notification: Notification) -> None:
         """Store a notification to be sent; a repeated message id changes nothing."""
         self.connection.execute(

@@ -5,12 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
 from core.errors.notifications import TargetsFull, TargetUnknown
 from core.errors.platform import Superseded
 from core.notifications.targets import MAX_TARGETS, NotificationTarget, TargetKind, shown_address
+from database.repository import Repository
 
 _COLUMNS = "target_id, kind, label, shown_address, muted, paused, secret_number, former_until, created_at"
 _ADDRESS = (
@@ -35,11 +33,7 @@ class TargetAddress:
     former_sealed: str | None = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class NotificationTargets:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class NotificationTargets(Repository):
     def all(self) -> Sequence[NotificationTarget]:
         """Return the targets in the order of their creation."""
         rows = self.connection.execute(

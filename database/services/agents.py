@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
+from database.repository import Repository
 from openkcm.contract.protected_fields import Backfill
 from openkcm.contract.services import OTHER_PLACES
 
@@ -125,11 +123,7 @@ class BackfillRow:
     reported_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Agents:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class Agents(Repository):
     def note(self, contacts: Sequence[HeartbeatRow], uses: Sequence[ProtectionUseRow]) -> None:
         """Update agents with newer heartbeats and add uses to their sums.
 

@@ -5,10 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
 from core.errors.platform import DatabaseRefused
+from database.repository import Repository
 from openkcm.contract.enrolment import EnrolmentState, Proof
 from openkcm.contract.services import ServiceKind
 
@@ -54,11 +52,7 @@ class DiscoveryRow:
     discovered_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Enrolments:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class Enrolments(Repository):
     def add_token(self, token: JoinTokenRow) -> datetime:
         """Store a token and return its expiry; the database logs it in the audit stream."""
         # now() is the start of the transaction, so the expiry is never later than the limit after `made_at`.

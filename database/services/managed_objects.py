@@ -4,10 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
 from database.keys import VersionUseRow
+from database.repository import Repository
 
 _COLUMNS = "object_id, service, l2_key, object_type, state, names, attributes, key_version, material, revision"
 _LISTED = _COLUMNS.replace(" material,", " case when material is not null then ''::bytea end,")
@@ -122,12 +120,8 @@ class ObjectCountRow:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class ManagedObjects:
+class ManagedObjects(Repository):
     """Managed objects of one service at a time; objects of other services are not found."""
-
-    connection: Connection[TupleRow]
-    tenant_id: str
 
     def add(self, rows: Sequence[ObjectRow]) -> None:
         with self.connection.cursor() as cursor:

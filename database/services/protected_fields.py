@@ -4,9 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
+from database.repository import Repository
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 
 
@@ -27,12 +25,8 @@ class ProtectedFieldRow:
     changed_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Protection:
+class Protection(Repository):
     """Protected fields of a tenant's services. Triggers in the database log every change to the audit stream."""
-
-    connection: Connection[TupleRow]
-    tenant_id: str
 
     def of(self, service: str) -> ProtectionRow:
         """Return the protected fields of one service, in order; none for an unknown service."""

@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from psycopg import Connection
-from psycopg.rows import TupleRow
-
 from core.certificates import LATE_AT_SIXTHS, AuthorityState
 from core.errors.keys import KeyVersionRetired
 from core.errors.platform import DatabaseRefused, Superseded
@@ -17,6 +14,7 @@ from core.keys.rotation import OPENING, KeyState
 from core.services import ServiceState
 from core.tenants.lifecycle import State
 from database.keys import EncryptedRootKeyRow, KeyVersionRow, ServiceKeyRow
+from database.repository import Repository
 from openkcm.contract.services import ServiceKind
 
 _SERVICE = (
@@ -144,11 +142,7 @@ class ClientIdentityRow:
     resources_recorded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
-    connection: Connection[TupleRow]
-    tenant_id: str
-
+class Services(Repository):
     def request(self, request: ServiceRequestRow) -> None:
         """Store a request (operator); a repeated request id changes nothing."""
         columns = ["tenant_id", "request_id", "service", "kind", "csr_pem"]
