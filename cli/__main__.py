@@ -30,6 +30,7 @@ APPLICATION = Application(
         },
         "cli.setup": {"setup": "Prepare your own servers, once and after each upgrade."},
     },
+    separate_modules={("tenant", "show"): "cli.tenants.show"},
     log_file=_log_file,
     verdicts=[("isolation", "check"), ("audit", "reconcile"), ("doctor",)],
 )

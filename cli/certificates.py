@@ -1,8 +1,7 @@
 """`openkcmctl certificate rotate-ca|crl`: rotate a tenant CA, export its CRL."""
 
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -10,11 +9,11 @@ from rich.text import Text
 from cli.audited import audited
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from cli.connections import Ask, Tenant, ask_gateway, operator_database
+from cli.documents import describe_ca, describe_crl
 from config.settings import load_settings
 from core.certificates import AuthorityState
 from core.errors.tenants import TenantUnknown
 from core.names import PLATFORM_TENANTS
-from database.certificates import AuthorityRow, RevocationListRow
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id
@@ -94,29 +93,6 @@ def _consequence(tenant_id: str) -> str:
         f"a new CA issues every new certificate of {tenant_id}; this cannot be undone, and the next rotation is"
         " possible only after the last certificate of the present CA has expired"
     )
-
-
-def describe_ca(
-    row: AuthorityRow, issued_until: datetime | None, listed: RevocationListRow | None = None
-) -> dict[str, Any]:
-    """Return a tenant CA as JSON types."""
-    return {
-        "serial": row.serial,
-        "state": row.state,
-        "key_version": row.key_version,
-        "not_after": row.not_after.isoformat(),
-        "issued_until": issued_until and issued_until.isoformat(),
-        "revocation_list": listed and describe_crl(listed),
-    }
-
-
-def describe_crl(listed: RevocationListRow) -> dict[str, Any]:
-    """Return the number and times of a CRL as JSON types."""
-    return {
-        "number": listed.number,
-        "this_update": listed.this_update.isoformat(),
-        "next_update": listed.next_update.isoformat(),
-    }
 
 
 def _parse_tenant_id(tenant: str) -> str:

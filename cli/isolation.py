@@ -22,7 +22,6 @@ from core.errors.compliance import AssessmentFailed, AssessmentTampered, Isolati
 from core.isolation import flaw
 from core.tenants.lifecycle import DECRYPTS, State
 from database.connection.database import Database
-from database.isolation import AssessmentRow
 from database.platform.scheduled import PlatformQueries
 from database.tenants import TenantRow
 from openkcm.cli import output
@@ -112,18 +111,6 @@ def _is_daily(database: Database, tenant_id: str, run: str) -> bool:
     with database.tenant_tx(tenant_id) as tx:
         daily = tx.boundaries.daily()
     return daily is not None and daily.line.run == run
-
-
-def describe_assessment(row: AssessmentRow | None) -> dict[str, Any] | None:
-    """Return an isolation assessment as JSON types, one entry for each clause."""
-    if row is None:
-        return None
-    return {
-        "run": row.run,
-        "examined_at": row.examined_at.isoformat(),
-        "passed": row.passed,
-        "clauses": [line.model_dump(include={"clause", "held", "breached", "not_checked"}) for line in row.lines],
-    }
 
 
 def _assessable_tenant(database: Database, tenant_id: str) -> TenantRow:

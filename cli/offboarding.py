@@ -16,6 +16,7 @@ from rich.text import Text
 from cli.audited import audited
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from cli.connections import Ask, Tenant, operator_database
+from cli.documents import describe_offboarding
 from cli.tenants.status import services_to_stop
 from config.settings import load_settings
 from core.errors.tenants import DestructionStarted, TenantOffboarded, TenantUnknown
@@ -25,7 +26,6 @@ from core.tenants.lifecycle import State, Transition, transition
 from core.tenants.offboarding import parse_grace
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.offboarding import OffboardingRow
 from database.tenants import TenantRow
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
@@ -196,12 +196,3 @@ def _draw_plan(console: Console, document: dict[str, Any]) -> None:
         table.add_row(Text(key["kind"]), Text(key["name"]), f"destroyed irreversibly {when}")
     console.print(table)
     console.print(Text(f"{document['tenant_id']} is {document['state']} and nothing was changed"))
-
-
-def describe_offboarding(row: OffboardingRow | None) -> dict[str, Any] | None:
-    """Return the progress of a tenant's offboarding as JSON types; None without an offboarding."""
-    if row is None or row.since is None:
-        return None
-    times = {"since": row.since, "until": row.until, "destroying_at": row.destroying_at, "ended_at": row.offboarded_at}
-    restorable = row.destroying_at is None and row.state is State.LEAVING and not row.immediate
-    return {name: at and at.isoformat() for name, at in times.items()} | {"restorable": restorable}

@@ -18,6 +18,7 @@ from cli import progress
 from cli.audited import audited
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from cli.connections import Ask, Tenant, ask_gateway, operator_database
+from cli.documents import describe_key_version, describe_rotation
 from config.settings import Settings, load_settings
 from core import names as ids
 from core.errors.keys import KeyVersionUnknown
@@ -179,34 +180,6 @@ def _document(database: Database, tenant_id: str) -> dict[str, Any]:
         "operation": None if rotation is None else describe_rotation(tenant_id, rotation),
         "l2_versions": None if key is None else {"newest": key.version, "oldest": key.oldest},
         "service_keys": [describe_key_version(version) for version in versions],
-    }
-
-
-def describe_rotation(tenant_id: str, rotation: RotationRow) -> dict[str, Any]:
-    """Return a rotation as JSON types."""
-    return {
-        "id": ids.rotation_workflow(tenant_id, rotation.number),
-        "state": rotation.state,
-        "stage": rotation.stage,
-        "done": rotation.done,
-        "total": rotation.total,
-        "problem": rotation.problem,
-        "root_key_version": rotation.wanted.root_key_version,
-        "scheduled": rotation.wanted.scheduled,
-        "started_at": rotation.started_at.isoformat(),
-        "finished_at": rotation.finished_at and rotation.finished_at.isoformat(),
-    }
-
-
-def describe_key_version(key: KeyVersionRow) -> dict[str, Any]:
-    """Return a version of a service key as JSON types."""
-    return {
-        "service_id": key.service,
-        "version": key.version,
-        "state": key.state,
-        "l2_version": key.l2_version,
-        "activated_at": key.activated_at and key.activated_at.isoformat(),
-        "last_opened_at": key.last_opened_at and key.last_opened_at.isoformat(),
     }
 
 

@@ -18,10 +18,10 @@ from rich.text import Text
 from cli.audited import audited
 from cli.confirmation import SERVICE, ConfirmService, refuse_unconfirmed
 from cli.connections import Tenant, ask_gateway, operator_database
+from cli.documents import describe_service
 from cli.services import join_token, protected_fields
 from cli.services.coverage import show_coverage
 from cli.services.smoke_test import try_service
-from cli.tenants.commands import describe_service
 from config.settings import Settings, load_settings
 from core.certificates import APPLIANCE_DAYS
 from core.errors.platform import Superseded

@@ -56,6 +56,20 @@ def test_the_help_of_the_program_names_the_commands_of_each_module(application: 
         assert {*names, *(group.name for group in app.registered_groups)} == set(commands)
 
 
+def test_a_separate_module_registers_the_command_of_its_group() -> None:
+    for (group, name), module in APPLICATION.separate_modules.items():
+        whole = next(one for one, commands in APPLICATION.modules.items() if group in commands)
+        [separate] = _commands(module, group).items()
+        assert separate == (name, _commands(whole, group)[name])
+
+
+def _commands(module: str, group: str) -> dict[str, object]:
+    app = typer.Typer()
+    import_module(module).register(app)
+    found = next(one.typer_instance for one in app.registered_groups if one.name == group)
+    return {one.name or one.callback.__name__: one.callback for one in found.registered_commands}
+
+
 def test_a_command_behind_an_option_of_the_program_is_called(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--", "service", "-h"]) == 0
 

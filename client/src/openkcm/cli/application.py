@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -39,6 +39,8 @@ class Application:
     """
     log_file: Callable[[], Path | None]
     """Where failures and the logs of libraries go; None where this machine has no such file."""
+    separate_modules: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """The two words of a command → a module that registers it alone, because the others of its group load slowly."""
     verdicts: Collection[tuple[str, ...]] = ()
     """Commands that verify something: when they fail, the result is not the negative one but "could not check"."""
 
@@ -86,12 +88,12 @@ class Application:
         """Return the application with the module of the called command, and the names of all other commands."""
         app = typer.Typer(name=self.program, no_args_is_help=True, context_settings={"help_option_names": list(_HELP)})
         app.callback(help=self.summary, epilog=_STATUSES)(self._options())
-        called = next((word for word in words or _words_to_complete() if not word.startswith("-")), "")
+        called, following = _called(words or _words_to_complete())
         for module, commands in self.modules.items():
             if called in commands:
                 gc.disable()  # loading creates no garbage, and looking for it takes a tenth of its time
                 try:
-                    import_module(module).register(app)
+                    import_module(self.separate_modules.get((called, following), module)).register(app)
                 finally:
                     gc.enable()
                 for group in app.registered_groups:
@@ -125,6 +127,13 @@ class Application:
 
 def _not_loaded() -> NoReturn:
     raise AssertionError("a command was called whose module is not loaded")
+
+
+def _called(words: Sequence[str]) -> tuple[str, str]:
+    """Return the first word that is no option, and the word or option behind it; empty without one."""
+    place = next((place for place, word in enumerate(words) if not word.startswith("-")), len(words))
+    called, following = [*words[place : place + 2], "", ""][:2]
+    return called, following
 
 
 def _words_to_complete() -> list[str]:
