@@ -1,6 +1,8 @@
 """`openkcmctl`: the command of operators."""
 
+import os
 from pathlib import Path
+from typing import NoReturn
 
 from openkcm.cli.application import Application
 
@@ -34,7 +36,15 @@ APPLICATION = Application(
     log_file=_log_file,
     verdicts=[("isolation", "check"), ("audit", "reconcile"), ("doctor",)],
 )
-main, entry = APPLICATION.main, APPLICATION.entry
+main = APPLICATION.main
+
+
+def entry() -> NoReturn:
+    """Run the command of this process and end it."""
+    # No plugin of pydantic is used, and the search for one reads the metadata of every installed distribution.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    APPLICATION.entry()
+
 
 if __name__ == "__main__":
     entry()

@@ -95,6 +95,7 @@ class Application:
                 try:
                     import_module(self.separate_modules.get((called, following), module)).register(app)
                 finally:
+                    gc.freeze()  # what is loaded stays until the end, so later searches skip it
                     gc.enable()
                 for group in app.registered_groups:
                     group.help = commands[str(group.name)]

@@ -30,10 +30,10 @@ def _width(stream: TextIO) -> int | None:
 
 def people() -> Console:
     """Return standard output for people; without a terminal, no line is wrapped and no cell is cut."""
-    return Console(width=_width(sys.stdout))
+    return Console(width=_width(sys.stdout), emoji=False)
 
 
-progress = Console(stderr=True, width=_width(sys.stderr))
+progress = Console(stderr=True, width=_width(sys.stderr), emoji=False)
 
 
 def answer(document: Mapping[str, Any], *, as_json: bool, show: Callable[[Console], None]) -> None:
