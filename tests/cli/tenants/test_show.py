@@ -19,7 +19,7 @@ _OF_OTHERS = {
     *("cli.audited", "cli.tenants.commands", "core.messages", "openkcm.verification.reports"),
     *("database.notifications", "database.reports", "database.services.agents", "database.services.enrolment"),
     *("database.services.managed_objects", "database.services.protected_fields", "database.platform.scheduled"),
-    *("rich.progress", "rich.markdown"),
+    *("rich.progress", "rich.markdown", "rich._emoji_codes"),
 }
 
 
