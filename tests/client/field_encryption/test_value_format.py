@@ -1,5 +1,6 @@
 """Properties: an encrypted value can be decrypted only in its place, and different places have different encodings."""
 
+import hmac
 from contextlib import suppress
 from uuid import UUID
 
@@ -107,3 +108,11 @@ def test_child_process_does_not_continue_its_parents_session():
     assert len(child_session) == 20
     assert child_session != parent_sessions[0]
     assert values.seal(key, b"", b"")[:20] == parent_sessions[0]
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=80), st.lists(st.binary(max_size=80), min_size=1))
+def test_tags_of_a_column_are_its_hmac(material, column, plains):
+    key = ColumnKey(1, material)
+    for plain in [*plains, *plains]:
+        expected = hmac.digest(material, b"openkcm column tag 1\0" + column + plain, "sha256")[:16]
+        assert values.tag(key, column, plain) == expected
