@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, auto
 from typing import Protocol
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from openkcm.contract.protected_fields import Store
 from openkcm.field_encryption import value_format as values
 from openkcm.field_encryption.value_format import ColumnKey
@@ -258,34 +256,41 @@ class ColumnKeys:
         self.ended += 1  # after the keys are removed: a concurrent caller then still sees the change
 
 
+Decrypt = Callable[[bytes, bytes, bytes], bytes]
+"""Decrypts nonce, ciphertext and associated data; raises InvalidTag."""
+Ciphers = dict[bytes, tuple[Decrypt, bytes]]
+"""By the first bytes of a stored value, the cipher and the part of its associated data that all rows share."""
+
+
 class LentCiphers:
     """The ciphers of one column that may be used without another call; thread-safe."""
 
-    __slots__ = ("_column", "_keys", "lent")
+    __slots__ = ("_column", "_keys", "_prefix", "lent", "place")
 
-    def __init__(self, keys: ColumnKeys, column: Column) -> None:
-        self._keys, self._column = keys, column
-        self.lent: tuple[float, dict[bytes, AESGCM], int] = (float("-inf"), {}, -1)
-        """Time limit, ciphers by the first bytes of a value, and `ended` of the keys; replaced as a whole."""
+    def __init__(self, keys: ColumnKeys, column: Column, place: bytes, prefix: bytes = b"") -> None:
+        """`prefix` are the bytes before the sealed value by which `lent` is searched."""
+        self._keys, self._column, self._prefix, self.place = keys, column, prefix, place
+        self.lent: tuple[float, Ciphers, int] = (float("-inf"), {}, -1)
+        """Time limit, ciphers, and `ended` of the keys; replaced as a whole."""
 
-    def renew(self, ended: int) -> None:
-        """Discard the ciphers, which may not be used any more."""
-        self.lent = (float("inf"), {}, ended)
+    def renew_if_due(self, now: float) -> None:
+        """Discard the ciphers if they may not be used any more at the time `now` of the clock of the keys."""
+        ended, lent = self._keys.ended, self.lent
+        if now >= lent[0] or ended != lent[2]:
+            self.lent = (float("inf"), {}, ended)
 
-    def unseal(self, sealed: bytes, place: bytes) -> bytes:
-        """Decrypt a value with every check, and keep its cipher. Raises DecryptionFailed, KeyUnwrapError."""
+    def unseal(self, sealed: bytes, part: bytes) -> bytes:
+        """Decrypt a value of the row with this part, and keep its cipher. Raises DecryptionFailed, KeyUnwrapError."""
         before = self.lent
         lent = self._keys.lend_version(self._column, values.version_of(sealed))
         if lent is None:
             raise values.DecryptionFailed
         key, until = lent
-        plain = values.unseal(key, place, sealed)
-        self._add(
-            before, sealed[: values.START], key.cipher(sealed[values.START - values.SESSION : values.START]), until
-        )
+        plain = values.unseal(key, self.place + part, sealed)
+        self._add(before, key, sealed[: values.START], until)
         return plain
 
-    def _add(self, lent: tuple[float, dict[bytes, AESGCM], int], start: bytes, cipher: AESGCM, until: float) -> None:
+    def _add(self, lent: tuple[float, Ciphers, int], key: ColumnKey, start: bytes, until: float) -> None:
         """Add a cipher to those that were lent before the request; a rejection meanwhile has replaced them."""
         usable, ciphers, ended = lent
         if until < usable:  # the new key expires earlier than the others, so its limit applies to all
@@ -293,7 +298,8 @@ class LentCiphers:
             self.lent = (until, ciphers, ended)
         if len(ciphers) >= _SESSIONS_KEPT:
             ciphers.clear()
-        ciphers[start] = cipher
+        cipher = key.cipher(start[values.START - values.SESSION :])
+        ciphers[self._prefix + start] = cipher.decrypt, start + self.place
 
 
 class LatestKey:

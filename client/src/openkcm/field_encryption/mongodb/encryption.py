@@ -21,24 +21,24 @@ import bson
 from bson import CodecOptions
 from bson.binary import Binary
 from bson.objectid import ObjectId
-from cryptography.exceptions import InvalidTag
 
 from openkcm.field_encryption import value_format as values
 from openkcm.field_encryption.key_cache import TAG, Column, ColumnKeys, LatestKey, LentCiphers
-from openkcm.field_encryption.mongodb.catalog import Field
+from openkcm.field_encryption.mongodb.catalog import Collection, Field
 from openkcm.field_encryption.mongodb.errors import PlainValueFound, ProtectionUnusable, ValueRefused
+from openkcm.field_encryption.mongodb.pymongo_internals import binary
 
 SUBTYPE = 0xC7
 _PREFIX = values.BYTES_PREFIX[0]
 _START = len(_PREFIX)
-_NONCE, _BODY = _START + values.START, _START + values.HEAD
-_UNUSUAL = (KeyError, ValueError, TypeError, InvalidTag)
+NONCE, BODY = _START + values.START, _START + values.HEAD
+"""Where the nonce and the ciphertext of a stored value start; the bytes before the nonce identify its cipher."""
 TAG_NAME, SEALED_NAME = "t", "c"
 Codec = CodecOptions[Any]
 
-_STRING, _INT32, _INT64 = b"\x02", b"\x10", b"\x12"
+STRING, _INT32, _INT64 = b"\x02", b"\x10", b"\x12"
 _DOCUMENTS = frozenset({b"\x03", b"\x04"})
-_COMPARABLE = frozenset({_STRING, b"\x05", b"\x07", b"\x08", b"\x09", _INT32, b"\x11", _INT64})
+_COMPARABLE = frozenset({STRING, b"\x05", b"\x07", b"\x08", b"\x09", _INT32, b"\x11", _INT64})
 """Types whose equal values have equal bytes: string, Binary, ObjectId, bool, date, int, Timestamp."""
 
 
@@ -47,8 +47,8 @@ class FieldKeys(LentCiphers):
 
     __slots__ = ("_newest", "_tags")
 
-    def __init__(self, keys: ColumnKeys, column: Column) -> None:
-        super().__init__(keys, column)
+    def __init__(self, keys: ColumnKeys, column: Column, place: bytes) -> None:
+        super().__init__(keys, column, place, _PREFIX)
         self._newest, self._tags = LatestKey(keys, column), LatestKey(keys, column, TAG)
 
     def newest(self) -> values.ColumnKey:
@@ -59,11 +59,9 @@ class FieldKeys(LentCiphers):
         """Return the key of the tags. Raises KeyUnwrapError."""
         return self._tags.key(self._keys.clock())
 
-    def renew_if_due(self) -> None:
-        """Discard the ciphers if they may not be used any more."""
-        ended, lent = self._keys.ended, self.lent
-        if ended != lent[2] or self._keys.clock() >= lent[0]:
-            self.renew(ended)
+
+ReadableField = tuple[int, Field, str, bool, FieldKeys]
+"""Number, field, its last name, whether that is inside of another document, and its keys."""
 
 
 class DatabaseKeys:
@@ -72,16 +70,38 @@ class DatabaseKeys:
     def __init__(self, keys: ColumnKeys) -> None:
         self._keys = keys
         self._fields: dict[Column, FieldKeys] = {}
+        self._collections: dict[str, tuple[Collection, list[ReadableField]]] = {}
 
     def of(self, field: Field) -> FieldKeys:
         found = self._fields.get(field.column)
         if found is None:
-            found = self._fields.setdefault(field.column, FieldKeys(self._keys, field.column))
+            found = self._fields.setdefault(field.column, FieldKeys(self._keys, field.column, field.place))
         return found
+
+    def readable(self, collection: Collection) -> list[ReadableField]:
+        """Return the fields of a collection; their ciphers may now be used for the documents of a reply."""
+        found = self._collections.get(collection.name)
+        if found is None or found[0] is not collection:  # the list of protected fields has changed
+            fields = enumerate(collection.fields)
+            found = collection, [(at, field, field.parts[-1], field.nested, self.of(field)) for at, field in fields]
+            self._collections[collection.name] = found
+        now = self._keys.clock()
+        for *_, keys in found[1]:
+            keys.renew_if_due(now)
+        return found[1]
+
+
+_OBJECT_ID = values.row_part([b"o" + bytes(12)])[:-12]
+_LARGE = 1 << 63
 
 
 def identity(value: object, codec: Codec) -> bytes | None:
     """Return the part of a place that a document's fields share, None for an `_id` of an unsupported type."""
+    if type(value) is ObjectId:
+        return _OBJECT_ID + value.binary
+    if type(value) is int and -_LARGE < value < _LARGE:
+        number = b"i%d" % value
+        return values.LENGTHS[len(number)] + number
     if isinstance(value, ObjectId):
         return values.row_part([b"o" + value.binary])
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
@@ -99,17 +119,21 @@ def is_document(value: object, codec: Codec) -> bool:
     return bson.encode({"": value}, codec_options=codec)[4:5] in _DOCUMENTS
 
 
-def seal(keys: FieldKeys, field: Field, identity: bytes, value: object, codec: Codec) -> Binary | dict[str, Binary]:
-    """Return the encrypted value to store. Raises KeyUnwrapError, ProtectionUnusable."""
+def seal(
+    keys: FieldKeys, field: Field, identity: bytes, value: object, codec: Codec
+) -> tuple[Binary | dict[str, Binary], int]:
+    """Return the encrypted value to store, and the size of its plaintext. Raises KeyUnwrapError, ProtectionUnusable."""
     plain = _plain(value, codec)
     equality = tag(keys, field, plain) if field.deterministic else None
-    sealed = Binary(_PREFIX + values.seal(keys.newest(), field.place + identity, plain), SUBTYPE)
-    return sealed if equality is None else {TAG_NAME: Binary(equality, SUBTYPE), SEALED_NAME: sealed}
+    sealed = binary(_PREFIX + values.seal(keys.newest(), field.place + identity, plain), SUBTYPE)
+    if equality is None:
+        return sealed, len(plain)
+    return {TAG_NAME: binary(equality, SUBTYPE), SEALED_NAME: sealed}, len(plain)
 
 
 def tag_of(keys: FieldKeys, field: Field, value: object, codec: Codec) -> Binary:
     """Return the tag for an equality query. Raises KeyUnwrapError, ProtectionUnusable."""
-    return Binary(tag(keys, field, _plain(value, codec)), SUBTYPE)
+    return binary(tag(keys, field, _plain(value, codec)), SUBTYPE)
 
 
 def tag(keys: FieldKeys, field: Field, plain: bytes) -> bytes:
@@ -121,21 +145,6 @@ def tag(keys: FieldKeys, field: Field, plain: bytes) -> bytes:
     if plain[:1] == _INT32:  # drivers choose the type by size, and MongoDB considers the values equal
         plain = _INT64 + int.from_bytes(plain[1:], "little", signed=True).to_bytes(8, "little", signed=True)
     return values.tag(keys.tags(), field.place, plain)
-
-
-def decrypted_quickly(keys: FieldKeys, field: Field, identity: bytes | None, stored: Any) -> bytes | None:
-    """Return the plaintext of a valid randomised value of a known session, and None for any other value."""
-    if type(stored) is not Binary or stored.subtype != SUBTYPE or stored[:_START] != _PREFIX:
-        return None
-    try:
-        session = stored[_START:_NONCE]
-        return keys.lent[1][session].decrypt(
-            stored[_NONCE:_BODY],
-            stored[_BODY:],
-            session + field.place + identity,  # type: ignore[operator]  # for None as well
-        )
-    except _UNUSUAL:
-        return None
 
 
 def decrypted(keys: FieldKeys, field: Field, identity: bytes | None, stored: Any, codec: Codec) -> Any:
@@ -153,6 +162,15 @@ def decrypted(keys: FieldKeys, field: Field, identity: bytes | None, stored: Any
         ) from None
 
 
+def has_tag(keys: FieldKeys, field: Field, plain: bytes, equality: object) -> bool:
+    """Return whether a stored tag is that of the plaintext. Raises KeyUnwrapError, ProtectionUnusable."""
+    return (
+        type(equality) is Binary
+        and equality.subtype == SUBTYPE
+        and hmac.compare_digest(equality, tag(keys, field, plain))
+    )
+
+
 def size_of(stored: Binary | Mapping[str, Binary]) -> int:
     """Return the number of plaintext bytes of a stored value."""
     sealed = stored if isinstance(stored, Binary) else stored[SEALED_NAME]
@@ -163,7 +181,7 @@ def _unseal(keys: FieldKeys, field: Field, identity: bytes | None, stored: Any) 
     sealed, equality = _parts(stored)
     if identity is None:
         raise values.DecryptionFailed
-    plain = keys.unseal(sealed, field.place + identity)
+    plain = keys.unseal(sealed, identity)
     if equality is not None and not hmac.compare_digest(equality, tag(keys, field, plain)):
         raise values.DecryptionFailed
     return plain
@@ -191,14 +209,14 @@ def _is_encrypted(stored: Any) -> bool:
 def _plain(value: object, codec: Codec) -> bytes:
     if type(value) is str:
         text = value.encode("utf-8")
-        return b"%b%b%b\0" % (_STRING, (len(text) + 1).to_bytes(4, "little"), text)
+        return STRING + (len(text) + 1).to_bytes(4, "little") + text + b"\0"
     encoded = bson.encode({"": value}, codec_options=codec)
     return encoded[4:5] + encoded[6:-1]
 
 
 def value_of(plain: bytes, codec: Codec) -> Any:
     """Return the value of a plaintext."""
-    if plain[:1] == _STRING:
+    if plain[:1] == STRING:
         return plain[5:-1].decode("utf-8")
     element = plain[:1] + b"\0" + plain[1:] + b"\0"
     return bson.decode((len(element) + 4).to_bytes(4, "little") + element, codec_options=codec)[""]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bson import CodecOptions
+from bson.binary import Binary
 from bson.raw_bson import RawBSONDocument
 
 KNOWN = (4, 20)
@@ -27,4 +28,12 @@ def encrypts_itself(client: Any) -> bool:
 
 def is_opaque(codec: CodecOptions[Any]) -> bool:
     """Return whether documents with these options have a form in which fields cannot be replaced."""
-    return issubclass(codec.document_class, RawBSONDocument) or bool(codec.type_registry._decoder_map)
+    kind = codec.document_class
+    return (kind is not dict and issubclass(kind, RawBSONDocument)) or bool(codec.type_registry._decoder_map)
+
+
+def binary(content: bytes, subtype: int) -> Binary:
+    """Return a Binary without the checks of its constructor, which take as long as an encryption."""
+    found = bytes.__new__(Binary, content)
+    found._Binary__subtype = subtype  # type: ignore[attr-defined]  # a private attribute
+    return found

@@ -1,18 +1,19 @@
 """Documents as the application reads them: decrypted, and without an `_id` that was added."""
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import bson
 from bson import CodecOptions
+from bson.binary import Binary
 from bson.codec_options import DatetimeConversion, TypeRegistry
 from bson.raw_bson import RawBSONDocument
+from cryptography.exceptions import InvalidTag
 
 from openkcm.field_encryption.key_cache import KeyUnwrapError
 from openkcm.field_encryption.mongodb import encryption as sealing
 from openkcm.field_encryption.mongodb.catalog import Field
-from openkcm.field_encryption.mongodb.encryption import Codec, FieldKeys
+from openkcm.field_encryption.mongodb.encryption import BODY, NONCE, SEALED_NAME, STRING, SUBTYPE, TAG_NAME, Codec
 from openkcm.field_encryption.mongodb.errors import PlainValueFound, StatementRefused, unavailable
 from openkcm.field_encryption.mongodb.pymongo_internals import is_opaque
 from openkcm.field_encryption.mongodb.rewrite.projections import Documents
@@ -22,19 +23,30 @@ _BATCHES = ("firstBatch", "nextBatch")
 _RAW = (bytes, memoryview)
 _AS_STORED: Codec = CodecOptions(document_class=dict, datetime_conversion=DatetimeConversion.DATETIME_MS)
 
+_UNUSUAL = (KeyError, ValueError, TypeError, InvalidTag, KeyUnwrapError)
+"""Errors of the fast path for a value that is not an ordinary one."""
+_BATCH_DOCUMENTS = 1000
+"""Documents that are decrypted together; a key may expire during that time only."""
 
-@dataclass(frozen=True, slots=True)
+
 class ReplyDecryptor:
-    """Decrypts the documents of a reply."""
+    """Decrypts the documents of a reply.
 
-    request: Request
-    reads: Documents
+    Nearly all values are valid and belong to a known session; the loop of `_decrypt_fields` decrypts these without a
+    call. `encryption.decrypted` handles all others with every check, and raises the reason if one cannot be decrypted.
+    """
+
+    __slots__ = ("_is_opaque", "reads", "request")
+
+    def __init__(self, request: Request, reads: Documents) -> None:
+        self.request, self.reads = request, reads
+        self._is_opaque = reads is not Documents.OTHERS and is_opaque(request.codec)
 
     @property
     def codec(self) -> Codec:
         """The options with which the driver decodes the reply, once."""
         codec = self.request.codec
-        if self.reads is Documents.OTHERS or not is_opaque(codec):
+        if not self._is_opaque:
             return codec
         return codec.with_options(document_class=RawBSONDocument, type_registry=TypeRegistry())
 
@@ -52,42 +64,56 @@ class ReplyDecryptor:
             raise unavailable(failed) from None
         return reply
 
-    def _documents(self, documents: Sequence[Any]) -> list[Any]:
+    def _documents(self, documents: Sequence[Any]) -> Sequence[Any]:
         if isinstance(documents[0], _RAW):
             raise StatementRefused("raw batches would return ciphertext", "use find and aggregate")
-        codec, keys = self.request.codec, self.request.keys
-        fields = [(field, keys.of(field)) for field in self.request.collection.fields]
-        if not is_opaque(codec):
-            return [self._decrypt_fields(one, codec, fields) for one in documents]
-        inner = [
-            self._decrypt_fields(bson.decode(one.raw, codec_options=_AS_STORED), _AS_STORED, fields)
-            for one in documents
-        ]
+        codec = self.request.codec
+        if not self._is_opaque:
+            return self._decrypted(documents, codec)
+        inner = self._decrypted([bson.decode(one.raw, codec_options=_AS_STORED) for one in documents], _AS_STORED)
         return [bson.decode(bson.encode(one, codec_options=_AS_STORED), codec_options=codec) for one in inner]
 
-    def _decrypt_fields(self, document: Any, codec: Codec, fields: Sequence[tuple[Field, FieldKeys]]) -> Any:
-        identity: bytes | None = None
-        for field, keys in fields:
-            holder: Any = document
-            if field.nested:
-                holder = _holder(document, field)
-                if holder is None:
+    def _decrypted(self, documents: Sequence[Any], codec: Codec) -> Sequence[Any]:
+        """Decrypt the fields of documents in place."""
+        for first in range(0, len(documents), _BATCH_DOCUMENTS):
+            self._decrypt_fields(documents[first : first + _BATCH_DOCUMENTS], codec)
+        return documents
+
+    def _decrypt_fields(self, documents: Sequence[Any], codec: Codec) -> None:  # noqa: C901 - see the class
+        request = self.request
+        fields = request.keys.readable(request.collection)
+        numbers, sizes = [0] * len(fields), [0] * len(fields)
+        for document in documents:
+            identity: bytes | None = None
+            for at, field, name, nested, keys in fields:
+                holder: Any = _holder(document, field) if nested else document
+                stored = None if holder is None else holder.get(name)
+                if stored is None:
                     continue
-            name = field.parts[-1]
-            stored = holder.get(name)
-            if stored is not None:
                 if identity is None:
                     identity = sealing.identity(document.get("_id"), codec)
-                keys.renew_if_due()
-                plain = sealing.decrypted_quickly(keys, field, identity, stored)
+                plain: bytes | None = None
+                try:
+                    is_tagged = type(stored) is dict and len(stored) == 2
+                    sealed = stored[SEALED_NAME] if is_tagged else stored
+                    if type(sealed) is Binary and sealed.subtype == SUBTYPE:
+                        decrypt, place = keys.lent[1][sealed[:NONCE]]
+                        plain = decrypt(sealed[NONCE:BODY], sealed[BODY:], place + identity)  # type: ignore[operator]  # for None as well
+                        if is_tagged and not sealing.has_tag(keys, field, plain, stored[TAG_NAME]):
+                            plain = None
+                except _UNUSUAL:
+                    plain = None
                 if plain is None:
-                    holder[name] = self.request.decrypted(field, identity, stored, codec)
-                else:
-                    self.request.count.value(field, len(plain))
-                    holder[name] = sealing.value_of(plain, codec)
-        if self.reads is Documents.WITHOUT_ID:
-            document.pop("_id", None)
-        return document
+                    holder[name] = request.decrypted(field, keys, identity, stored, codec)
+                    continue
+                numbers[at] += 1
+                sizes[at] += len(plain)
+                holder[name] = plain[5:-1].decode("utf-8") if plain[:1] == STRING else sealing.value_of(plain, codec)
+            if self.reads is Documents.WITHOUT_ID:
+                document.pop("_id", None)
+        for at, number in enumerate(numbers):
+            if number:
+                request.count.values(fields[at][1], number, sizes[at])
 
 
 def _holder(document: Any, field: Field) -> Any:
@@ -103,7 +129,7 @@ def _holder(document: Any, field: Field) -> Any:
 
 
 def _with(holder: Mapping[str, Any], name: str, value: Any) -> Mapping[str, Any]:
-    if isinstance(holder, MutableMapping):
+    if type(holder) is dict or isinstance(holder, MutableMapping):
         holder[name] = value
         return holder
     return {**holder, name: value}

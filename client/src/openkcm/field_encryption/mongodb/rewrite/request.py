@@ -10,7 +10,7 @@ from typing import Any
 
 from openkcm.field_encryption.mongodb import encryption as sealing
 from openkcm.field_encryption.mongodb.catalog import Collection, Field
-from openkcm.field_encryption.mongodb.encryption import Codec, DatabaseKeys
+from openkcm.field_encryption.mongodb.encryption import Codec, DatabaseKeys, FieldKeys
 from openkcm.field_encryption.mongodb.errors import ProtectionUnusable, StatementRefused
 from openkcm.field_encryption.usage import UsageReporter
 
@@ -28,13 +28,13 @@ class Count:
         self._done: dict[str, list[int]] = {}
         self._plain: dict[str, int] = {}
 
-    def value(self, field: Field, size: int) -> None:
-        """Count an encrypted or decrypted value by its size in bytes."""
+    def values(self, field: Field, number: int, size: int) -> None:
+        """Count encrypted or decrypted values by their number and their bytes."""
         done = self._done.get(field.counted)
         if done is None:
-            self._done[field.counted] = [1, size]
+            self._done[field.counted] = [number, size]
         else:
-            done[0] += 1
+            done[0] += number
             done[1] += size
 
     def plain(self, field: Field) -> None:
@@ -61,7 +61,7 @@ class Count:
         return reply
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     collection: Collection
     keys: DatabaseKeys
@@ -81,17 +81,17 @@ class Request:
 
     def seal(self, field: Field, identity: bytes, value: object) -> Any:
         """Return the encrypted value to store. Raises ProtectionUnusable, KeyUnwrapError."""
-        stored = sealing.seal(self.keys.of(field), field, identity, value, self.codec)
-        self.count.value(field, sealing.size_of(stored))
+        stored, size = sealing.seal(self.keys.of(field), field, identity, value, self.codec)
+        self.count.values(field, 1, size)
         return stored
 
-    def decrypted(self, field: Field, identity: bytes | None, stored: Any, codec: Codec) -> Any:
+    def decrypted(self, field: Field, keys: FieldKeys, identity: bytes | None, stored: Any, codec: Codec) -> Any:
         """Return the decrypted value. Raises KeyUnwrapError, PlainValueFound, ValueRefused."""
-        value = sealing.decrypted(self.keys.of(field), field, identity, stored, codec)
+        value = sealing.decrypted(keys, field, identity, stored, codec)
         if value is stored:
             self.count.plain(field)
         else:
-            self.count.value(field, sealing.size_of(stored))
+            self.count.values(field, 1, sealing.size_of(stored))
         return value
 
     def tag(self, field: Field, value: object) -> Any:

@@ -62,14 +62,14 @@ class Visible:
 class ColumnDecryptor(LentCiphers):
     """Decrypts the values of one protected column; thread-safe."""
 
-    __slots__ = ("_plaintext_allowed", "_tags", "_where", "is_text", "place")
+    __slots__ = ("_plaintext_allowed", "_tags", "_where", "is_text")
 
     def __init__(self, keys: ColumnKeys, table: Table, column: Column) -> None:
-        super().__init__(keys, (table.schema, table.name, column.name))
+        super().__init__(keys, (table.schema, table.name, column.name), column.place)
         self._plaintext_allowed = column.plaintext_allowed
         self._where = f"{table.full_name}.{column.name}"
         self._tags = LatestKey(keys, self._column, TAG)
-        self.place, self.is_text = column.place, column.kind == "text"
+        self.is_text = column.kind == "text"
 
     def tag(self, plain: bytes) -> bytes:
         """Return the tag of all values that equal this one. Raises KeyUnwrapError."""
@@ -80,7 +80,8 @@ class ColumnDecryptor(LentCiphers):
         try:
             if part is not None and stored[:6] == _BYTES:
                 start, nonce = stored[6 : 6 + START], stored[6 + START : 6 + HEAD]
-                return self.lent[1][start].decrypt(nonce, stored[6 + HEAD :], start + self.place + part)
+                decrypt, shared = self.lent[1][start]
+                return decrypt(nonce, stored[6 + HEAD :], shared + part)
         except UNUSUAL:
             pass
         return self.decrypt(stored, part)
@@ -113,7 +114,7 @@ class ColumnDecryptor(LentCiphers):
     def _unseal(self, sealed: bytes, equality: bytes | None, part: bytes | None) -> bytes:
         if part is None:
             raise values.DecryptionFailed
-        plain = self.unseal(sealed, self.place + part)
+        plain = self.unseal(sealed, part)
         if equality is not None and equality != self.tag(plain):
             raise values.DecryptionFailed
         return plain
@@ -153,10 +154,9 @@ class RowReader:
         begun = perf_counter_ns()
         made: list[Any] = []
         for at in range(0, len(rows), _BATCH_ROWS):
-            now, ended = self._keys.clock(), self._keys.ended
+            now = self._keys.clock()
             for decryptor in self._decryptors:
-                if now >= decryptor.lent[0] or ended != decryptor.lent[2]:
-                    decryptor.renew(ended)
+                decryptor.renew_if_due(now)
             self._read(rows[at : at + _BATCH_ROWS], make, made.append)
         if timed:
             lasted = perf_counter_ns() - begun
@@ -192,9 +192,9 @@ class RowReader:
                             if not (len(stored) - body) & 3 and (
                                 last != "=" or stored[-2:] in ONE_BYTE_LESS or stored[-3:] in TWO_BYTES_LESS
                             ):
-                                start = sealed[:START]
-                                place = start + decryptor.place + part  # type: ignore[operator]  # for None as well
-                                plain = decryptor.lent[1][start].decrypt(sealed[START:HEAD], sealed[HEAD:], place)
+                                decrypt, shared = decryptor.lent[1][sealed[:START]]
+                                place = shared + part  # type: ignore[operator]  # for None as well
+                                plain = decrypt(sealed[START:HEAD], sealed[HEAD:], place)
                                 if body == TAG_TEXT and stored[:TAG_TEXT] != tag_text(decryptor.tag(plain)):
                                     plain = None
                         except UNUSUAL:
