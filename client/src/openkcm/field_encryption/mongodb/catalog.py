@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.field_encryption import value_format as values
@@ -32,6 +33,8 @@ class Collection:
     by_path: Mapping[str, Field] = field(default_factory=dict, hash=False)
     ancestors: Mapping[str, Field] = field(default_factory=dict, hash=False)
     """Paths of documents that contain protected fields."""
+    projections: dict[Any, Any] = field(default_factory=dict, hash=False, compare=False, repr=False)
+    """The kinds of results of projections that were analysed before, see rewrite/projections.py."""
 
     @property
     def full_name(self) -> str:

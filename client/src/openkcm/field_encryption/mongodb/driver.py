@@ -85,28 +85,29 @@ def incompatibility() -> str:
 
 def install(hook: MongoSession) -> None:
     """Install the encryption in pymongo."""
-    replacements: dict[str, Callable[..., Any]] = {
+    replacements: dict[str, Callable[[MongoSession, Callable[..., Any]], Callable[..., Any]]] = {
         "command": _command,
         "run_cursor_command": _run_cursor_command,
         "as_command": _as_command,
     }
     for owner, name, parameters in REPLACED_METHODS:
+        original = getattr(owner, name)
         if name in replacements:
-            replacement = replacements[name]
+            method = replacements[name](hook, original)
         elif name == "execute":
-            replacement = _execute_client if "write_concern" not in parameters else _execute
+            method = _replaced(hook, original, _execute_client if "write_concern" not in parameters else _execute)
         else:
-            replacement = _client_batch if parameters is _CLIENT_BATCH else _batch
-        _wrap(owner, name, hook, replacement)
+            method = _replaced(hook, original, _client_batch if parameters is _CLIENT_BATCH else _batch)
+        setattr(owner, name, method)
 
 
-def _wrap(owner: Any, name: str, hook: MongoSession, replacement: Callable[..., Any]) -> None:
-    original = getattr(owner, name)
+def _replaced(hook: MongoSession, original: Callable[..., Any], replacement: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method for bulk writes; those of single commands avoid its additional call."""
 
     def method(*arguments: Any, **named: Any) -> Any:
         return replacement(hook, original, *arguments, **named)
 
-    setattr(owner, name, method)
+    return method
 
 
 class _Prepared(dict[str, Any]):
@@ -115,29 +116,30 @@ class _Prepared(dict[str, Any]):
     exchange: CommandExchange
 
 
-def _command(  # noqa: PLR0913, PLR0917 - pymongo's own parameters
-    hook: MongoSession,
-    original: Callable[..., Any],
-    connection: Any,
-    dbname: str,
-    spec: Any,
-    read_preference: Any = ReadPreference.PRIMARY,
-    codec_options: Any = DEFAULT_CODEC_OPTIONS,
-    *arguments: Any,
-    **named: Any,
-) -> Any:
-    client = named.get("client")
-    # Handshake commands contain no documents, and an error there would look like an unreachable server.
-    is_handshake = client is None and next(iter(spec)) in _HANDSHAKE
-    exchange = None if is_handshake else hook.exchange(client, dbname, spec, codec_options)
-    if exchange is None:
-        return original(connection, dbname, spec, read_preference, codec_options, *arguments, **named)
-    spec, reading, count = exchange
-    if reading is None:
-        reply = original(connection, dbname, spec, read_preference, codec_options, *arguments, **named)
-        return _then(reply, count.ended)
-    reply = original(connection, dbname, spec, read_preference, reading.codec, *arguments, **named)
-    return _then(reply, lambda found: hook.read(client, reading, found))
+def _command(hook: MongoSession, original: Callable[..., Any]) -> Callable[..., Any]:
+    def method(
+        connection: Any,
+        dbname: str,
+        spec: Any,
+        read_preference: Any = ReadPreference.PRIMARY,
+        codec_options: Any = DEFAULT_CODEC_OPTIONS,
+        *arguments: Any,
+        **named: Any,
+    ) -> Any:
+        client = named.get("client")
+        # Handshake commands contain no documents, and an error there would look like an unreachable server.
+        is_handshake = client is None and next(iter(spec)) in _HANDSHAKE
+        exchange = None if is_handshake else hook.exchange(client, dbname, spec, codec_options)
+        if exchange is None:
+            return original(connection, dbname, spec, read_preference, codec_options, *arguments, **named)
+        spec, reading, count = exchange
+        if reading is None:
+            reply = original(connection, dbname, spec, read_preference, codec_options, *arguments, **named)
+            return _then(reply, count.ended)
+        reply = original(connection, dbname, spec, read_preference, reading.codec, *arguments, **named)
+        return _then(reply, lambda found: hook.read(client, reading, found))
+
+    return method
 
 
 def _then(reply: Any, read: Callable[[Any], Any]) -> Any:
@@ -151,50 +153,42 @@ def _then(reply: Any, read: Callable[[Any], Any]) -> Any:
     return awaited(reply)
 
 
-def _as_command(
-    hook: MongoSession,
-    original: Callable[..., Any],
-    query: Any,
-    conn: Any,
-    apply_timeout: bool = False,  # noqa: FBT001, FBT002 - pymongo's own
-) -> Any:
-    if query._as_command is not None:
-        return original(query, conn, apply_timeout)
-    command, database = original(query, conn, apply_timeout)
-    query._as_command = None  # another attempt must not find the rejected command
-    exchange = hook.exchange(query.client, database, command, query.codec_options)
-    if exchange is not None:
-        if isinstance(query, message._RawBatchQuery):
-            raise StatementRefused("raw batches would return ciphertext", "use find")
-        command = _Prepared(exchange.command)
-        command.exchange = exchange
-    query._as_command = command, database
-    return query._as_command
+def _as_command(hook: MongoSession, original: Callable[..., Any]) -> Callable[..., Any]:
+    def method(query: Any, conn: Any, apply_timeout: bool = False) -> Any:  # noqa: FBT001, FBT002 - pymongo's own
+        if query._as_command is not None:
+            return query._as_command
+        command, database = original(query, conn, apply_timeout)
+        query._as_command = None  # another attempt must not find the rejected command
+        exchange = hook.exchange(query.client, database, command, query.codec_options)
+        if exchange is not None:
+            if isinstance(query, message._RawBatchQuery):
+                raise StatementRefused("raw batches would return ciphertext", "use find")
+            command = _Prepared(exchange.command)
+            command.exchange = exchange
+        query._as_command = command, database
+        return query._as_command
+
+    return method
 
 
-def _run_cursor_command(  # noqa: PLR0913 - pymongo's own parameters
-    hook: MongoSession,
-    original: Callable[..., Any],
-    conn: Any,
-    cmd: Any,
-    dbname: str,
-    *arguments: Any,
-    client: Any,
-    **named: Any,
-) -> Any:
-    exchange = cmd.exchange if type(cmd) is _Prepared else None
-    if exchange is None and "getMore" in cmd:
-        exchange = hook.exchange(client, dbname, cmd, named["codec_options"])
-    reading = None if exchange is None else exchange.reading
-    if reading is None:
-        return original(conn, cmd, dbname, *arguments, client=client, **named)
-    named["codec_options"] = reading.codec
+def _run_cursor_command(hook: MongoSession, original: Callable[..., Any]) -> Callable[..., Any]:
+    def method(conn: Any, cmd: Any, dbname: str, *arguments: Any, client: Any, **named: Any) -> Any:
+        exchange = cmd.exchange if type(cmd) is _Prepared else None
+        if exchange is None and "getMore" in cmd:
+            exchange = hook.exchange(client, dbname, cmd, named["codec_options"])
+        reading = None if exchange is None else exchange.reading
+        if reading is None:
+            return original(conn, cmd, dbname, *arguments, client=client, **named)
+        named["codec_options"] = reading.codec
 
-    def read(found: Any) -> Any:
-        docs, *rest = found
-        return ([hook.read(client, reading, docs[0])], *rest)
+        def read(found: Any) -> Any:
+            docs = found[0]
+            docs[0] = hook.read(client, reading, docs[0])
+            return found
 
-    return _then(original(conn, cmd, dbname, *arguments, client=client, **named), read)
+        return _then(original(conn, cmd, dbname, *arguments, client=client, **named), read)
+
+    return method
 
 
 def _execute(hook: MongoSession, original: Callable[..., Any], writing: Any, *arguments: Any, **named: Any) -> Any:

@@ -85,8 +85,8 @@ class MongoSession:
         if name == "explain":
             inner = self.exchange(client, database, command[name], codec)
             return None if inner is None else CommandExchange({**command, name: inner.command}, None, inner.counted)
-        count = self.count()
         if name == "bulkWrite":
+            count = self.count()
             spaces = [one["ns"] for one in command["nsInfo"]]
             writers = [self.writer(client, space, codec, commands.bulk, count) for space in spaces]
             kinds = [one[next(iter(one))] for one in command["ops"]]
@@ -99,6 +99,7 @@ class MongoSession:
             commands.check_elsewhere(known, database, name, command)
         if collection is None:
             return None
+        count = self.count()
         request = self._request(client, collection, codec, count)
         if name == "getMore":
             reads = self._cursors.get(clients.cursor_key(client, command[name]), Documents.ORIGINAL)

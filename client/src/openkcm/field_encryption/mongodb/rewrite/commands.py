@@ -74,7 +74,7 @@ def bulk(request: Request, operation: Command) -> Command:
 
 
 def _find(request: Request, command: Command) -> Sent:
-    sent = dict(_with_filter(request, command, "filter"))
+    sent = _with_filter(request, command, "filter")
     for bound in ("min", "max"):
         if bound in sent:
             for path in dict(sent[bound] or ()):
@@ -92,20 +92,22 @@ def _find_and_modify(request: Request, command: Command) -> Sent:
         else updates.rewrite_update(request, sent, updates.FIND_AND_MODIFY)
     )
     _check_sort(request, sent)
-    return _projected(request, dict(_with_hint(request, sent)), "fields")
+    return _projected(request, _with_hint(request, sent), "fields")
 
 
-def _projected(request: Request, command: dict[str, Any], name: str) -> Sent:
-    reads = Documents.ORIGINAL
-    if command.get(name):
-        command[name], reads = projected(request, command[name])
-    return Sent(command, reads)
+def _projected(request: Request, command: Command, name: str) -> Sent:
+    asked = command.get(name)
+    if not asked:
+        return Sent(command, Documents.ORIGINAL)
+    projection, reads = projected(request, asked)
+    return Sent(command if projection is asked else {**command, name: projection}, reads)
 
 
 def _with_filter(request: Request, command: Command, name: str) -> Command:
     """Return a command with its condition rewritten."""
-    sent = {**command, name: filters.rewrite_filter(request, command[name])} if name in command else command
-    return _with_hint(request, sent)
+    asked = command.get(name)
+    condition = filters.rewrite_filter(request, asked)
+    return _with_hint(request, command if condition is asked else {**command, name: condition})
 
 
 def _check_sort(request: Request, command: Command) -> None:
@@ -116,7 +118,7 @@ def _check_sort(request: Request, command: Command) -> None:
 
 def _with_hint(request: Request, command: Command) -> Command:
     _check_sort(request, command)
-    if isinstance(command.get("hint"), Mapping):
+    if "hint" in command and isinstance(command["hint"], Mapping):
         return {**command, "hint": _index_key(request, command["hint"])}
     return command
 

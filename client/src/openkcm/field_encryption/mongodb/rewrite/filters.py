@@ -17,15 +17,18 @@ Filter = Mapping[str, Any]
 
 def rewrite_filter(request: Request, asked: Any) -> Any:
     """Return a condition for the database; raises StatementRefused, ProtectionUnusable, KeyUnwrapError."""
-    if not isinstance(asked, Mapping):
+    if type(asked) is not dict and not isinstance(asked, Mapping):
         return asked  # the database says what it thinks of it
+    affected_field = request.collection.affected_field
+    if not any([name.startswith("$") or affected_field(name) for name in asked]):  # noqa: C419 - a list is faster
+        return asked
     kept: dict[str, Any] = {}
     added: list[Filter] = []
     for name, value in asked.items():
         if name.startswith("$"):
             kept[name] = _operator(request, name, value)
             continue
-        field = request.collection.affected_field(name)
+        field = affected_field(name)
         if field is None:
             kept[name] = value
         elif field.path != name:

@@ -10,6 +10,10 @@ from openkcm.field_encryption.mongodb.rewrite.request import Request
 
 Projection = Mapping[str, Any]
 
+_CHOICES = frozenset({bool, int, float})
+_MAX_SHAPES = 1000
+"""Projections of a collection whose analysis is kept."""
+
 
 class Documents(Enum):
     """The documents of a result."""
@@ -24,6 +28,19 @@ class Documents(Enum):
 
 def projected(request: Request, projection: Projection) -> tuple[Projection, Documents]:
     """Return the projection to send and the kind of its results. Raises StatementRefused."""
+    known = request.collection.projections
+    shape = tuple(projection.items()) if all([type(one) in _CHOICES for one in projection.values()]) else None  # noqa: C419 - a list is faster
+    reads = None if shape is None else known.get(shape)
+    if reads is None:
+        reads = _documents(request, projection)
+        if shape is not None and len(known) < _MAX_SHAPES:
+            known[shape] = reads
+    if reads is Documents.WITHOUT_ID:
+        return {path: wanted for path, wanted in projection.items() if path != "_id"}, reads
+    return projection, reads
+
+
+def _documents(request: Request, projection: Projection) -> Documents:
     flat = dict(_flatten(projection))
     identity = flat.pop("_id", 1)
     for path, wanted in flat.items():
@@ -34,12 +51,10 @@ def projected(request: Request, projection: Projection) -> tuple[Projection, Doc
             request.require_unprotected(path, "choosing a part of")
     chosen = any(_is_choice(wanted) and wanted for wanted in flat.values())
     if chosen and not any(_is_named(field, flat) for field in request.collection.fields):
-        return projection, Documents.OTHERS
+        return Documents.OTHERS
     if not _is_choice(identity):
         raise computed_id()
-    if identity:
-        return projection, Documents.ORIGINAL
-    return {path: wanted for path, wanted in projection.items() if path != "_id"}, Documents.WITHOUT_ID
+    return Documents.ORIGINAL if identity else Documents.WITHOUT_ID
 
 
 def computed_id() -> StatementRefused:

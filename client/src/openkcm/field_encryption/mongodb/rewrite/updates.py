@@ -25,7 +25,7 @@ UPDATE, FIND_AND_MODIFY, BULK_WRITE = Names("q", "u"), Names("query", "update"),
 
 def rewrite_insert(request: Request, document: Document) -> Document:
     """Return a document to store, with an `_id` if it needs one. Raises as `rewrite_update`."""
-    if any(field.parts[0] in document for field in request.collection.fields) and "_id" not in document:
+    if "_id" not in document and any(field.parts[0] in document for field in request.collection.fields):
         document = {"_id": ObjectId(), **document}
     return _encrypted(request, document, _Binding(request, document.get("_id")))
 
@@ -107,8 +107,11 @@ def _operators(request: Request, operation: Document, names: Names) -> Document:
                 if operator == "$rename":
                     request.require_unprotected(value, "$rename to")
         result.setdefault(operator, body)
-    on_insert = _on_insert(request, operation, names, binding)
-    return result | ({"$setOnInsert": on_insert} if on_insert else {})
+    if "$setOnInsert" in change or operation.get("upsert"):
+        on_insert = _on_insert(request, operation, names, binding)
+        if on_insert:
+            result["$setOnInsert"] = on_insert
+    return result
 
 
 def _on_insert(request: Request, operation: Document, names: Names, binding: _Binding) -> Document:
@@ -160,10 +163,16 @@ def _encrypt_children(request: Request, path: str, value: Any, binding: _Binding
 
 
 def _encrypted(request: Request, document: Document, binding: _Binding) -> Document:
+    result: Any = document
     for field in request.collection.fields:
-        if field.nested or field.path in document:
-            document = _encrypt_in(request, field, document, 0, binding)
-    return document
+        if field.nested:
+            result = _encrypt_in(request, field, result, 0, binding)
+        elif (value := document.get(field.path)) is not None:
+            if result is document:
+                result = dict(document)
+            result[field.path] = request.seal(field, binding.identity(field), value)
+    encrypted: Document = result
+    return encrypted
 
 
 def _encrypt_in(request: Request, field: Field, value: Any, depth: int, binding: _Binding) -> Any:
