@@ -116,3 +116,9 @@ def test_tags_of_a_column_are_its_hmac(material, column, plains):
     for plain in [*plains, *plains]:
         expected = hmac.digest(material, b"openkcm column tag 1\0" + column + plain, "sha256")[:16]
         assert values.tag(key, column, plain) == expected
+
+
+@given(st.integers() | st.integers(10**28, 10**34), st.booleans())
+def test_part_of_a_row_with_an_integer_key_has_its_length_and_type(number, negative):
+    part = b"i" + str(-number if negative else number).encode()
+    assert values.row_part((-number if negative else number,)) == len(part).to_bytes(4, "big") + part

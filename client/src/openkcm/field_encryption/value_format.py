@@ -119,6 +119,9 @@ def row_place(column: bytes, key: Sequence[KeyValue]) -> bytes:
 
 def row_part(key: Sequence[KeyValue]) -> bytes:
     """Return the part of a place that the columns of a row share; it includes the type, since 1 and '1' differ."""
+    if len(key) == 1 and type(key[0]) is int:  # the usual case
+        number = b"i%d" % key[0]
+        return (LENGTHS[len(number)] if len(number) < len(LENGTHS) else len(number).to_bytes(4, "big")) + number
     return b"".join([_framed(_part(value)) for value in key])
 
 

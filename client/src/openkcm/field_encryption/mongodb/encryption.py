@@ -92,16 +92,14 @@ class DatabaseKeys:
 
 
 _OBJECT_ID = values.row_part([b"o" + bytes(12)])[:-12]
-_LARGE = 1 << 63
 
 
 def identity(value: object, codec: Codec) -> bytes | None:
     """Return the part of a place that a document's fields share, None for an `_id` of an unsupported type."""
     if type(value) is ObjectId:
         return _OBJECT_ID + value.binary
-    if type(value) is int and -_LARGE < value < _LARGE:
-        number = b"i%d" % value
-        return values.LENGTHS[len(number)] + number
+    if type(value) is int:
+        return values.row_part((value,))
     if isinstance(value, ObjectId):
         return values.row_part([b"o" + value.binary])
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):

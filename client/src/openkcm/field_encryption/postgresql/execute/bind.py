@@ -104,9 +104,13 @@ class Writer:
         row, at = self._rows.setdefault((table, slot.key), len(self._rows)), self._counted[name]
         key, tags = LatestKey(self._keys, name), LatestKey(self._keys, name, TAG)
         tagged, value = column.mode is Mode.DETERMINISTIC, slot.value
+        number = value.number - 1 if text and isinstance(value, Parameter) else None
 
         def write(execution: Execution) -> Sent:
-            plain, part = plain_value(execution, value, table, column), execution.parts[row]
+            part = execution.parts[row]
+            plain = None if number is None else execution.params[number]
+            if number is None or type(plain) is not bytes or execution.types[number] not in _TEXTS:
+                plain = plain_value(execution, value, table, column)  # else a text is what that would return
             if plain is None or part is None:
                 return None, oid, form  # a NULL key: the database itself rejects the row
             sealed = values.seal(key.key(execution.now), place + part, plain)
@@ -155,6 +159,8 @@ class Writer:
             at = self._made[key[0]]
             return lambda execution: values.row_part((execution.made[at],))
         reads = [self._key(part, table, column) for part, column in zip(key, table.key, strict=True)]
+        if len(key) == 1 and isinstance(key[0], Parameter) and table.key[0].kind == "int":
+            return _integer_part(key[0].number - 1, reads[0])
 
         def part(execution: Execution) -> bytes | None:
             found = [read(execution) for read in reads]
@@ -168,6 +174,19 @@ class Writer:
             at = self._made[part]
             return lambda execution: execution.made[at]
         return lambda execution: key(execution, part, table, column)
+
+
+def _integer_part(at: int, read: Callable[[Execution], KeyValue | None]) -> Callable[[Execution], bytes | None]:
+    """Return a function that returns the part of a row whose key is one integer, the usual case."""
+
+    def part(execution: Execution) -> bytes | None:
+        raw = execution.params[at]
+        if type(raw) is bytes and execution.formats[at] and execution.types[at] in _INTEGERS:
+            return values.row_part((int.from_bytes(raw, "big", signed=True),))
+        found = read(execution)
+        return None if found is None else values.row_part((found,))
+
+    return part
 
 
 def _array_element(element: bytes | None, *, text: bool) -> bytes:
