@@ -54,6 +54,22 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(timing.Recorder(folder.resolve()))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import the modules of which `make test` would deselect every test."""
+    is_short = config.getoption("markexpr") == "not full"
+    return True if is_short and tiers.is_full_module(collection_path) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect no garbage meanwhile: almost all objects stay, and each search for garbage visits them all."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Assign the tiers before `-m` selects by them; after the shuffle, sort by length and share installations."""

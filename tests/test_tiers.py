@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiers import TIERS, NotAUnitTest, fail_skipped, tier_marks
+from tests.tiers import TIERS, NotAUnitTest, fail_skipped, is_full_module, tier_marks
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,6 +74,27 @@ def test_integration_test_may_listen_and_wait() -> None:
 
 def test_every_selected_test_has_one_tier(request: pytest.FixtureRequest) -> None:
     assert [item.nodeid for item in request.session.items if len(tier_marks(item)) != 1] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "is_full"),
+    [
+        ("client/test_all.py", "pytestmark = pytest.mark.full", True),
+        ("client/test_all.py", "pytestmark = [pytest.mark.full, pytest.mark.chaos]", True),
+        ("client/test_one.py", "@pytest.mark.full", False),
+        ("client/test_both.py", "pytestmark = pytest.mark.full\n\n\n@pytest.mark.unit", False),
+        ("e2e/test_story.py", "def test_story():", True),
+        ("e2e/test_story.py", "@pytest.mark.e2e", False),
+        ("mutation/test_one.py", "pytest.param(1, marks=pytest.mark.integration)", False),
+        ("e2e/conftest.py", "", False),
+        ("client/test_one.py", "", False),
+    ],
+)
+def test_module_is_full_if_no_test_has_another_tier(tmp_path: Path, name: str, text: str, is_full: bool) -> None:  # noqa: FBT001 - a parameter of a table
+    path = tmp_path / name
+    path.parent.mkdir()
+    path.write_text(text, encoding="ascii")
+    assert is_full_module(path) is is_full
 
 
 def test_each_tier_belongs_to_a_make_target() -> None:

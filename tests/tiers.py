@@ -1,10 +1,12 @@
 """The tier of each test: by its marker, else by its folder or the servers it uses. CONTRIBUTING.md describes them."""
 
+import re
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -13,6 +15,8 @@ from xdist.scheduler import LoadFileScheduling
 
 TIERS = ("unit", "integration", "e2e", "full")
 _FULL_FOLDERS = {"e2e", "chaos", "mutation", "simulation"}
+_FULL_MARK = re.compile(r"^pytestmark = .*mark\.full\b", re.MULTILINE)
+_OTHER_MARK = re.compile(r"mark\.(unit|integration|e2e)\b")
 _SERVERS = {"postgres", "server", "vault", "temporal", "temporal_client", "stack", "stage", "mongo", "free_port"}
 """Fixtures that start a server, or that lead a test to one."""
 _FORBIDDEN_EVENTS = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn", "pty.spawn"}
@@ -32,14 +36,26 @@ def assign(items: Sequence[pytest.Item]) -> None:
     """Add the marker of its tier to each test that has none.
 
     Raises:
-        pytest.UsageError: a test has two.
+        pytest.UsageError: a test has two, or `make test` would not import its module although it is not full.
     """
+    full_modules = {path for path in {item.path for item in items} if is_full_module(path)}
     for item in items:
         marked = tier_marks(item)
         if len(marked) > 1:
             raise pytest.UsageError(f"{item.nodeid} has the markers {' and '.join(sorted(marked))}: remove all but one")
+        if item.path in full_modules and marked - {"full"}:
+            raise pytest.UsageError(f"{item.nodeid} is not full as its module is: move it to another module")
         if not marked:
             item.add_marker(_default(item))
+
+
+def is_full_module(path: Path) -> bool:
+    """Return whether all tests of a module are full, from its text: the import of such modules takes seconds."""
+    if not path.match("test_*.py"):
+        return False
+    text = path.read_text(encoding="utf-8")
+    is_full = bool(_FULL_FOLDERS & set(path.parts) or _FULL_MARK.search(text))
+    return is_full and not _OTHER_MARK.search(text)
 
 
 def tier_marks(item: pytest.Item) -> set[str]:
