@@ -71,7 +71,7 @@ from core.notifications import NotificationKind
 from core.tenants.approvals import Action, ApprovalState
 from core.tenants.lifecycle import State
 from openkcm.errors import OpenKcmError
-from tests.workflows.queues import run_region
+from tests.workflows.queues import ValidatingOnce, run_region
 from workflows.recovery import RecoverTenant, RecoverWorkflows
 
 RENEWED_AFTER = timedelta(hours=48)
@@ -160,7 +160,13 @@ class Script:
         names = {activity._Definition.must_from_callable(one).name for one in real}
         scripted = [self._scripted(one) for one in _DEFINITIONS if one.name not in names]
         recovery = [RecoverWorkflows, RecoverTenant]
-        platform = Worker(client, task_queue=ids.PLATFORM_QUEUE, workflows=recovery, activities=scripted)
+        platform = Worker(
+            client,
+            task_queue=ids.PLATFORM_QUEUE,
+            workflows=recovery,
+            activities=scripted,
+            workflow_runner=ValidatingOnce(),
+        )
         async with run_region(client, region, workflows, [*real, *scripted]), platform:
             yield
 
