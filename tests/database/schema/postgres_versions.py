@@ -20,8 +20,10 @@ from tests.programs import ENVIRONMENT, child, give, unprivileged
 
 
 @contextmanager
-def running(version: str) -> Iterator[str]:
+def running(version: str, **server_settings: str) -> Iterator[str]:
     """Start a PostgreSQL of a major version (`embedded` or a number) and yield its superuser's connection string.
+
+    `server_settings` are further settings, by name.
 
     PostgreSQL refuses to run as root, so root runs it as an unprivileged user, who needs access to every folder above
     the programs and the data. Neither a checkout nor the folder of pytest guarantees that.
@@ -41,6 +43,7 @@ def running(version: str) -> Iterator[str]:
         )
         port = free_port()
         settings = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]
+        settings += [part for name, value in server_settings.items() for part in ("-c", f"{name}={value}")]
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
                 [*wrapper, programs / "postgres", "-D", data, "-p", str(port), *settings], cwd=data, stderr=log
@@ -57,9 +60,9 @@ def running(version: str) -> Iterator[str]:
 
 
 @contextmanager
-def migrated(version: str) -> Iterator[Field]:
+def migrated(version: str, **server_settings: str) -> Iterator[Field]:
     """Start a PostgreSQL as `running` does and yield its migrated, empty database."""
-    with running(version) as conninfo:
+    with running(version, **server_settings) as conninfo:
         server = with_secrets(conninfo)
         prepare(server, "openkcm")
         address = conninfo_to_dict(conninfo)
