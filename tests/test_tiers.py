@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiers import TIERS, NotAUnitTest, fail_skipped, is_full_module, tier_marks
+from tests.tiers import LONG_MODULES, TIERS, NotAUnitTest, fail_skipped, is_full_module, tier_marks
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,6 +95,11 @@ def test_module_is_full_if_no_test_has_another_tier(tmp_path: Path, name: str, t
     path.parent.mkdir()
     path.write_text(text, encoding="ascii")
     assert is_full_module(path) is is_full
+
+
+@pytest.mark.parametrize("name", LONG_MODULES)
+def test_long_module_exists(name: str) -> None:
+    assert (ROOT / "tests" / name).is_file()
 
 
 def test_each_tier_belongs_to_a_make_target() -> None:

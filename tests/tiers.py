@@ -15,6 +15,19 @@ from xdist.scheduler import LoadFileScheduling
 
 TIERS = ("unit", "integration", "e2e", "full")
 _FULL_FOLDERS = {"e2e", "chaos", "mutation", "simulation"}
+LONG_MODULES = (
+    "database/platform/test_hot_queries.py",
+    "devstack/stack/test_control.py",
+    "activities/isolation/test_key_suite.py",
+    "client/field_encryption/running/test_mongo_programs.py",
+    "activities/root_keys/test_health.py",
+    "activities/rotation/test_steps.py",
+    "compliance/reports/render/test_pdf.py",
+    "crypto_service/kmip/test_vectors.py",
+    "workflows/test_recovery.py",
+    "dashboard/services/test_page.py",
+)
+"""Modules of 15 to 60 CPU seconds, first: if such a module starts last, one process works while the others wait."""
 _FULL_MARK = re.compile(r"^pytestmark = .*mark\.full\b", re.MULTILINE)
 _OTHER_MARK = re.compile(r"mark\.(unit|integration|e2e)\b")
 _SERVERS = {"postgres", "server", "vault", "temporal", "temporal_client", "stack", "stage", "mongo", "free_port"}
@@ -71,7 +84,7 @@ def turn(item: pytest.Item) -> int:
     folders = _FULL_FOLDERS & set(item.path.parts)
     if "e2e" in folders:
         return 0
-    return 1 if folders else 2
+    return 1 if folders or item.path.as_posix().endswith(LONG_MODULES) else 2
 
 
 def _default(item: pytest.Item) -> str:
