@@ -83,12 +83,14 @@ _INTERNAL = "internal"
 
 
 class _Header(NamedTuple):
-    """`protocol` is the version of request and response, `option` the batch error continuation option.
+    """`protocol` is the version of request and response, `version` its `framing.feature_level`.
 
-    `maximum` is the size in bytes that the client accepts (KMIP 1.4, section 6.3); 0 is no limit.
+    `option` is the batch error continuation option. `maximum` is the size in bytes that the client accepts (KMIP 1.4,
+    section 6.3); 0 is no limit.
     """
 
     protocol: tuple[int, int]
+    version: int
     size: int
     option: int | None
     maximum: int
@@ -177,8 +179,7 @@ class Dispatcher:
             note_error(refused.code)
             protocol = _version_to_answer(request.message)
             return _message(_Stamp(protocol, now), [_failure((), refused, feature_level(protocol))])
-        version = feature_level(header.protocol if header.protocol in VERSIONS else VERSIONS[0])
-        value = header.client_correlation
+        version, value = header.version, header.client_correlation
         correlation = (value and from_request_id(value.encode())) or new_correlation_id()
         stamp = _Stamp(header.protocol, now, value, correlation)
         try:
@@ -389,7 +390,8 @@ def _read_header(header: Item) -> _Header:
     if correlation is not None and len(correlation) > _MOST_CORRELATION:
         raise malformed(f"the client correlation value has more than {_MOST_CORRELATION} characters")
     maximum = read_number(header, Tag.MAXIMUM_RESPONSE_SIZE) or 0
-    return _Header(protocol, count, option, maximum, correlation)
+    version = feature_level(protocol if protocol in VERSIONS else VERSIONS[0])
+    return _Header(protocol, version, count, option, maximum, correlation)
 
 
 def _version_to_answer(request: Item) -> tuple[int, int]:

@@ -87,7 +87,8 @@ class KmipConnection(Connection):
 
     def _begin(self, message: bytes) -> None:
         self._answering, self._in_progress = True, len(message)
-        self.awaiting(None)
+        if self._granted_seconds:
+            self.awaiting(None)
         self.run(self._answer(message), self._answered)
 
     def _refuse_message(self) -> None:
@@ -132,7 +133,7 @@ class KmipConnection(Connection):
         self.hold(len(self._unread))
         if data:
             self.send(data)
-        if data and continues:
-            self._process_next()
-        else:
+        if not data or not continues:
             self.close()
+        elif self._unread:
+            self._process_next()

@@ -113,16 +113,12 @@ def _attributes(batch: Batch, managed: ManagedObject, specification: Item) -> li
 async def get(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     _require_gettable(batch, managed)
-    specification = read_structure(payload, Tag.KEY_WRAPPING_SPECIFICATION)
+    specification, form = _chosen(payload)
     if managed.sensitive and specification is None:
         raise denied("the object is sensitive and can be returned only wrapped", ResultReason.SENSITIVE)
     if not managed.extractable:
         raise denied("the object is not extractable", ResultReason.NOT_EXTRACTABLE)
-    if read_choice(payload, Tag.KEY_WRAP_TYPE) not in (None, KeyWrapType.NOT_WRAPPED, KeyWrapType.AS_REGISTERED):
-        raise KmipRefused(ResultReason.INVALID_FIELD, "the key wrap type is not supported")
-    if payload.first(Tag.KEY_COMPRESSION_TYPE) is not None:
-        raise KmipRefused(ResultReason.KEY_COMPRESSION_TYPE_NOT_SUPPORTED, "key compression is not supported")
-    form, kind = read_choice(payload, Tag.KEY_FORMAT_TYPE), managed.row.object_type
+    kind = managed.row.object_type
     data = await batch.objects.open_written(batch.caller, managed)
     if form is None and specification is None:
         given = ttlv.from_encoded(material.TAGS[kind], data)  # returned unchanged
@@ -133,6 +129,18 @@ async def get(batch: Batch, payload: Item) -> Payload:
     if managed.fresh:
         await batch.objects.serve(batch.caller, managed.row.object_id, lambda current: _not_fresh(batch, current))
     return (choice(Tag.OBJECT_TYPE, kind), batch.about(managed.row.object_id), given)
+
+
+def _chosen(payload: Item) -> tuple[Item | None, int | None]:
+    """Return the wrapping specification and the key format that a request asks for; raise KmipRefused."""
+    fields = payload.children()
+    if len(fields) == 1 and fields[0].tag == Tag.UNIQUE_IDENTIFIER:  # nearly always
+        return None, None
+    if read_choice(payload, Tag.KEY_WRAP_TYPE) not in (None, KeyWrapType.NOT_WRAPPED, KeyWrapType.AS_REGISTERED):
+        raise KmipRefused(ResultReason.INVALID_FIELD, "the key wrap type is not supported")
+    if payload.first(Tag.KEY_COMPRESSION_TYPE) is not None:
+        raise KmipRefused(ResultReason.KEY_COMPRESSION_TYPE_NOT_SUPPORTED, "key compression is not supported")
+    return read_structure(payload, Tag.KEY_WRAPPING_SPECIFICATION), read_choice(payload, Tag.KEY_FORMAT_TYPE)
 
 
 async def _in_format(batch: Batch, kind: int, held: Item, form: int | None) -> Item:
