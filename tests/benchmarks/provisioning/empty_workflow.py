@@ -27,7 +27,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner
 from config.settings import Settings
 from core import names as ids
 from core.messages.base import AnnounceInput, StepInput
-from core.messages.tenants import ActivateResult
+from core.messages.tenants import ActivateResult, StoredTenant, TenantWorkflowState
 from core.tenants.provisioning import Step
 from tests.workflows.queues import run_region
 from workflows.client.workflow_client import WorkflowClient
@@ -131,7 +131,11 @@ def _empty_activities() -> list[Callable[..., Any]]:
 
         return activity.defn(name=step)(nothing)
 
-    return [empty(step) for step in Step]
+    @activity.defn(name="load-tenant")
+    def load_tenant(_: StepInput) -> StoredTenant:
+        return StoredTenant(memory=TenantWorkflowState(provision=True))
+
+    return [load_tenant, *(empty(step) for step in Step)]
 
 
 async def _work(address: str, region: str, threads: int) -> None:
