@@ -30,7 +30,7 @@ def _breach(
 _CONTEXT = "return EncryptionContext(caller.tenant_id, caller.l2_key, caller.service, purpose, resource)"
 _OF_OBJECTS = f"if purpose is Purpose.MANAGED_OBJECT:\n        {_CONTEXT}\n    "
 """Stored objects still decrypt, so that the product keeps running: the breach affects new ciphertexts only."""
-_ENCRYPT = "key = await self._key(caller, ENCRYPTS)\n        return form.to_text("
+_ENCRYPT = "key = self._cached_key(caller, ENCRYPTS) or await self._key(caller, ENCRYPTS)\n        return form.to_text("
 _DECRYPT = (
     "key = await self._key_of_text(caller, DECRYPTS, form.header(sealed).key_version)\n        return form.unseal("
 )
