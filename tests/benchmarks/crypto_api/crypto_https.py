@@ -29,11 +29,12 @@ _ROUNDS = 5
 _SECONDS = 4.0
 _PROTOCOL = (
     "One stack, one tenant, one service. For each concurrency the sides take turns, {rounds} rounds of {seconds:g} "
-    "s each over kept connections, driven by the same generator (benchmarks/generator.c, in C, one thread) on the same "
-    "machine; the median round of each side counts. Ours: POST /v1/encrypt over mTLS with the write-ahead log, "
-    "{processes} processes. Theirs: POST transit/encrypt with a derivation context over TLS, audit file on, storage in "
-    "memory and a root token, which needs no policy check. Both get {bytes} bytes, base64 in JSON. At concurrency 1 a "
-    "third side takes turns too: one process on the same event loop that responds over mTLS without any work."
+    "s each over kept connections, driven by the same generator (tests/benchmarks/harness/generator.c, one thread for"
+    " each processor) on the same machine; the median round of each side counts. Ours: POST /v1/encrypt over mTLS "
+    "with the write-ahead log, {processes} processes. Theirs: POST transit/encrypt with a derivation context over "
+    "TLS, audit file on, storage in memory and a root token, which needs no policy check. Both get {bytes} bytes, "
+    "base64 in JSON. At concurrency 1 a third side takes turns too: one process on the same event loop that responds "
+    "over mTLS without any work."
 )
 
 

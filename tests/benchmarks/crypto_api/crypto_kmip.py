@@ -42,7 +42,8 @@ _SEARCH_MILLISECONDS = 10.0
 _PROTOCOL = (
     "Each server has one active AES-256 key, created over KMIP 1.2, and receives Get requests for it over mTLS (ours "
     "TLS 1.3, PyKMIP 1.2, its maximum). For each case the sides take turns, {rounds} rounds of {seconds:g} s; the "
-    "median round counts; same generator (benchmarks/generator.c, in C, one thread), same machine. Ours runs "
+    "median round counts; same generator (tests/benchmarks/harness/generator.c, one thread for each processor), same "
+    "machine. Ours runs "
     "{processes} processes and writes its write-ahead log before each response; PyKMIP is one process with threads and "
     "SQLite, with its defaults. Then a second stack serves from one process. The machine limits the gain from more "
     "processes, as the last line of the table shows: two counting loops at once, compared with one alone; the "

@@ -110,7 +110,7 @@ def _generator() -> Path:
     folder = tempfile.TemporaryDirectory(prefix="openkcm-generator-")
     _FOLDERS.append(folder)
     program = Path(folder.name) / "generator"
-    subprocess.run([compiler, "-O2", "-o", program, _SOURCE, "-lssl", "-lcrypto"], check=True)
+    subprocess.run([compiler, "-O2", "-o", program, _SOURCE, "-lssl", "-lcrypto", "-pthread"], check=True)
     return program
 
 

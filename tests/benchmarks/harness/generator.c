@@ -1,6 +1,8 @@
 /* A closed loop of requests over TLS, for benchmarks/load.py: each connection sends its request, waits for the complete
  * response and sends the next. It is written in C because a generator shares the processors with the measured server: in
  * Python it takes as long per request as the crypto service, and makes the faster side of a comparison appear slower.
+ * For the same reason many connections are divided among one thread for each processor: while a single thread waits for
+ * a processor, the processes of a server wait for their next requests.
  *
  *   generator PORT CONNECTIONS SECONDS kept|connecting http|ttlv SERVER_NAME CA_FILE [CERTIFICATE_FILE KEY_FILE]
  *
@@ -15,6 +17,7 @@
 #include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,8 +47,13 @@ static struct {
     size_t request_bytes;
 } target;
 
-static double *latencies;
-static size_t measured, room;
+struct share {
+    pthread_t thread;
+    int connections;
+    double begin, end;
+    double *latencies;
+    size_t measured, room;
+};
 
 static void give_up(const char *why) {
     fprintf(stderr, "generator: %s\n", why);
@@ -59,13 +67,13 @@ static double now(void) {
     return at.tv_sec + at.tv_nsec * 1e-9;
 }
 
-static void keep(double seconds) {
-    if (measured == room) {
-        room = room ? 2 * room : 1 << 16;
-        latencies = realloc(latencies, room * sizeof *latencies);
-        if (latencies == NULL) give_up("out of memory");
+static void keep(struct share *share, double seconds) {
+    if (share->measured == share->room) {
+        share->room = share->room ? 2 * share->room : 1 << 16;
+        share->latencies = realloc(share->latencies, share->room * sizeof *share->latencies);
+        if (share->latencies == NULL) give_up("out of memory");
     }
-    latencies[measured++] = seconds;
+    share->latencies[share->measured++] = seconds;
 }
 
 /* Returns the length of the response that starts like this; 0 while it is unknown. */
@@ -140,53 +148,54 @@ static bool receive(struct connection *one) {
 }
 
 /* One connection waits in the kernel for its response, as a client's thread does. */
-static void ask_alone(double begin, double end) {
+static void ask_alone(struct share *share) {
     static struct connection only;
     open_connection(&only);
-    for (double at = now(); at < end; at = now()) {
+    for (double at = now(); at < share->end; at = now()) {
         ask(&only);
         while (!receive(&only)) continue;
-        if (at >= begin) keep(now() - only.begun);
+        if (at >= share->begin) keep(share, now() - only.begun);
     }
     close_connection(&only);
 }
 
-static void ask_connecting(double begin, double end) {
+static void ask_connecting(struct share *share) {
     static struct connection only;
-    for (double at = now(); at < end; at = now()) {
+    for (double at = now(); at < share->end; at = now()) {
         open_connection(&only);
         ask(&only);
         while (!receive(&only)) continue;
         close_connection(&only);
-        if (at >= begin) keep(now() - at);
+        if (at >= share->begin) keep(share, now() - at);
     }
 }
 
-/* Many connections: one epoll reports the next response. */
-static void ask_in_turns(int connections, double begin, double end) {
-    struct connection *crowd = calloc(connections, sizeof *crowd);
+/* The connections of one thread: one epoll reports the next response. */
+static void *ask_in_turns(void *given) {
+    struct share *share = given;
+    struct connection *crowd = calloc(share->connections, sizeof *crowd);
     struct epoll_event ready[MOST_CONNECTIONS];
     int poll = epoll_create1(0);
     if (crowd == NULL) give_up("out of memory");
-    target.in_turns = true;
-    for (int n = 0; n < connections; n++) {
+    for (int n = 0; n < share->connections; n++) {
         struct epoll_event wanted = {.events = EPOLLIN, .data.ptr = &crowd[n]};
         open_connection(&crowd[n]);
         fcntl(crowd[n].socket, F_SETFL, O_NONBLOCK);
         epoll_ctl(poll, EPOLL_CTL_ADD, crowd[n].socket, &wanted);
         ask(&crowd[n]);
     }
-    for (double at = now(); at < end; at = now()) {
+    for (double at = now(); at < share->end; at = now()) {
         int found = epoll_wait(poll, ready, MOST_CONNECTIONS, 1000 * PATIENCE_SECONDS);
         if (found <= 0 && errno != EINTR) give_up("no response in time");
         for (int n = 0; n < found; n++) {
             struct connection *one = ready[n].data.ptr;
             if (!receive(one)) continue;
-            if (at >= begin) keep(now() - one->begun);
+            if (at >= share->begin) keep(share, now() - one->begun);
             ask(one);
         }
     }
-    for (int n = 0; n < connections; n++) close_connection(&crowd[n]);
+    for (int n = 0; n < share->connections; n++) close_connection(&crowd[n]);
+    return NULL;
 }
 
 static void set_up_tls(char **files, bool has_certificate) {
@@ -213,13 +222,24 @@ int main(int count, char **words) {
     set_up_tls(words + 7, count == 10);
 
     double begin = now() + seconds / 10, end = begin + seconds;
-    if (strcmp(words[4], "connecting") == 0)
-        ask_connecting(begin, end);
-    else if (connections == 1)
-        ask_alone(begin, end);
-    else
-        ask_in_turns(connections, begin, end);
+    int processors = sysconf(_SC_NPROCESSORS_ONLN);
+    int threads = connections < processors ? connections : processors;
+    struct share shares[MOST_CONNECTIONS] = {0};
+    for (int n = 0; n < threads; n++)
+        shares[n] = (struct share){
+            .connections = connections / threads + (n < connections % threads), .begin = begin, .end = end};
+    if (strcmp(words[4], "connecting") == 0) {
+        ask_connecting(&shares[0]);
+    } else if (connections == 1) {
+        ask_alone(&shares[0]);
+    } else {
+        target.in_turns = true;
+        for (int n = 0; n < threads; n++)
+            if (pthread_create(&shares[n].thread, NULL, ask_in_turns, &shares[n])) give_up("cannot start a thread");
+        for (int n = 0; n < threads; n++) pthread_join(shares[n].thread, NULL);
+    }
     printf("%.6f\n", now() - begin);
-    for (size_t n = 0; n < measured; n++) printf("%.2f\n", 1e6 * latencies[n]);
+    for (int n = 0; n < threads; n++)
+        for (size_t one = 0; one < shares[n].measured; one++) printf("%.2f\n", 1e6 * shares[n].latencies[one]);
     return 0;
 }
