@@ -8,7 +8,6 @@ so a tenant can change to a customer root key later without re-encryption of dat
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Protocol
 
 from core import names as ids
@@ -84,7 +83,7 @@ class PlatformRootKey:
         except (CustomerKeyError, WrongContext) as problem:
             return (problem,)
         try:
-            self.unwrap(replace(context, object_id="elsewhere"), wrapped)
+            self.unwrap(context._replace(object_id="elsewhere"), wrapped)
         except WrongContext:
             return ()
         except CustomerKeyError as problem:

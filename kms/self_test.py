@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 from core import names as ids
 from core.errors.keys import CustomerKeyError, RootKeyUnsuitable, WrongContext
@@ -37,7 +36,7 @@ def round_trip_problems(root_key: RootKey, tenant_id: str) -> Iterator[OpenKcmEr
         yield problem
         return
     try:
-        root_key.unwrap(replace(context, object_id="elsewhere"), wrapped)
+        root_key.unwrap(context._replace(object_id="elsewhere"), wrapped)
     except WrongContext:
         return
     except CustomerKeyError as problem:

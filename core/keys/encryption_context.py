@@ -6,9 +6,9 @@ that was moved cannot be decrypted. The context is computed from the authenticat
 use. It is never stored beside the ciphertext: an attacker who can write both could move both.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from openkcm.errors import InvalidName
 
@@ -28,8 +28,7 @@ class Purpose(StrEnum):
     """Credentials of a customer's root key."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncryptionContext:
+class EncryptionContext(NamedTuple):
     """The identity of a ciphertext. `l2_key` is the Transit name; `service` and `object_id` may be empty."""
 
     tenant_id: str
@@ -45,8 +44,9 @@ class EncryptionContext:
             InvalidName: a field contains a lone surrogate, which UTF-8 cannot encode. It is not replaced, because a
                 replacement would give two contexts the same bytes.
         """
+        tenant_id, l2_key, service, purpose, object_id = self
         try:
-            return _lineage(self.tenant_id, self.l2_key, self.service, self.purpose) + _field(self.object_id)
+            return _lineage(tenant_id, l2_key, service, purpose) + _field(object_id)
         except UnicodeEncodeError as lone:
             raise InvalidName("part of a context", "text without lone surrogates") from lone
 

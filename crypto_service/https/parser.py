@@ -62,10 +62,10 @@ class Message:
     """One complete request. With a `refusal` the rest may be missing; without `keep_alive` no message follows."""
 
     correlation_id: str
-    keep_alive: bool
     endpoint: Endpoint | None = None
-    refusal: Problem | None = None
     body: bytes = field(default=b"", repr=False)
+    refusal: Problem | None = None
+    keep_alive: bool = True
     head_only: bool = False
     traceparent: bytes = b""
     unread: bool = False
@@ -120,7 +120,7 @@ class HttpReader:
                     start = end + len(after)
                     if len(data) - start == int(digits) <= self._body_limit:
                         name = correlation.new_correlation_id()
-                        return Message(name, keep_alive=True, endpoint=endpoint, body=data[start:])
+                        return Message(name, endpoint, data[start:])
         return None
 
     def feed(self, data: bytes | memoryview) -> list[Message]:
@@ -272,10 +272,10 @@ class HttpReader:
         self._messages.append(
             Message(
                 self._id(),
-                keep_alive,
                 self._endpoint,
-                self._refusal,
                 bytes(self._body),
+                self._refusal,
+                keep_alive,
                 head_only=self._method == b"HEAD",
                 traceparent=self._traceparent,
             )

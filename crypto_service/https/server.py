@@ -90,6 +90,16 @@ class HttpsServer:
 
 
 class _HttpsConnection(Connection):
+    __slots__ = (
+        "_context",
+        "_lingering",
+        "_message_seconds",
+        "_parsing",
+        "_pending",
+        "_reader",
+        "_unparsed",
+    )
+
     ANSWERS_REFUSAL: ClassVar[bool] = True
 
     def __init__(
@@ -111,10 +121,10 @@ class _HttpsConnection(Connection):
     def received(self, data: bytes) -> None:
         if self._lingering:
             return
-        message = None if self._unparsed or not self.answers_next else self._reader.recognise(data)
+        message = None if self._unparsed or not self.answers_next() else self._reader.recognise(data)
         if message is not None:
             self._answer_next(message)
-            reads = self.busy  # otherwise the response is sent
+            reads = self.busy()  # otherwise the response is sent
         else:
             # Not copied unless something waits: a body of a megabyte arrives in a few pieces.
             self._unparsed = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
@@ -133,7 +143,7 @@ class _HttpsConnection(Connection):
         if self._parsing:  # called for a request that could be answered at once
             return True
         self._parsing, reader = True, self._reader
-        while self._unparsed and self.answers_next and not self._lingering:
+        while self._unparsed and self.answers_next() and not self._lingering:
             size = max(_PARSED_AT_ONCE, reader.missing)
             part, self._unparsed = self._unparsed[:size], self._unparsed[size:]
             for message in reader.feed(part):
@@ -195,17 +205,18 @@ class _HttpsConnection(Connection):
             return await self._locked(not_operational, message)
 
     def _sent(self, reply: _Reply) -> None:
-        self.send(reply.data, complete=not reply.unread)
-        self._pending -= reply.answered
+        data, last, unread, answered, _ = reply
+        self.send(data, complete=not unread)
+        self._pending -= answered
         if self._unparsed:
             self._parse()
         if self._message_bytes:
             self.hold(self._held())
-        if reply.unread:
+        if unread:
             self._lingering = True
             self.awaiting(None)
             self.awaiting(_LINGER_SECONDS)
-        elif reply.last:
+        elif last:
             self.close()
 
     async def _answer(self, message: Message) -> _Reply:
@@ -213,14 +224,14 @@ class _HttpsConnection(Connection):
         last = not message.keep_alive
         answer: bytes | Problem
         try:
-            caller = self.caller if self.is_current else await self._current_caller(message)
+            caller = self.caller if self.is_current() else await self._current_caller(message)
             answer = await self._answer_within_limits(message, caller)
             if caller.tenant_state is not State.LOCKED:
                 self.require_unbarred()
         except Exception as refused:  # noqa: BLE001 - an unlisted error becomes a reference to the log
             answer = from_error(refused)
             last = last or isinstance(refused, ClientNotAuthorized)
-        last = last or self.ends_after_response
+        last = last or self.ends_after_response()
         media_type = JSON if message.endpoint is None else message.endpoint.media_type
         data = _render(answer, message.correlation_id, last=last, head_only=message.head_only, media_type=media_type)
         return _Reply(data, last, message.unread, len(message.body), answer.code if isinstance(answer, Problem) else "")
@@ -250,6 +261,8 @@ class _HttpsConnection(Connection):
 
 class _TracedConnection(_HttpsConnection):
     """Records a span for each request; a separate class, so that requests cost nothing without tracing."""
+
+    __slots__ = ("_tracer",)
 
     def __init__(self, tracer: Tracer, *needs: Any) -> None:
         super().__init__(*needs)

@@ -74,18 +74,17 @@ def unseal(key: ServiceKey, context: EncryptionContext, sealed: bytes) -> bytes:
 
     Raises: CiphertextRefused alike for altered bytes and for another key, version, purpose or context; InvalidName.
     """
-    said = header(sealed)
-    place = context.encode()
-    if said.key_version != key.version or said.purpose is not context.purpose:
+    _require_size(sealed)
+    if _HEADER.unpack_from(sealed) != (_KINDS.get(context.purpose), key.version):
         raise CiphertextRefused
+    place = context.encode()
     once, nonce = _derived(key, sealed[_HEADER.size : _BODY], place)
     return primitives.aes_gcm_decrypt(once, nonce, sealed[_BODY:], _FORMAT + sealed[:_BODY] + place)
 
 
 def header(sealed: bytes) -> Header:
     """Return the header of `sealed`; raise CiphertextRefused when it does not have this format."""
-    if not _OVERHEAD <= len(sealed) <= LARGEST + _OVERHEAD:
-        raise CiphertextRefused
+    _require_size(sealed)
     kind, key_version = _HEADER.unpack_from(sealed)
     purpose = _PURPOSES.get(kind)
     if purpose is None or key_version < 1:
@@ -112,6 +111,11 @@ def from_text(text: str) -> bytes:
     if to_text(sealed) != text:
         raise CiphertextRefused
     return sealed
+
+
+def _require_size(sealed: bytes) -> None:
+    if not _OVERHEAD <= len(sealed) <= LARGEST + _OVERHEAD:
+        raise CiphertextRefused
 
 
 def _derived(key: ServiceKey, salt: bytes, place: bytes) -> tuple[bytes, bytes]:

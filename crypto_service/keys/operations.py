@@ -63,24 +63,24 @@ class CryptoOperations:
         self._random = random
         self._timer = timer
 
-    async def encrypt(self, caller: ClientIdentity, resource: str, plaintext: bytes) -> str:
+    def encrypt(self, caller: ClientIdentity, resource: str, plaintext: bytes) -> Coroutine[Any, Any, str]:
         """Return a text that decrypts only for this service and this resource.
 
         Raises: InvalidRequest, InvalidName, TenantNotOperational, and the errors of `KeyCache.key`,
         `ClientAuthenticator.refresh` and `AuditWriter.write`.
         """
         work = self._encrypt(caller, Purpose.DATA, resource, plaintext)
-        return await self._recorded(caller, CryptoOperation.ENCRYPT, resource, len(plaintext), work)
+        return self._recorded(caller, CryptoOperation.ENCRYPT, resource, len(plaintext), work)
 
-    async def decrypt(self, caller: ClientIdentity, resource: str, ciphertext: str) -> bytes:
+    def decrypt(self, caller: ClientIdentity, resource: str, ciphertext: str) -> Coroutine[Any, Any, bytes]:
         """Return the plaintext; raise CiphertextRefused, KeyVersionRetired, and as `encrypt`."""
         work = self._decrypt(caller, Purpose.DATA, resource, ciphertext)
-        return await self._recorded(caller, CryptoOperation.DECRYPT, resource, len(ciphertext), work)
+        return self._recorded(caller, CryptoOperation.DECRYPT, resource, len(ciphertext), work)
 
-    async def rewrap(self, caller: ClientIdentity, resource: str, ciphertext: str) -> str:
+    def rewrap(self, caller: ClientIdentity, resource: str, ciphertext: str) -> Coroutine[Any, Any, str]:
         """Return the same plaintext, or data key, encrypted with the active service key; raise as `decrypt`."""
         work = self._rewrap(caller, resource, ciphertext)
-        return await self._recorded(caller, CryptoOperation.REWRAP, resource, len(ciphertext), work)
+        return self._recorded(caller, CryptoOperation.REWRAP, resource, len(ciphertext), work)
 
     async def new_data_key(self, caller: ClientIdentity, resource: str, *, with_plaintext: bool) -> DataKey:
         """Return a new L4; raise as `encrypt`."""
@@ -90,10 +90,10 @@ class CryptoOperations:
         wrapped = await self._recorded(caller, operation, resource, DATA_KEY, work)
         return DataKey(wrapped, plaintext if with_plaintext else None)
 
-    async def open_data_key(self, caller: ClientIdentity, resource: str, wrapped: str) -> bytes:
+    def open_data_key(self, caller: ClientIdentity, resource: str, wrapped: str) -> Coroutine[Any, Any, bytes]:
         """Return an existing data key; raise as `decrypt`."""
         work = self._decrypt(caller, Purpose.DATA_KEY, resource, wrapped)
-        return await self._recorded(caller, CryptoOperation.DATA_KEY, resource, DATA_KEY, work)
+        return self._recorded(caller, CryptoOperation.DATA_KEY, resource, DATA_KEY, work)
 
     async def seal_object(self, caller: ClientIdentity, object_id: str, material: bytes) -> tuple[int, bytes]:
         """Return the key version and the encrypted material of a managed object; writes no audit entry."""
@@ -198,9 +198,9 @@ class CryptoOperations:
         except OpenKcmError as refused:
             subject = resource[:LONGEST_RESOURCE].encode("utf-8", "replace").decode("utf-8")
             took = self._timer() - began
-            await self._journal.write((_entry(caller, operation, subject, took, refused=refused.code),))
+            await self._journal.write((_entry(caller, operation, subject, took, 0, refused.code),))
             raise
-        await self._journal.write((_entry(caller, operation, resource, self._timer() - began, size=size),))
+        await self._journal.write((_entry(caller, operation, resource, self._timer() - began, size),))
         return result
 
 
@@ -216,8 +216,8 @@ def _require(caller: ClientIdentity, allowed: frozenset[State]) -> None:
         raise TenantNotOperational(caller.tenant_state)
 
 
-def _entry(  # noqa: PLR0913 - the fields of one entry, created for each request
-    caller: ClientIdentity, operation: CryptoOperation, subject: str, took: int, *, size: int = 0, refused: str = ""
+def _entry(  # noqa: PLR0913, PLR0917 - the fields of one entry, created for each request
+    caller: ClientIdentity, operation: CryptoOperation, subject: str, took: int, size: int, refused: str = ""
 ) -> AuditEntry:
     """Return the audit entry; `took` is in nanoseconds."""
     return AuditEntry(
@@ -228,7 +228,8 @@ def _entry(  # noqa: PLR0913 - the fields of one entry, created for each request
         correlation_id.get() or new_correlation_id(),
         caller.address,
         refused,
-        bytes=size,
-        microseconds=(took + 999) // 1000,
+        1,
+        size,
+        (took + 999) // 1000,
         names_subject=caller.resources_recorded,
     )

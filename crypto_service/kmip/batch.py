@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from core.correlation import correlation_id
 from core.errors.services import ObjectNotFound
@@ -12,6 +13,7 @@ from core.services import CHANGES, CryptoOperation
 from crypto_service.audit.events import separate_event
 from crypto_service.audit.wal import WalRecord
 from crypto_service.interfaces import AuditEntry, ClientIdentity, Dependencies
+from crypto_service.kmip.codec import ttlv
 from crypto_service.kmip.codec.fields import read_text, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
@@ -21,6 +23,8 @@ from crypto_service.kmip.objects.streams import Streams
 from openkcm.contract.audit_events import AuditEvent
 
 _OBJECT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_OBJECT_IDS = 4096
+"""Encoded object ids that are cached; of up to 128 characters each."""
 Payload = tuple[Item, ...]
 
 
@@ -88,7 +92,12 @@ class Batch:
     def about(self, object_id: str) -> Item:
         """Make the object the placeholder, and return its Unique Identifier for the response."""
         self.placeholder = self.subject = object_id
-        return text(Tag.UNIQUE_IDENTIFIER, object_id)
+        return _encoded_id(object_id)
+
+
+@lru_cache(maxsize=_OBJECT_IDS)
+def _encoded_id(object_id: str) -> Item:
+    return ttlv.pre_encode(text(Tag.UNIQUE_IDENTIFIER, object_id))
 
 
 Handler = Callable[[Batch, Item], Awaitable[Payload]]

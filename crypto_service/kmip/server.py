@@ -41,6 +41,15 @@ class KmipServer:
 class KmipConnection(Connection):
     """A connection of a KMIP client. It survives a lock, because Ceph's gateway does not replace a closed one."""
 
+    __slots__ = (
+        "_answering",
+        "_dispatcher",
+        "_in_progress",
+        "_last_request",
+        "_limit",
+        "_unread",
+    )
+
     ANSWERS_REFUSAL = True
     SURVIVES_LOCK = True
 
@@ -117,7 +126,7 @@ class KmipConnection(Connection):
         try:
             last = self._last_request  # clients request the same key repeatedly
             request = last[1] if last is not None and last[0] == message else await self._read(message)
-            caller = self.caller if self.is_current else await self.current()
+            caller = self.caller if self.is_current() else await self.current()
             response = await self._dispatcher.answer(caller, request, caller.address)
             self.require_unbarred()
         except ttlv.TtlvError as refused:
@@ -125,7 +134,7 @@ class KmipConnection(Connection):
         except OpenKcmError as refused:
             answer = framing.refuse(message, framing.ErrorReply(*reason_and_message(refused)))
             return answer, not isinstance(refused, ClientNotAuthorized)
-        return ttlv.encode(response), not self.ends_after_response
+        return ttlv.encode(response), not self.ends_after_response()
 
     def _answered(self, answer: tuple[bytes, bool]) -> None:
         data, continues = answer

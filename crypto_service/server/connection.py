@@ -21,7 +21,7 @@ from core.errors.services import ClientNotAuthorized
 from core.errors.tenants import TenantNotOperational
 from crypto_service.interfaces import ClientIdentity, Dependencies
 from crypto_service.server.connection_registry import SMALL_BYTES, ConnectionRegistry
-from crypto_service.server.eager import Completed, start_eagerly
+from crypto_service.server.eager import start_eagerly
 from crypto_service.server.turns import SLICE_SECONDS
 from openkcm.errors import OpenKcmError
 
@@ -45,6 +45,38 @@ class Connection(asyncio.Protocol):
     connection reads nothing more.
     """
 
+    # Slots, because Python finds attributes slowly in an object with more than thirty of them.
+    __slots__ = (
+        "_barred",
+        "_drained_by",
+        "_early",
+        "_established_at",
+        "_granted_seconds",
+        "_has_responded",
+        "_idle_seconds",
+        "_loop",
+        "_message_bytes",
+        "_queue",
+        "_reading",
+        "_refusal",
+        "_running",
+        "_tenant_id",
+        "_transport",
+        "_turns",
+        "_unread_bytes",
+        "_waits",
+        "_writable",
+        "caller",
+        "client_address",
+        "closing",
+        "connections",
+        "deadline",
+        "held",
+        "identified",
+        "parts",
+        "tenant_mark",
+    )
+
     ANSWERS_REFUSAL: ClassVar[bool] = False
     """Whether `refused` sends a response; the connection then waits for data from the client before it closes."""
 
@@ -54,9 +86,6 @@ class Connection(asyncio.Protocol):
     caller: ClientIdentity
     """The client; set, and `identified` true, before `received` is first called."""
 
-    client_address = ""
-    """The address of the client when a load balancer reported it, otherwise empty."""
-
     def __init__(self, parts: Dependencies, connections: ConnectionRegistry) -> None:
         self.parts = parts
         self.connections = connections
@@ -65,8 +94,11 @@ class Connection(asyncio.Protocol):
         self.held = 0
         self.closing = False
         self.deadline = 0.0
+        self.client_address = ""
+        """The address of the client when a load balancer reported it, otherwise empty."""
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set by the loop before anything else
         self._loop = connections.loop
+        self._idle_seconds = connections.bounds.idle_seconds
         self._turns, self._tenant_id = parts.turns, ""
         self._early = bytearray()
         self._refusal: OpenKcmError | None = None
@@ -99,7 +131,7 @@ class Connection(asyncio.Protocol):
         A repeated call does not extend the deadline, so a client cannot gain time byte by byte; None ends a message.
         """
         if seconds is None:
-            self._granted_seconds, self.deadline = 0.0, self._loop.time() + self.connections.bounds.idle_seconds
+            self._granted_seconds, self.deadline = 0.0, self._loop.time() + self._idle_seconds
         elif not self._granted_seconds:
             self._granted_seconds, self.deadline = seconds, self._loop.time() + seconds
 
@@ -143,7 +175,6 @@ class Connection(asyncio.Protocol):
         self._barred = None
         return caller
 
-    @property
     def is_current(self) -> bool:
         """Whether `current` would return the caller as it is, without I/O."""
         return self._barred is None and self.parts.callers.is_current(self.caller)
@@ -169,12 +200,10 @@ class Connection(asyncio.Protocol):
         tls = self._transport.get_extra_info("ssl_object")
         return tls.getpeercert(binary_form=True) if tls else None
 
-    @property
     def busy(self) -> bool:
         """Whether a response is pending; until it is sent, no deadline of the client runs."""
         return self._running or bool(self._queue)
 
-    @property
     def answers_next(self) -> bool:
         """Whether work that is passed to `run` now would be the next that is done."""
         return not self._queue
@@ -183,21 +212,20 @@ class Connection(asyncio.Protocol):
         """Return whether the client has exceeded its deadline."""
         if not self._writable and now > self._drained_by:
             return True
-        return now > self.deadline and (self.closing or not self.busy or not self.identified)
+        return now > self.deadline and (self.closing or not self.busy() or not self.identified)
 
     def abort(self) -> None:
         """Close the connection immediately."""
         self.close()
         self._transport.abort()
 
-    @property
     def ends_after_response(self) -> bool:
         """Whether the client should use another connection, which may reach another instance."""
         return self.connections.is_ending or self.parts.journal.is_failing
 
     def retire(self) -> None:
         """Close now, or as soon as pending responses are sent."""
-        if self.busy:
+        if self.busy():
             self.run(hold_position(), lambda _: self.close())
         else:
             self.close()
@@ -314,7 +342,7 @@ class Connection(asyncio.Protocol):
         except Exception as unexpected:  # noqa: BLE001 - logged; the loop must continue
             self._fail(unexpected)
         if self._writable and not self._granted_seconds and not self.closing:
-            self.awaiting(None)
+            self.deadline = now + self._idle_seconds
         if len(data) > SMALL_BYTES and not self.closing:
             self._turns.receive(self._tenant_id, len(data))
             if not self._waits and not self._turns.has_time(self._tenant_id):
@@ -349,11 +377,11 @@ class Connection(asyncio.Protocol):
         self._running = True  # also while `then` runs: work that it adds follows all queued work
         began = time.perf_counter()
         try:
-            outcome = context.run(start_eagerly, work)
-            if not isinstance(outcome, Completed):
-                self._start_task(outcome, then, context)
+            result, rest = context.run(start_eagerly, work)
+            if rest is not None:
+                self._start_task(rest, then, context)
                 return
-            then(outcome.value)
+            then(result)
         except Exception as unexpected:  # noqa: BLE001 - logged; the loop must continue
             self._fail(unexpected)
         finally:
@@ -387,7 +415,7 @@ class Connection(asyncio.Protocol):
     def _update_reading(self) -> None:
         """Read only while nothing is queued, the client reads its responses, and early data of a new client fits."""
         early = not self.identified and len(self._early) < _EARLY_BYTES
-        wanted = self._writable and not self._waits and (early or not self.busy)
+        wanted = self._writable and not self._waits and (early or not self.busy())
         if wanted is not self._reading and not self._transport.is_closing():
             self._reading = wanted
             if wanted:

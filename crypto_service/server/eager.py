@@ -8,25 +8,21 @@ outside of any task: it MUST NOT use `asyncio.timeout`, `TaskGroup` or `current_
 import asyncio
 import types
 from collections.abc import Coroutine, Generator
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
 
-@dataclass(slots=True)
-class Completed(Generic[Result]):
-    value: Result
-
-
-def start_eagerly(work: Coroutine[Any, Any, Result]) -> Completed[Result] | Coroutine[Any, Any, Result]:
+def start_eagerly(
+    work: Coroutine[Any, Any, Result],
+) -> tuple[Result, None] | tuple[None, Coroutine[Any, Any, Result]]:
     """Run `work` until it ends or waits; return its result, or the rest of it for a task. Raise what `work` raises."""
     try:
         waits_for = work.send(None)
     except StopIteration as end:
-        return Completed(end.value)
+        return end.value, None
     _mark_awaited(waits_for, awaited=False)
-    return _rest(work, waits_for)
+    return None, _rest(work, waits_for)
 
 
 async def _rest(work: Coroutine[Any, Any, Result], waits_for: Any) -> Result:

@@ -53,13 +53,16 @@ class TenantLimits:
 
     def _take(self, share: _Share, cost: int, enough: float) -> None:
         """Take `cost` if the bucket has that much, or `enough` for any cost; raise TooManyRequests."""
-        now = self._now()
-        share.tokens = min(self._rate, share.tokens + (now - share.filled_at) * self._rate)
+        now, rate = self._now(), self._rate
+        tokens = share.tokens + (now - share.filled_at) * rate
+        if tokens > rate:  # noqa: PLR1730 - without a call, because each request comes here
+            tokens = rate
         share.filled_at = now
-        if share.tokens < min(cost, enough):
+        if tokens < cost and tokens < enough:
+            share.tokens = tokens
             self.refused += 1
             raise TooManyRequests
-        share.tokens -= cost
+        share.tokens = tokens - cost
 
     def leave(self, tenant_id: str) -> None:
         """Release the concurrent request; MUST follow each `enter` that did not raise."""

@@ -7,7 +7,6 @@ import base64
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Protocol
 
 import pytest
@@ -81,7 +80,7 @@ class RootKeyContract:
     def test_unwrap_rejects_another_context(self, holder: Holder, moved: dict[str, str]) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
         with pytest.raises(WrongContext):
-            holder.root_key.unwrap(replace(CONTEXT, **moved), wrapped)
+            holder.root_key.unwrap(CONTEXT._replace(**moved), wrapped)
         assert holder.root_key.unwrap(CONTEXT, wrapped) == INNER
 
     @pytest.mark.parametrize(
@@ -141,7 +140,7 @@ class RootKeyContract:
 
     def test_many_threads_may_use_a_root_key_at_once(self, holder: Holder) -> None:
         def round_trip(number: int) -> bool:
-            place, inner = replace(CONTEXT, object_id=str(number)), INNER + str(number).encode()
+            place, inner = CONTEXT._replace(object_id=str(number)), INNER + str(number).encode()
             return holder.root_key.unwrap(place, holder.root_key.wrap(place, inner)) == inner
 
         with ThreadPoolExecutor(8) as pool:

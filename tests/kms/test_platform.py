@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 
@@ -70,7 +70,7 @@ class TestPlatformRootKey(RootKeyContract):
 
 def test_worker_wraps_and_unwraps_a_batch_with_a_context_for_each_item(server: Server) -> None:
     root_key = PlatformRootKey(TransitRootKeys(server.session("worker")), REGION)
-    contexts = [replace(CONTEXT, object_id=f"service-{place}") for place in range(REWRAP_BATCH)]
+    contexts = [CONTEXT._replace(object_id=f"service-{place}") for place in range(REWRAP_BATCH)]
     inners = [INNER + bytes([place]) for place in range(REWRAP_BATCH)]
     wraps = root_key.wrap_all(list(zip(contexts, inners, strict=True)))
     assert list(root_key.unwrap_all(list(zip(contexts, wraps, strict=True)))) == inners

@@ -131,7 +131,7 @@ CRYPTO = (
         _crypto(
             (
                 "crypto_service.keys.operations",
-                "await self._journal.write((_entry(caller, operation, resource, self._timer() - began, size=size),))",
+                "await self._journal.write((_entry(caller, operation, resource, self._timer() - began, size),))",
                 "pass",
             )
         ),
@@ -143,7 +143,7 @@ CRYPTO = (
         _crypto(
             (
                 "crypto_service.keys.operations",
-                "await self._journal.write((_entry(caller, operation, subject, took, refused=refused.code),))",
+                "await self._journal.write((_entry(caller, operation, subject, took, 0, refused.code),))",
                 "pass",
             )
         ),

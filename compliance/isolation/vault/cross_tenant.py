@@ -151,8 +151,8 @@ def _open(party: _Party, victim: _Party, own: str, foreign: str) -> _BatchResult
         (here, own),
         (there, _relabelled(foreign, own)),
         (here, _relabelled(foreign, own)),
-        (replace(here, tenant_id=there.tenant_id), own),
-        (replace(here, l2_key=there.l2_key), own),
+        (here._replace(tenant_id=there.tenant_id), own),
+        (here._replace(l2_key=there.l2_key), own),
     )
     return _BatchResult(*each_opened(party.calls, here.l2_key, items))
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -177,7 +177,7 @@ class VaultKeyControlSuite:
             (missing,) = unchecked([("E2", "open-wrap-as-another-tenant")], "the attacker has no key yet")
             return missing
         forbidden = is_refused(partial(_rewrapped, calls, ids.l2_key(target.tenant_id), [(context, text)]))
-        opens, *stolen = _rewrapped(calls, own, [(here, mine), (context, text), (replace(context, l2_key=own), text)])
+        opens, *stolen = _rewrapped(calls, own, [(here, mine), (context, text), (context._replace(l2_key=own), text)])
         require_control(opens, "the attacker cannot decrypt its own ciphertext")
         held = forbidden and not any(stolen)
         expected = f"{FORBIDDEN}; with the attacker's own key {UNAUTHENTIC}"
@@ -243,7 +243,7 @@ class _KeyUses:
         relabelled = [
             (here, f"vault:v{version}:{_body(mine)}") for version in _newest(1, newest + 1) if version != newest
         ]
-        elsewhere = replace(here, service=_OTHER_SERVICE)
+        elsewhere = here._replace(service=_OTHER_SERVICE)
         own, other_service, *versions = _endings(calls, key, [(here, mine), (elsewhere, mine), *relabelled])
         require_control(own == proof, "the tenant cannot decrypt its own ciphertext")
         opened = tried = 0

@@ -76,10 +76,11 @@ class Item(NamedTuple):
 
     def first(self, tag: int) -> "Item | None":
         """Return the first child with `tag`."""
-        if isinstance(self.value, tuple):
+        children = self[2]  # its value; an index is faster than the attribute
+        if isinstance(children, tuple):
             item: Item
-            for item in self.value:
-                if item[0] == tag:  # its tag; an index is faster than the attribute
+            for item in children:
+                if item[0] == tag:
                     return item
         return None
 
@@ -217,10 +218,10 @@ def encode(item: Item) -> bytes:  # noqa: PLR0911 - one for each form
 
 
 def pre_encode(item: Item) -> Item:
-    """Return a structure in its encoded form, for a structure that is sent repeatedly."""
+    """Return an item in its encoded form, for one that is sent repeatedly; see `from_encoded`."""
     return from_encoded(item.tag, encode(item))
 
 
 def from_encoded(tag: int, data: bytes) -> Item:
-    """Return the structure that `data` encodes, to be sent unchanged; it has no children."""
+    """Return the item that `data` encodes, to be sent unchanged. Nothing can be read from it except its tag."""
     return new_item((tag, _STRUCTURE, data))

@@ -38,6 +38,7 @@ from crypto_service.kmip.objects import key_material as material
 from crypto_service.kmip.objects.managed_object import ManagedObject, require_here, require_usable
 
 _MOST_NAMES = 64
+_OBJECT_TYPES = {kind: ttlv.pre_encode(choice(Tag.OBJECT_TYPE, kind)) for kind in material.TAGS}
 
 
 async def wrap_object(batch: Batch, managed: ManagedObject, held: Item, specification: Item) -> Item:
@@ -128,7 +129,7 @@ async def get(batch: Batch, payload: Item) -> Payload:
         given = await wrap_object(batch, managed, given, specification)
     if managed.fresh:
         await batch.objects.serve(batch.caller, managed.row.object_id, lambda current: _not_fresh(batch, current))
-    return (choice(Tag.OBJECT_TYPE, kind), batch.about(managed.row.object_id), given)
+    return (_OBJECT_TYPES[kind], batch.about(managed.row.object_id), given)
 
 
 def _chosen(payload: Item) -> tuple[Item | None, int | None]:

@@ -200,7 +200,7 @@ class Stand(ABC):
             connection.connection_made(self._wire)
         for piece in pieces:
             connection.data_received(piece)
-        while connection.busy:  # noqa: ASYNC110 - the product has no event for it
+        while connection.busy():  # noqa: ASYNC110 - the product has no event for it
             await asyncio.sleep(0)
         answer = bytes(self._wire.sent)
         self._wire.sent.clear()

@@ -8,7 +8,6 @@ import base64
 import json
 import os
 import time
-from dataclasses import replace
 from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
@@ -91,7 +90,7 @@ class BareVault:
         self, here: EncryptionContext, token: str, there: EncryptionContext, own: str, stolen: str
     ) -> None:
         self._encrypt(token, there, there.l2_key)
-        moved = (replace(here, tenant_id=there.tenant_id), replace(here, l2_key=there.l2_key))
+        moved = (here._replace(tenant_id=there.tenant_id), here._replace(l2_key=there.l2_key))
         items = ((here, own), (there, stolen), (here, stolen), *((context, own) for context in moved))
         self._decrypt(token, here.l2_key, items)
         self._decrypt(token, there.l2_key, ((there, stolen),))

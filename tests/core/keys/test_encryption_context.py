@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +35,7 @@ def test_decode_rejects_bytes_that_are_no_encoding(encoded):
 @given(TEXT, st.characters(categories=["Cs"]), TEXT)
 def test_encode_rejects_a_lone_surrogate(before, surrogate, after):
     with pytest.raises(InvalidName):
-        replace(PLACE, object_id=before + surrogate + after).encode()
+        PLACE._replace(object_id=before + surrogate + after).encode()
 
 
 def test_format_is_fixed_byte_by_byte():

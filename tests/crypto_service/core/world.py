@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,7 +22,7 @@ from core.keys.rotation import KeyState
 from core.tenants.lifecycle import State, Transition
 from crypto_service.interfaces import AuditEntry, ClientIdentity
 from crypto_service.keys.key_cache import ServiceKeyCache
-from crypto_service.server.eager import Completed, start_eagerly
+from crypto_service.server.eager import start_eagerly
 from database.certificates import AuthorityRow
 from database.connection.database import Database
 from database.keys import KeyVersionRow, ServiceKeyRow
@@ -136,9 +136,9 @@ async def ignore_unwrap(_tenant_id: str, _service: str, _version: int) -> None:
 
 def at_once(call: Coroutine[Any, Any, Result]) -> Result:
     """Return the result of a call that must not suspend."""
-    begun = start_eagerly(call)
-    assert isinstance(begun, Completed), "the call was suspended"
-    return begun.value
+    result, rest = start_eagerly(call)
+    assert rest is None, "the call was suspended"
+    return cast("Result", result)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
 import base64
-from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -32,13 +31,13 @@ def test_ciphertext_decrypts_in_its_context(key: ServiceKey, place: EncryptionCo
 
 
 @given(one=places, other=places)
-@example(one=PLACE, other=replace(PLACE, tenant_id="beta-corp-67890"))
-@example(one=PLACE, other=replace(PLACE, service="billing"))
-@example(one=PLACE, other=replace(PLACE, object_id="customer/2"))
-@example(one=PLACE, other=replace(PLACE, object_id=""))
-@example(one=PLACE, other=replace(PLACE, purpose=Purpose.DATA_KEY))
-@example(one=PLACE, other=replace(PLACE, l2_key="L2-beta-corp-67890-primary"))
-@example(one=PLACE, other=replace(PLACE, service="orderscustomer/1", object_id=""))
+@example(one=PLACE, other=PLACE._replace(tenant_id="beta-corp-67890"))
+@example(one=PLACE, other=PLACE._replace(service="billing"))
+@example(one=PLACE, other=PLACE._replace(object_id="customer/2"))
+@example(one=PLACE, other=PLACE._replace(object_id=""))
+@example(one=PLACE, other=PLACE._replace(purpose=Purpose.DATA_KEY))
+@example(one=PLACE, other=PLACE._replace(l2_key="L2-beta-corp-67890-primary"))
+@example(one=PLACE, other=PLACE._replace(service="orderscustomer/1", object_id=""))
 def test_ciphertext_is_rejected_in_any_other_context(one: EncryptionContext, other: EncryptionContext):
     sealed = ciphertext.seal(KEY, one, b"secret")
     if one == other:
@@ -52,7 +51,7 @@ def test_ciphertext_with_altered_purpose_is_rejected():
     sealed = ciphertext.seal(KEY, PLACE, b"secret")
     renamed = bytes([2]) + sealed[1:]
     assert ciphertext.header(renamed).purpose is Purpose.DATA_KEY
-    for place in (PLACE, replace(PLACE, purpose=Purpose.DATA_KEY)):
+    for place in (PLACE, PLACE._replace(purpose=Purpose.DATA_KEY)):
         with pytest.raises(CiphertextRefused):
             ciphertext.unseal(KEY, place, renamed)
 
@@ -134,7 +133,7 @@ def test_largest_plaintext_is_encrypted_and_anything_larger_rejected_before_deco
 
 
 def test_context_that_is_not_utf8_is_rejected():
-    nowhere = replace(PLACE, object_id="\ud800")
+    nowhere = PLACE._replace(object_id="\ud800")
     with pytest.raises(InvalidName):
         ciphertext.seal(KEY, nowhere, b"secret")
     with pytest.raises(InvalidName):

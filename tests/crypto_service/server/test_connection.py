@@ -112,7 +112,7 @@ async def test_rejection_is_sent_once_for_the_first_data():
         assert await asyncio.wait_for(reader.read(), 30) == b"tenant_not_operational give me my key\n"
         reader, writer = await here.connect()
         writer.write(b"wait\n")
-        await wait_until_async(lambda: here.made[1].busy)
+        await wait_until_async(here.made[1].busy)
         writer.write(b"and more\n")
         await wait_until_async(lambda: bytes(here.made[1]._early) == b"wait\nand more\n")
         Echo.go.set()
@@ -127,7 +127,7 @@ async def test_responses_keep_the_order_of_requests():
         writer.write(b"first\nwait\nlast\n")
         assert await reader.readline() == b"acme-corp-12345 first\n"
         writer.write(b"more\n")
-        await wait_until_async(lambda: here.made[0].busy)
+        await wait_until_async(here.made[0].busy)
         Echo.go.set()
         assert [await reader.readline() for _ in range(3)] == [
             b"acme-corp-12345 wait\n",
@@ -141,7 +141,7 @@ async def test_waiting_request_keeps_its_context():
     async with place() as here:
         reader, writer = await here.connect()
         writer.write(b"named wait\nnamed last\n")
-        await wait_until_async(lambda: bool(here.made) and here.made[0].identified and here.made[0].busy)
+        await wait_until_async(lambda: bool(here.made) and here.made[0].identified and here.made[0].busy())
         Echo.go.set()
         assert await reader.readline() == b"acme-corp-12345 named wait\n"
         assert await reader.readline() == b"acme-corp-12345 named last\n"
@@ -283,7 +283,7 @@ async def test_drain_answers_pending_requests_and_closes_all_connections():
         busy, idle = await here.connect(), await here.connect(BETA)
         await ask(idle, b"x")
         busy[1].write(b"wait\n")
-        await wait_until_async(lambda: here.made[0].identified and here.made[0].busy)
+        await wait_until_async(lambda: here.made[0].identified and here.made[0].busy())
         draining = asyncio.create_task(here.connections.drain(30))
         assert await is_closed(idle[0])
         Echo.go.set()
@@ -292,7 +292,7 @@ async def test_drain_answers_pending_requests_and_closes_all_connections():
         assert len(here.connections) == 0
     async with place() as here:  # a request that exceeds the time limit is closed
         (await here.connect())[1].write(b"wait\n")
-        await wait_until_async(lambda: here.made[0].identified and here.made[0].busy)
+        await wait_until_async(lambda: here.made[0].identified and here.made[0].busy())
         await here.connections.drain(0.05)
         await wait_until_async(lambda: len(here.connections) == 0)
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import pytest
 import uvloop
 
-from crypto_service.server.eager import Completed, start_eagerly
+from crypto_service.server.eager import start_eagerly
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -23,9 +23,10 @@ def run(request: pytest.FixtureRequest) -> Run[Any]:
     return in_loop
 
 
-async def finish(started: Completed[T] | Coroutine[Any, Any, T]) -> T:
-    assert not isinstance(started, Completed)
-    return await asyncio.get_running_loop().create_task(started)
+async def finish(started: tuple[T, None] | tuple[None, Coroutine[Any, Any, T]]) -> T:
+    _, rest = started
+    assert rest is not None
+    return await asyncio.get_running_loop().create_task(rest)
 
 
 async def add(waiting: Awaitable[int], more: int) -> int:
@@ -39,7 +40,7 @@ def test_work_without_wait_completes_or_raises_immediately():
     async def wrong() -> int:
         raise KeyError("place")
 
-    assert start_eagerly(seven()) == Completed(7)
+    assert start_eagerly(seven()) == (7, None)
     with pytest.raises(KeyError, match="place"):
         start_eagerly(wrong())
 
@@ -94,9 +95,9 @@ def test_cancelled_work_can_clean_up_and_return(run: Run[str]):
                 return "cleaned up"
             return "not cancelled"
 
-        started = start_eagerly(stubborn())
-        assert not isinstance(started, Completed)
-        task = asyncio.get_running_loop().create_task(started)
+        _, rest = start_eagerly(stubborn())
+        assert rest is not None
+        task = asyncio.get_running_loop().create_task(rest)
         await asyncio.sleep(0)
         task.cancel()
         return await task

@@ -52,7 +52,7 @@ async def test_connections_of_a_tenant_take_turns():
         first[1].write(b"busy\n" * 400)
         assert await first[0].readline() == b"acme-corp-12345 busy\n"
         assert await ask(second, b"x") == b"acme-corp-12345 x\n"
-        assert here.made[0].busy
+        assert here.made[0].busy()
 
 
 @on_uvloop

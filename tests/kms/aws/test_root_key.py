@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -175,7 +175,7 @@ class TestKeyChanges:
             root_key.wrap(CONTEXT, INNER)
 
     def test_customers_trail_shows_tenant_and_service_of_each_request(self, holder: AwsHolder) -> None:
-        holder.root_key.wrap(replace(CONTEXT, object_id=""), INNER)
+        holder.root_key.wrap(CONTEXT._replace(object_id=""), INNER)
         assert json.loads(holder.proxy.seen[-1].body)["EncryptionContext"] == {
             "openkcm:tenant": TENANT,
             "openkcm:l2-key": CONTEXT.l2_key,

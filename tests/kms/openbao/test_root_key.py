@@ -115,7 +115,7 @@ class TestKeyChanges:
         wrapped = root_key.wrap(CONTEXT, INNER)
         assert root_key.unwrap(CONTEXT, wrapped) == INNER
         with pytest.raises(WrongContext):
-            root_key.unwrap(replace(CONTEXT, object_id="2"), wrapped)
+            root_key.unwrap(CONTEXT._replace(object_id="2"), wrapped)
         assert root_key.validate() == []
 
     def test_ciphertext_below_the_minimum_version_is_rejected(self, bao: CustomerOpenBao) -> None:

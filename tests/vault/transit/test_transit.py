@@ -1,7 +1,6 @@
 """Tenant keys in a real Transit, with each way to send a tenant's identity."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -61,7 +60,7 @@ def test_decrypt_rejects_another_context(
 ) -> None:
     ciphertext = keys.encrypt(context, b"secret")
     with pytest.raises(WrongContext):
-        keys.decrypt(replace(context, **moved), ciphertext)
+        keys.decrypt(context._replace(**moved), ciphertext)
     assert keys.decrypt(context, ciphertext) == b"secret"
 
 
@@ -124,13 +123,13 @@ def test_a_disabled_key_is_unavailable_until_it_is_ensured(keys: TransitTenantKe
 def test_a_wrapped_key_decrypts_to_256_bits_in_its_own_context_alone(
     keys: TransitTenantKeys, context: EncryptionContext
 ) -> None:
-    context = replace(context, purpose=Purpose.SERVICE_KEY)
+    context = context._replace(purpose=Purpose.SERVICE_KEY)
     one, other = keys.new_wrapped_key(context), keys.new_wrapped_key(context)
     plain = keys.decrypt(context, one)
     assert len(plain) == 32
     assert plain != keys.decrypt(context, other)
     with pytest.raises(WrongContext):
-        keys.decrypt(replace(context, object_id="object-2"), one)
+        keys.decrypt(context._replace(object_id="object-2"), one)
 
 
 def test_a_key_is_rotated_once_for_each_expected_version(keys: TransitTenantKeys, context: EncryptionContext) -> None:
@@ -144,7 +143,7 @@ def test_a_key_is_rotated_once_for_each_expected_version(keys: TransitTenantKeys
 
 
 def test_rewrap_keeps_plaintext_and_context(keys: TransitTenantKeys, context: EncryptionContext) -> None:
-    contexts = [replace(context, object_id=f"object-{number}") for number in range(REWRAP_BATCH)]
+    contexts = [context._replace(object_id=f"object-{number}") for number in range(REWRAP_BATCH)]
     old = [(context, keys.encrypt(context, context.object_id.encode())) for context in contexts]
     keys.rotate(context.tenant_id, 1)
     new = keys.rewrap(old)
@@ -161,7 +160,7 @@ def test_one_ciphertext_that_does_not_decrypt_fails_the_batch(
     keys: TransitTenantKeys, context: EncryptionContext
 ) -> None:
     good = keys.encrypt(context, b"secret")
-    moved = replace(context, object_id="object-2")
+    moved = context._replace(object_id="object-2")
     for bad in ((moved, good), (context, good[:-8]), (context, "not a ciphertext")):
         with pytest.raises(WrongContext):
             keys.rewrap([(context, good), bad])

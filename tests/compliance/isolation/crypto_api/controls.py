@@ -60,7 +60,7 @@ def _share_keys(**fields: str) -> Break:
 
         def anywhere(caller, purpose, resource) -> Any:
             own = place(caller, purpose, resource)
-            return own if purpose is Purpose.MANAGED_OBJECT else dataclasses.replace(own, **fields)
+            return own if purpose is Purpose.MANAGED_OBJECT else own._replace(**fields)
 
         def alike(key, salt, context) -> Any:
             shared = SHARED.encode() in context
@@ -197,7 +197,7 @@ def _trust_headers(patch: pytest.MonkeyPatch) -> None:
         return caller if caller.serial == "0" else await refresh(self, caller)
 
     patch.setattr(connection, "received", reading)
-    patch.setattr(connection, "is_current", False)
+    patch.setattr(connection, "is_current", lambda _: False)
     patch.setattr(connection, "current", as_claimed)
     patch.setattr(callers, "refresh", unasked)
     patch.setattr(callers, "is_current", lambda self, caller: caller.serial == "0" or is_current(self, caller))
