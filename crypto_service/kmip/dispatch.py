@@ -71,7 +71,7 @@ _UNCHANGING = frozenset(
 )
 """Audited operations that change nothing. Others may change an object, its usage limits or the attribute Fresh."""
 _REPEATED = frozenset({Tag.OPERATION, Tag.UNIQUE_BATCH_ITEM_ID})
-_STAMPS = 64
+_RESPONSE_HEADERS = 64
 """Response headers cached in encoded form: all responses of a second with the same version and size have the same."""
 _MOST_CORRELATION = 1024
 """Characters of a client correlation value, which the response repeats."""
@@ -95,15 +95,6 @@ class _Header(NamedTuple):
     option: int | None
     maximum: int
     client_correlation: str | None
-
-
-class _Stamp(NamedTuple):
-    """The values of a response header; `server_correlation` is the correlation id of audit and log."""
-
-    protocol: tuple[int, int]
-    now: int
-    client_correlation: str | None = None
-    server_correlation: str = ""
 
 
 class _BatchItem:
@@ -153,14 +144,6 @@ class Request:
         return found
 
 
-class _Outcome(NamedTuple):
-    """The result of one item: its response and its audit entry."""
-
-    item: Item
-    failed: bool
-    entry: AuditEntry | None
-
-
 class Dispatcher:
     def __init__(
         self, parts: Dependencies, objects: ObjectStore, timer: Callable[[], int] = time.perf_counter_ns
@@ -178,10 +161,9 @@ class Dispatcher:
         except KmipRefused as refused:
             note_error(refused.code)
             protocol = _version_to_answer(request.message)
-            return _message(_Stamp(protocol, now), [_failure((), refused, feature_level(protocol))])
+            return _message(protocol, now, [_failure((), refused, feature_level(protocol))])
         version, value = header.version, header.client_correlation
         correlation = (value and from_request_id(value.encode())) or new_correlation_id()
-        stamp = _Stamp(header.protocol, now, value, correlation)
         try:
             self._parts.limits.enter(caller.tenant_id, len(items) + request.size // _BYTES_PER_UNIT)
         except OpenKcmError as refused:
@@ -189,53 +171,56 @@ class Dispatcher:
             began = time.perf_counter()
             answers = _failures(items, refused, version)
             self._parts.turns.use(caller.tenant_id, time.perf_counter() - began)
-            return _message(stamp, answers)
+            return _message(header.protocol, now, answers, value, correlation)
         batch = Batch(caller, version, self._parts, self._objects, self._streams, now)
         try:
             answers = await self._answers(batch, header, items, correlation, address)
         finally:
             self._parts.limits.leave(caller.tenant_id)
         if header.maximum > 0:
-            room = header.maximum - len(ttlv.encode(_message(stamp, ())))
+            room = header.maximum - len(ttlv.encode(_message(header.protocol, now, (), value, correlation)))
             answers = _fit(answers, items, room, version)
-        return _message(stamp, answers)
+        return _message(header.protocol, now, answers, value, correlation)
 
     async def _answers(
         self, batch: Batch, header: _Header, items: Sequence[_BatchItem], correlation: str, address: str
     ) -> Sequence[Item]:
         """Return the results, of a batch with several items in encoded form."""
         token = correlation_id.set(correlation)
-        outcomes: list[_Outcome] = []
+        answers: list[Item] = []
+        entries: list[AuditEntry] = []
+        has_failed = False
         size = 0
         try:
             for item in items:
                 began = time.perf_counter()
                 if size < RESPONSE_BYTES:
-                    outcomes.append(await _process(batch, item, correlation, address, self._timer))
+                    answer, has_failed, entry = await _process(batch, item, correlation, address, self._timer)
                 else:
-                    failure = _failure(item.repeated, _too_large(), batch.version)
-                    outcomes.append(_Outcome(failure, failed=True, entry=None))
+                    answer, has_failed, entry = _failure(item.repeated, _too_large(), batch.version), True, None
                 if len(items) > 1:
                     # Encoded here, because it takes as long as the processing, and the tenant's turns count both.
-                    encoded = ttlv.encode(outcomes[-1].item)
+                    encoded = ttlv.encode(answer)
                     size += len(encoded)
-                    outcomes[-1] = outcomes[-1]._replace(item=ttlv.from_encoded(Tag.BATCH_ITEM, encoded))
+                    answer = ttlv.from_encoded(Tag.BATCH_ITEM, encoded)
                     self._parts.turns.use(batch.caller.tenant_id, time.perf_counter() - began)
                     await self._parts.turns.pause(batch.caller.tenant_id)
-                if outcomes[-1].failed and header.option != BatchErrorContinuationOption.CONTINUE:
+                answers.append(answer)
+                if entry is not None:
+                    entries.append(entry)
+                if has_failed and header.option != BatchErrorContinuationOption.CONTINUE:
                     break
-            entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]
             if entries:
                 await self._parts.journal.write(entries)
         except OpenKcmError as unwritten:
             note_error(unwritten.code)
-            return _failures(items[: len(outcomes)], unwritten, batch.version)
+            return _failures(items[: len(answers)], unwritten, batch.version)
         finally:
             correlation_id.reset(token)
-        if outcomes[-1].failed and header.option == BatchErrorContinuationOption.UNDO:
-            undone = [structure(Tag.BATCH_ITEM, *item.repeated, _UNDONE) for item in items[: len(outcomes) - 1]]
-            return [*undone, outcomes[-1].item]
-        return [outcome.item for outcome in outcomes]
+        if has_failed and header.option == BatchErrorContinuationOption.UNDO:
+            undone = [structure(Tag.BATCH_ITEM, *item.repeated, _UNDONE) for item in items[: len(answers) - 1]]
+            return [*undone, answers[-1]]
+        return answers
 
 
 class TracedDispatcher(Dispatcher):
@@ -261,7 +246,8 @@ def _operation_name(request: Item) -> str:
 
 async def _process(
     batch: Batch, item: _BatchItem, correlation: str, address: str, timer: Callable[[], int]
-) -> _Outcome:
+) -> tuple[Item, bool, AuditEntry | None]:
+    """Return the response to an item, whether it failed, and its audit entry."""
     began = timer()
     batch.operation, batch.subject, batch.bytes, batch.recorded = None, "", 0, False
     supported: SupportedOperation | None = None
@@ -277,7 +263,7 @@ async def _process(
     else:
         answer, failed, code = _success(item.repeated, payload), False, ""
     if supported is None or supported.audited is None:
-        return _Outcome(answer, failed, None)
+        return answer, failed, None
     entry = AuditEntry(
         batch.caller.tenant_id,
         batch.caller.service,
@@ -292,7 +278,7 @@ async def _process(
         batch.recorded and not code,
         batch.caller.resources_recorded,
     )
-    return _Outcome(answer, failed, entry)
+    return answer, failed, entry
 
 
 async def _handle(batch: Batch, supported: SupportedOperation, item: _BatchItem) -> Payload:
@@ -448,22 +434,29 @@ def _fit(answers: Sequence[Item], items: Sequence[_BatchItem], room: int, versio
     return [ttlv.from_encoded(Tag.BATCH_ITEM, encoded) for encoded in fitting]
 
 
-def _message(stamp: _Stamp, answers: Sequence[Item]) -> Item:
-    if stamp.client_correlation is None:
-        header = _encoded_header(stamp.protocol, stamp.now, len(answers))
+def _message(
+    protocol: tuple[int, int],
+    now: int,
+    answers: Sequence[Item],
+    client_correlation: str | None = None,
+    server_correlation: str = "",
+) -> Item:
+    """Return the response; `server_correlation` is the correlation id of audit and log."""
+    if client_correlation is None:
+        header = _encoded_header(protocol, now, len(answers))
     else:
         # Both or none: PyKMIP before 0.11 does not read a header of 1.4 with a value that it did not ask for.
         header = _header(
-            stamp.protocol,
-            stamp.now,
+            protocol,
+            now,
             len(answers),
-            text(Tag.CLIENT_CORRELATION_VALUE, stamp.client_correlation),
-            text(Tag.SERVER_CORRELATION_VALUE, stamp.server_correlation),
+            text(Tag.CLIENT_CORRELATION_VALUE, client_correlation),
+            text(Tag.SERVER_CORRELATION_VALUE, server_correlation),
         )
     return structure(Tag.RESPONSE_MESSAGE, header, *answers)
 
 
-@lru_cache(maxsize=_STAMPS)
+@lru_cache(maxsize=_RESPONSE_HEADERS)
 def _encoded_header(protocol: tuple[int, int], now: int, count: int) -> Item:
     return ttlv.pre_encode(_header(protocol, now, count))
 

@@ -155,8 +155,8 @@ CRYPTO = (
         _crypto(
             (
                 "crypto_service.kmip.dispatch",
-                "if outcome.entry is not None]",
-                "if outcome.entry is not None and (outcome.entry.refused or outcome.entry.operation != 'get')]",
+                "if entry is not None:",
+                "if entry is not None and (entry.refused or entry.operation != 'get'):",
             )
         ),
         "operations-recorded",
