@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from core.errors.requests import TooManyRequests
 from core.services import CHANGES, RELEASES, CryptoOperation
@@ -170,7 +171,7 @@ def _is_separate(entry: AuditEntry, number: int) -> bool:
 
 def _event(line: WalRecord, event_id: str, subject: str, count: int, size: int) -> AuditEvent:
     entry = line.entry
-    moment = _moment(line.at).isoformat(timespec="milliseconds")
+    moment = _moment_text(line.at)
     if entry.operation is CryptoOperation.OPEN:
         return AuditEvent(
             event_id=event_id,
@@ -219,3 +220,9 @@ def _storable(text: str) -> str:
 
 def _moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+@lru_cache(maxsize=16)
+def _moment_text(milliseconds: int) -> str:
+    """Return a time as text, cached: a busy service writes many records in a millisecond."""
+    return _moment(milliseconds).isoformat(timespec="milliseconds")

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticSerializationError
 
 from openkcm.errors import AuditBroken
 
@@ -197,9 +198,12 @@ class AuditEvent(BaseModel):
 
     def as_json(self) -> str:
         """Return the fields as a JSON object, with the upstream name."""
-        fields = self.model_dump(mode="json")
+        try:
+            fields = self.model_dump_json()
+        except PydanticSerializationError:  # a lone surrogate, which the database rejects
+            fields = json.dumps(self.model_dump())
         upstream = UPSTREAM_NAME.get(self.name)
-        return json.dumps(fields if upstream is None else fields | {"upstream_event_type": upstream})
+        return fields if upstream is None else f'{fields[:-1]},"upstream_event_type":{json.dumps(upstream)}}}'
 
 
 @dataclass(frozen=True, slots=True)
