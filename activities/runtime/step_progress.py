@@ -33,16 +33,17 @@ class StepProgress:
         """Return the result of `call`, or the one that an earlier attempt received."""
         if name not in self._results:
             self._results = self._results | {name: call()}
-            self._send()
+            self.report_response()
         result: Result = self._results[name]
         return result
 
     def report_response(self) -> None:
         """Send a heartbeat, unless the last one is recent."""
         if time.monotonic() >= self._sent + _INTERVAL_SECONDS:
-            self._send()
+            self.send()
 
-    def _send(self) -> None:
+    def send(self) -> None:
+        """Send a heartbeat with the results so far."""
         self._sent = time.monotonic()
         activity.heartbeat(self._results)
 
@@ -52,11 +53,17 @@ _current: ContextVar[StepProgress | None] = ContextVar("step_progress", default=
 
 @contextmanager
 def track_progress() -> Iterator[StepProgress]:
-    """Send heartbeats for the responses of the key server in the block, in all threads with its context."""
+    """Send heartbeats for the responses of the key server in the block, in all threads with its context.
+
+    A failure sends one too, so that the next attempt has all results.
+    """
     progress = StepProgress()
     token = _current.set(progress)
     try:
         yield progress
+    except Exception:
+        progress.send()
+        raise
     finally:
         _current.reset(token)
 
