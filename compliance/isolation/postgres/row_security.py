@@ -37,48 +37,60 @@ _TABLES = (
     *("join_token", "enrolment", "discovery", "protection", "protected_field", "key_probe"),
 )
 
-# Each counts the rows it reached. $1: owner of the rows; $2: tenant of a written row; $3: a key; $4: a new name.
-_COUNTS = (f"(select count(*) from okcm.{table} where tenant_id = $1)" for table in _TABLES)  # noqa: S608 - constants
-_READ = f"select {' + '.join(_COUNTS)}"
-_READ_ONE = "select count(*) from okcm.tenant where tenant_id = $1"
-_UPDATE = (
-    "with hit as (update okcm.tenant set ready_at = ready_at where tenant_id = $1 returning 1) select count(*) from hit"
+_COUNTS = " + ".join(
+    f"(select count(*) from okcm.{table} where tenant_id = attempt.whose)"  # noqa: S608 - constants
+    for table in _TABLES
 )
-_INSERT = (
-    "with hit as (insert into okcm.key (tenant_id, name, kind, version) values ($1, $4, 'payload', 1) returning 1)"
-    " select count(*) from hit"
-)
-_REFER = (
-    "with hit as (insert into okcm.route as kept (tenant_id, l2_key, issuer_fingerprint, region)"
-    " values ($2, $3, repeat('0', 64), 'nowhere')"
-    " on conflict (tenant_id) do update set l2_key = excluded.l2_key, published_at = now() returning 1)"
-    " select count(*) from hit"
-)
-_DESCEND = (
-    "with made as (insert into okcm.service (tenant_id, service, kind) values ($2, $4, 'microservice')),"
-    " hit as (insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped)"
-    " values ($2, $4, 1, $3, 'platform', 'nowhere', decode('00', 'hex')) returning 1) select count(*) from hit"
-)
+# Each counts the rows it reached. `whose` owns the rows that it names, `own` is the tenant of a written row.
+_STATEMENTS = {
+    "read every table": f"select {_COUNTS} into reached",
+    "read": "select count(*) into reached from okcm.tenant where tenant_id = attempt.whose",
+    "update": (
+        "with hit as (update okcm.tenant set ready_at = ready_at where tenant_id = attempt.whose returning 1)"
+        " select count(*) into reached from hit"
+    ),
+    "insert": (
+        "with hit as (insert into okcm.key (tenant_id, name, kind, version)"
+        " values (attempt.whose, attempt.name, 'payload', 1) returning 1) select count(*) into reached from hit"
+    ),
+    "refer": (
+        "with hit as (insert into okcm.route as kept (tenant_id, l2_key, issuer_fingerprint, region)"
+        " values (attempt.own, attempt.l2_key, repeat('0', 64), 'nowhere')"
+        " on conflict (tenant_id) do update set l2_key = excluded.l2_key, published_at = now() returning 1)"
+        " select count(*) into reached from hit"
+    ),
+    "descend": (
+        "with made as (insert into okcm.service (tenant_id, service, kind)"
+        " values (attempt.own, attempt.name, 'microservice')),"
+        " hit as (insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped)"
+        " values (attempt.own, attempt.name, 1, attempt.l2_key, 'platform', 'nowhere', decode('00', 'hex'))"
+        " returning 1) select count(*) into reached from hit"
+    ),
+}
+_CASES = "\n".join(f"when '{name}' then {statement};" for name, statement in _STATEMENTS.items())
 
 # Only these errors count as a rejection: insufficient privilege (row security or grant) and foreign key violation. Any
 # other error ends the block and is raised. `reached` survives the rollback, because variables are not rolled back.
-_BLOCK = """
+# A statement is planned once for all attempts with it: planning takes longer than the attempts.
+_BLOCK = f"""
 do $attack$
 declare
     attempt record;
     reached bigint;
     ending text;
     began timestamptz;
-    endings text[] := '{}';
+    endings text[] := '{{}}';
 begin
+    perform set_config('plan_cache_mode', 'force_generic_plan', true);
     for attempt in select * from jsonb_to_recordset(%(attempts)s::jsonb)
         as a(pretended text, context text, statement text, whose text, own text, l2_key text, name text)
     loop
         began := clock_timestamp();
         begin
             perform set_config('app.tenant_id', attempt.pretended, true), set_config('app.ctx', attempt.context, true);
-            execute attempt.statement into reached
-                using attempt.whose, attempt.own, attempt.l2_key, attempt.name;
+            case attempt.statement
+            {_CASES}
+            end case;
             raise exception using errcode = 'UNDO1';
         exception
             when insufficient_privilege or foreign_key_violation then ending := sqlstate;
@@ -90,18 +102,18 @@ begin
 end
 $attack$;
 select current_setting('app.endings')
-"""
+"""  # noqa: S608 - constants
 _NO_ROWS = "0 rows"
 
 
 @dataclass(frozen=True, slots=True)
 class _Pretence:
-    """Values of `app.tenant_id` and `app.ctx` during a statement, and the statement of the read attempt."""
+    """Values of `app.tenant_id` and `app.ctx` during a statement, and the name of the read attempt's statement."""
 
     name: str
     tenant_id: str
     context: str
-    read: str = _READ_ONE
+    read: str = "read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +170,9 @@ class RowSecuritySuite:
         """
         with self._database.raw_tx(one) as connection:
             [transaction] = connection.execute(CURRENT_TRANSACTION.encode()).fetchone() or ("",)
-            forth = self._plan(one, other, str(transaction), _READ, (_REFER, _DESCEND))
+            forth = self._plan(one, other, str(transaction), "read every table", ("refer", "descend"))
             # Policies and references do not depend on the direction, so only one direction tests all of them.
-            back = self._plan(other, one, str(transaction), _READ_ONE, (_REFER,))
+            back = self._plan(other, one, str(transaction), "read", ("refer",))
             endings = iter(_make(connection, [*forth.attempts(), *back.attempts()]))
             connection.rollback()
         return _judged(forth, endings), _judged(back, endings)
@@ -182,14 +194,14 @@ class RowSecuritySuite:
         return _Plan(
             controls=[
                 _attempt(plain, statement, attacker, own=attacker)
-                for statement in (*dict.fromkeys((read, _READ_ONE)), _UPDATE, _INSERT, *references)
+                for statement in (*dict.fromkeys((read, "read")), "update", "insert", *references)
             ],
             references=[_attempt(plain, reference, victim, own=attacker) for reference in references],
             pretences=pretences,
             reads_and_writes=[
                 _attempt(pretence, statement, victim, own=victim)
                 for pretence in pretences
-                for statement in (pretence.read, _UPDATE, _INSERT)
+                for statement in (pretence.read, "update", "insert")
             ],
         )
 
