@@ -1,8 +1,9 @@
 -- As before, for less time per event: `seq`, `time` and `tenant_id` are written before the fields of the event instead of
 -- merged into them, and all events of a statement have one time, that at which the stream's head was locked. An event
--- with one of these fields is rejected: a text with a field twice would have two meanings.
+-- with one of these fields is rejected: a text with a field twice would have two meanings. Its statements are planned
+-- once in a session: PostgreSQL would plan those for the partitions again in each call, for as long as they take.
 create or replace function okcm.audit_append_all(events jsonb) returns bigint
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
     tenant  text := current_setting('app.tenant_id', true);
