@@ -23,8 +23,8 @@ from crypto_service.kmip.objects.streams import Streams
 from openkcm.contract.audit_events import AuditEvent
 
 _OBJECT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
-_OBJECT_IDS = 4096
-"""Encoded object ids that are cached; of up to 128 characters each."""
+_CACHED_IDS = 4096
+"""Encoded object ids that are cached, of up to 128 characters each. All tenants share the cache: an id is no secret."""
 Payload = tuple[Item, ...]
 
 
@@ -95,7 +95,7 @@ class Batch:
         return _encoded_id(object_id)
 
 
-@lru_cache(maxsize=_OBJECT_IDS)
+@lru_cache(maxsize=_CACHED_IDS)
 def _encoded_id(object_id: str) -> Item:
     return ttlv.pre_encode(text(Tag.UNIQUE_IDENTIFIER, object_id))
 

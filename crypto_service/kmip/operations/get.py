@@ -4,7 +4,9 @@ The key may be wrapped with AES key wrap under another key of the same service (
 of the wrapping key can then use it; a sensitive key is returned only in this form.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from crypto_service.keys import primitives
 from crypto_service.kmip.batch import Batch, Payload
@@ -38,7 +40,9 @@ from crypto_service.kmip.objects import key_material as material
 from crypto_service.kmip.objects.managed_object import ManagedObject, require_here, require_usable
 
 _MOST_NAMES = 64
-_OBJECT_TYPES = {kind: ttlv.pre_encode(choice(Tag.OBJECT_TYPE, kind)) for kind in material.TAGS}
+_OBJECT_TYPES: Mapping[int, Item] = MappingProxyType(
+    {kind: ttlv.pre_encode(choice(Tag.OBJECT_TYPE, kind)) for kind in material.TAGS}
+)
 
 
 async def wrap_object(batch: Batch, managed: ManagedObject, held: Item, specification: Item) -> Item:

@@ -1,4 +1,4 @@
-/* A closed loop of requests over TLS, for benchmarks/load.py: each connection sends its request, waits for the complete
+/* A closed loop of requests over TLS, for closed_loop.py: each connection sends its request, waits for the complete
  * response and sends the next. It is written in C because a generator shares the processors with the measured server: in
  * Python it takes as long per request as the crypto service, and makes the faster side of a comparison appear slower.
  * For the same reason many connections are divided among one thread for each processor: while a single thread waits for

@@ -11,6 +11,9 @@ import pytest
 from core.errors.platform import DatabaseUnavailable
 from core.errors.services import ClientNotAuthorized
 from core.errors.tenants import TenantNotOperational
+from crypto_service.https import server as https
+from crypto_service.kmip import server as kmip
+from crypto_service.server.connection import Connection
 from crypto_service.server.connection_registry import ConnectionLimits
 from database.postgres.change_feed import tenant_hash
 from tests.concurrency import wait_until_async
@@ -319,3 +322,9 @@ async def test_bytes_that_connections_hold_are_limited_in_total_and_fairly():
         await wait_until_async(lambda: len(here.connections) == 0)
         assert here.connections.held == 0
         assert not here.connections._held
+
+
+def test_connections_have_no_dict_in_which_python_would_look_up_each_of_their_attributes() -> None:
+    served = {one for one in Connection.__subclasses__() if one.__module__ in {https.__name__, kmip.__name__}}
+    assert {one.__module__ for one in served} == {https.__name__, kmip.__name__}
+    assert [one.__name__ for one in served if one.__dictoffset__] == []
