@@ -19,7 +19,7 @@ from dashboard.audit.hours import HourBars
 from dashboard.audit.stream import Page, PageDirection
 from dashboard.auth.routes import of_tenant
 from dashboard.components import formatting as words
-from dashboard.components.address import draw_ignored
+from dashboard.components.address import draw_ignored, rerun_here
 from dashboard.components.fragments import draw_once_open, draw_tabs, part, polling_fragment
 from dashboard.components.local_time import shown_time
 from dashboard.components.selection import select, selected
@@ -64,7 +64,7 @@ def _draw_opened(context: PageContext) -> None:
         st.dialog("Audit record", width="large", on_dismiss=_close)(_draw_record)(context, seq)
     elif was_shown:
         st.session_state[_CLOSED] = _closed() + 1
-        st.rerun()
+        rerun_here()
 
 
 def _close() -> None:

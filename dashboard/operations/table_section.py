@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import streamlit as st
 
 from core.tenants.lifecycle import State
-from dashboard.components.address import draw_ignored
+from dashboard.components.address import draw_ignored, rerun_at
 from dashboard.components.formatting import unknown_value
 from dashboard.components.fragments import draw_once_open, part
 from dashboard.operations import view
@@ -35,13 +35,12 @@ def filter_by(wanted: TenantFilter) -> None:
     st.session_state[_WANTED] = wanted
 
 
-def choose(tenant_id: str | None) -> None:
+def choose(tenant_id: str | None) -> NoReturn:
     """Show a tenant's address, or that of all tenants.
 
     In one step, with the end of the filters: each step is one of the browser's history, to which Back returns.
     """
-    st.query_params.from_dict({} if tenant_id is None else {CHOSEN: tenant_id})
-    st.rerun()
+    rerun_at({} if tenant_id is None else {CHOSEN: tenant_id})
 
 
 @part

@@ -154,6 +154,7 @@ def test_an_operators_tenant_has_an_address(visitor):
     page.get_by_label("Find").fill(ACME)
     page.get_by_label("Find").press("Enter")
     expect(page).to_have_url(re.compile(f"[?]find={ACME}$"))
+    drawn(page)
     page.get_by_role("button", name=f"Open {ACME}").press("Enter")
     expect(title(page)).to_have_text(ACME)
     drawn(page)
