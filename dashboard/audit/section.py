@@ -19,7 +19,7 @@ from dashboard.audit.hours import HourBars
 from dashboard.audit.stream import Page, PageDirection
 from dashboard.auth.routes import of_tenant
 from dashboard.components import formatting as words
-from dashboard.components.address import draw_ignored, rerun_here
+from dashboard.components.address import draw_ignored, write_query
 from dashboard.components.fragments import draw_once_open, draw_tabs, part, polling_fragment
 from dashboard.components.local_time import shown_time
 from dashboard.components.selection import select, selected
@@ -64,7 +64,7 @@ def _draw_opened(context: PageContext) -> None:
         st.dialog("Audit record", width="large", on_dismiss=_close)(_draw_record)(context, seq)
     elif was_shown:
         st.session_state[_CLOSED] = _closed() + 1
-        rerun_here()
+        st.rerun()
 
 
 def _close() -> None:
@@ -146,14 +146,12 @@ def _go_to(query: AuditQuery) -> None:
     query_now = st.query_params
     wanted: dict[str, str | list[str]] = {name: query_now.get_all(name) for name in query_now if name not in ours}
     # In one step: each assignment of a single value is a step of the browser's history, to which Back returns.
-    query_now.from_dict(wanted | query.address())
+    write_query(wanted | query.address())
 
 
 def _write_live() -> None:
-    if st.session_state[_LIVE]:
-        st.query_params[address.LIVE] = "1"
-    else:
-        st.query_params.pop(address.LIVE, None)
+    others = {name: st.query_params.get_all(name) for name in st.query_params if name != address.LIVE}
+    write_query(others | ({address.LIVE: ["1"]} if st.session_state[_LIVE] else {}))
 
 
 def _draw_filters(context: PageContext) -> AuditQuery:

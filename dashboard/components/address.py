@@ -10,7 +10,6 @@ page. Back from that page arrives at the first of them, so it is treated as an e
 
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import NoReturn
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
@@ -19,7 +18,6 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 _PAGE = "address-page"
 _QUERIES = "address-queries"
 _GIVEN = "address-given"
-_UNSENT = "address-unsent"
 
 _FLUSH_SECONDS = 0.05
 """The time in which Streamlit has sent its messages (it flushes them every 10 ms); `st.rerun` discards unsent ones."""
@@ -27,21 +25,8 @@ _FLUSH_SECONDS = 0.05
 Query = dict[str, list[str]]
 
 
-def rerun_at(query: Mapping[str, str | Sequence[str]]) -> NoReturn:
-    """Run the whole page again with `query`.
-
-    Streamlit discards what it has not sent before a new run, on a busy machine the query too: the browser would show
-    the page under its former address. So the next run sends it again, which changes nothing if it has arrived.
-    """
-    st.query_params.from_dict(query)
-    st.session_state[_UNSENT] = True
-    st.rerun()
-
-
 def restore_query(page: str) -> None:
     """Show `page` with the query that it was left with, after Back or Forward; otherwise keep the present query."""
-    if st.session_state.pop(_UNSENT, False):
-        st.query_params.from_dict(_shown_query())
     queries: MutableMapping[str, Query] = st.session_state.setdefault(_QUERIES, {})
     context = get_script_run_ctx()
     moved = context is not None and context.is_history_navigation and st.session_state.get(_PAGE) != page
@@ -67,9 +52,14 @@ def leave_page(query: Mapping[str, str]) -> None:
         st.session_state[_PAGE] = None
 
 
-def rerun_here() -> NoReturn:
-    """Run the whole page again with the query that it has, which this run may have changed; see `rerun_at`."""
-    rerun_at(_shown_query())
+def write_query(query: Mapping[str, str | Sequence[str]]) -> None:
+    """Write a query into the address, unless it is there already; for callbacks of fields.
+
+    A request that the browser sent before the address changed can arrive after that, with the former address and with
+    fields that are not drawn any more. Their callbacks must not send the browser back to that address.
+    """
+    if {name: [value] if isinstance(value, str) else [*value] for name, value in query.items()} != _shown_query():
+        st.query_params.from_dict(query)
 
 
 def keep_query() -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from dashboard.components.address import write_query
+
 
 def current_run() -> object:
     """Return an object that is the same for the callbacks and all fragments of one run, and another in the next run."""
@@ -45,7 +47,5 @@ def selected(name: str) -> str:
 def select(name: str, value: str) -> None:
     """Select a value, or none if it is empty, from the callback of a click."""
     st.session_state[f"{name}.selected"] = value
-    if value:
-        st.query_params[name] = value
-    else:
-        st.query_params.pop(name, None)
+    others = {other: st.query_params.get_all(other) for other in st.query_params if other != name}
+    write_query(others | ({name: [value]} if value else {}))

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import streamlit as st
 
 from core.tenants.lifecycle import State
-from dashboard.components.address import draw_ignored, rerun_at
+from dashboard.components.address import draw_ignored, write_query
 from dashboard.components.formatting import unknown_value
 from dashboard.components.fragments import draw_once_open, part
 from dashboard.operations import view
@@ -35,12 +35,13 @@ def filter_by(wanted: TenantFilter) -> None:
     st.session_state[_WANTED] = wanted
 
 
-def choose(tenant_id: str | None) -> NoReturn:
+def choose(tenant_id: str | None) -> None:
     """Show a tenant's address, or that of all tenants.
 
     In one step, with the end of the filters: each step is one of the browser's history, to which Back returns.
     """
-    rerun_at({} if tenant_id is None else {CHOSEN: tenant_id})
+    st.query_params.from_dict({} if tenant_id is None else {CHOSEN: tenant_id})
+    st.rerun()
 
 
 @part
@@ -113,7 +114,7 @@ def _filter() -> None:
     """Show the first page of what the filters select, and write them into the address."""
     _from_the_start()
     chosen = {name: str(st.session_state[name] or "") for name in (_FIND, _STATE, _REGION, _PROBLEM)}
-    st.query_params.from_dict({name: value for name, value in chosen.items() if value})
+    write_query({name: value for name, value in chosen.items() if value})
 
 
 def _draw_filters(regions: Sequence[str]) -> TenantFilter:
