@@ -20,6 +20,7 @@ from config.settings import load_settings
 from core.errors.platform import SettingsInvalid
 from dashboard import downloads, wiring
 from dashboard.auth.middleware import HEALTH, READINESS, AuthMiddleware
+from dashboard.late_requests import ignore_late_requests
 from dashboard.library_logs import hand_over_logs
 from dashboard.static_files import StaticFiles
 from dashboard.wiring import Dependencies, Develop
@@ -120,6 +121,7 @@ def main(develop: Develop | None = None) -> int:
         wiring.install(parts)
         configure_logs(parts.settings.log_format, "dashboard")
         hand_over_logs()
+        ignore_late_requests()
         app = create_app(parts)
     except SettingsInvalid as refused:
         sys.stderr.write(f"{refused.message}\nhint: {refused.hint}\n")

@@ -15,14 +15,18 @@ from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME
 from tests.database.fixtures import Server, clone
 from tests.e2e.dashboard.harness.accessibility import assert_accessible
-from tests.e2e.dashboard.harness.browser import SIGN_IN, Visitor, drawn, title
+from tests.e2e.dashboard.harness.browser import SIGN_IN, TIMEOUT_MS, Visitor, drawn, title
 from tests.e2e.dashboard.harness.dashboard_pages import ADA, OLGA, UMA, go_to
+from tests.e2e.dashboard.harness.late_messages import LateMessages
 from tests.e2e.dashboard.harness.served import ServedDashboard, serve
 
 ORGANIZATION = "ACME Corporation"
 HOME = f"/tenant/{ACME}/"
 AT_ONCE_MS = 20_000
 OUTAGE_SECONDS = 10.0
+_POLL_MS = 100
+_REFRESHES = 4
+"""Requests of fragments that refresh in an open page; at least one is of the strip, which every page has."""
 DOCUMENTATION = "https://docs.example/dashboard/"
 
 
@@ -251,3 +255,52 @@ def test_a_hung_database_is_explained_within_ten_seconds_and_recovers(served, vi
         expect(title(one)).to_have_text(heading)
     assert urlsplit(page.url).path == f"/tenant/{ACME}/services"
     assert reloaded.url.endswith("/audit?outcome=refused")
+
+
+def until(page: Page, happened: Callable[[], bool]) -> None:
+    """Wait until something has happened on the page's connection."""
+    for _ in range(TIMEOUT_MS // _POLL_MS):
+        if happened():
+            return
+        page.wait_for_timeout(_POLL_MS)
+    pytest.fail("nothing happened on the connection of the page")
+
+
+@pytest.fixture
+def late_usage(visitor) -> tuple[Page, LateMessages]:
+    """The page Usage, whose requests to refresh are held back; each of its fragments has sent some."""
+    window = visitor()
+    late = LateMessages(window.page)
+    page = window.sign_in(ADA, f"{HOME}usage")
+    late.hold()
+    until(page, lambda: len(late.held) >= _REFRESHES)
+    return page, late
+
+
+def refreshed(page: Page, late: LateMessages) -> None:
+    """Wait until the page was refreshed after the late requests were answered."""
+    number = late.refreshes
+    until(page, lambda: late.refreshes >= number + _REFRESHES)
+    drawn(page)
+
+
+def test_late_refresh_of_the_page_before_leaves_a_page_as_it_is(late_usage):
+    page, late = late_usage
+    table = page.locator(".st-key-usage-refusals").get_by_test_id("stDataFrameResizable")
+    table.scroll_into_view_if_needed()
+    table.click(position={"x": 15, "y": 50})  # the mark of the first row
+    expect(title(page)).to_have_text("Audit")
+    drawn(page)
+    shown = page.url
+    late.release()
+    refreshed(page, late)
+    expect(title(page)).to_have_text("Audit")
+    assert page.url == shown
+
+
+def test_late_refresh_of_the_page_before_does_not_undo_a_move(late_usage):
+    page, late = late_usage
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Keys").click()
+    late.release()
+    refreshed(page, late)
+    assert_at(page, f"{HOME}keys", "Keys")
