@@ -8,9 +8,8 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import LiteralString
+from typing import LiteralString, NamedTuple
 
 from core import correlation
 from core.audit import AuditFilter
@@ -69,16 +68,14 @@ _MANY = 1000
 """Rows per query when the patterns are imprecise and may match records that the exact filter removes."""
 
 
-@dataclass(frozen=True, slots=True)
-class FoundRecord:
+class FoundRecord(NamedTuple):
     """A record and its predecessor's chain hash: `GENESIS` before the first, None if the predecessor is missing."""
 
     stored: StoredRecord
     previous: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class SignedCheckpoint:
+class SignedCheckpoint(NamedTuple):
     """A signature over `audit_events.head_message` by the Transit key in `key` (`name:version`)."""
 
     seq: int
@@ -87,8 +84,7 @@ class SignedCheckpoint:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class ArchivedPart:
+class ArchivedPart(NamedTuple):
     """The records `first` to `seq` of a stream, which a verified file with this SHA-256 contains.
 
     `signature` is over `audit_events.archive_message` by the Transit key in `key` (`name:version`).
@@ -102,16 +98,14 @@ class ArchivedPart:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class DueArchive:
+class DueArchive(NamedTuple):
     """The checkpoint at the end of the next archive file of a stream, and when it was signed."""
 
     end: SignedCheckpoint
     signed_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class StreamBounds:
+class StreamBounds(NamedTuple):
     """The last record; the newest checkpoint, its signing time, and the record that now has its number.
 
     `archived` is the newest archived part; the records after it are in the database.
@@ -124,8 +118,7 @@ class StreamBounds:
     archived: ArchivedPart | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HourCount:
+class HourCount(NamedTuple):
     """The number of records of an hour with an outcome."""
 
     hour: datetime

@@ -6,9 +6,8 @@ The first authority recorded for a version of the tenant's key is kept: a later 
 import hashlib
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.certificates import AuthorityState, ExpiringItem
 from core.errors.platform import DatabaseRefused
@@ -18,14 +17,12 @@ from database.repository import Repository
 _AUTHORITY = "select serial, certificate_pem, chain_pem, not_after, key_version, state from okcm.certificate_authority"
 
 
-@dataclass(frozen=True, slots=True)
-class RevokedRow:
+class RevokedRow(NamedTuple):
     serial: str
     revoked_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class RevocationListRow:
+class RevocationListRow(NamedTuple):
     """The newest CRL of the authority with this serial, in DER."""
 
     authority: str
@@ -35,8 +32,7 @@ class RevocationListRow:
     next_update: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class AuthorityRow:
+class AuthorityRow(NamedTuple):
     """A certificate authority of the tenant. `serial` is lower-case hex without separators; the PEMs are public."""
 
     serial: str
@@ -178,11 +174,10 @@ class Certificates(Repository):
 
 def _authority(row: tuple[Any, ...]) -> AuthorityRow:
     read = AuthorityRow(*row)
-    return replace(read, state=AuthorityState(read.state))
+    return read._replace(state=AuthorityState(read.state))
 
 
-@dataclass(frozen=True, slots=True)
-class ExpiringRow:
+class ExpiringRow(NamedTuple):
     """An item that was not renewed in time. `serial` distinguishes it from its predecessor and its successor."""
 
     tenant_id: str

@@ -1,8 +1,8 @@
 """Operations that the command line and the dashboard share, each in its own role: protected fields and join tokens."""
 
 import ssl
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from core.errors.compliance import CanaryMissing
 from core.errors.services import FieldNotProtected, ProtectionFull, ServiceUnknown
@@ -20,8 +20,7 @@ from openkcm.contract.services import ServiceKind
 _CLOSED = frozenset({State.LEAVING, State.OFFBOARDED})
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A field before and after; None is not protected. Both are equal if nothing changed."""
 
     before: ProtectedField | None
@@ -79,8 +78,7 @@ def find(tx: TenantTransaction, service: str, field: ProtectedField) -> Protecte
     return next((one for one in tx.protection.fields(service) if one.name == field.name), None)
 
 
-@dataclass(frozen=True, slots=True)
-class MadeToken:
+class MadeToken(NamedTuple):
     """A token, whose text is shown once, and its expiry."""
 
     token: JoinToken

@@ -1,9 +1,8 @@
 """Results of isolation checks: each attempted attack and whether it was rejected."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.isolation import DAILY, AssessmentState, CheckResult, SignedClause
 from database.repository import Repository
@@ -12,16 +11,14 @@ _RESULT = "clause, name, outcome, seconds, evidence"
 _LINE = "clause, held, breached, not_checked, digest, operation_id, examined_at, signature, key"
 
 
-@dataclass(frozen=True, slots=True)
-class BoundaryRunRow:
+class BoundaryRunRow(NamedTuple):
     """One run of the isolation checks; a repeated activation check is a separate run."""
 
     recorded_at: datetime
     results: tuple[CheckResult, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AssessmentRow:
+class AssessmentRow(NamedTuple):
     """One isolation assessment: its signed lines in the order of their clause ids."""
 
     run: str
@@ -46,16 +43,14 @@ class AssessmentRow:
         return self.held > 0 and not self.breached
 
 
-@dataclass(frozen=True, slots=True)
-class NewestChecks:
+class NewestChecks(NamedTuple):
     """The newest isolation checks; `passed` only if some were completed and none found a breach."""
 
     checked_at: datetime
     passed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DailyAssessmentRow:
+class DailyAssessmentRow(NamedTuple):
     """The newest daily assessment; `runs` counts those since the newest complete one, all without a breach."""
 
     line: SignedClause
@@ -216,8 +211,7 @@ def _result(row: tuple[Any, ...]) -> CheckResult:
     return CheckResult(clause=clause, name=name, outcome=outcome, seconds=seconds, evidence=evidence)
 
 
-@dataclass(frozen=True, slots=True)
-class FailedAssessment:
+class FailedAssessment(NamedTuple):
     """A tenant that requires attention: `why` is `breached` (found at `since`) or `late` (due since then)."""
 
     tenant_id: str

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from core.errors.platform import ConflictingResource
 from core.keys.root_keys import Place
@@ -17,8 +18,7 @@ from database.repository import Repository
 _KEY = "select name, kind, version, created_at, oldest, rotated_at from okcm.key"
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRow:
+class KeyRow(NamedTuple):
     """A key in OpenBao, by name; `kind` is L2, CA or payload. `oldest` is the first version that still decrypts."""
 
     name: str
@@ -63,8 +63,7 @@ class Fingerprinted(StrEnum):
     """The fingerprint is recorded for another key."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyProbeRow:
+class KeyProbeRow(NamedTuple):
     """A ciphertext of the newest version of the tenant key, in the encryption context that all tenants share.
 
     `tried` is the last tenant whose ciphertext was tried with this tenant's key.
@@ -110,8 +109,7 @@ class EncryptedRootKeyRow:
     credentials: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class VersionUseRow:
+class VersionUseRow(NamedTuple):
     """A version of a service key and the number of managed objects that it encrypts."""
 
     service: str
@@ -119,8 +117,7 @@ class VersionUseRow:
     objects: int
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceKeyRow:
+class ServiceKeyRow(NamedTuple):
     """An L3 key: `wrapped` is L1.wrap(L2.encrypt(L3)), bound to the context of `service` and `version`."""
 
     service: str
@@ -136,8 +133,7 @@ class ServiceKeyRow:
     """The version of L2 that encrypted it."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyVersionRow:
+class KeyVersionRow(NamedTuple):
     """An L3 key by name, without its wrap."""
 
     service: str

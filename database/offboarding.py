@@ -5,9 +5,8 @@ prevents a restore after the destruction has begun.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from core.errors.platform import DatabaseRefused
 from core.errors.tenants import DestructionStarted, GracePeriodActive, RestorePending, TenantUnknown
@@ -40,8 +39,7 @@ _KEYS_TO_DESTROY = "select kind, name, versions, fingerprint, destroyed_at from 
 _CERTIFICATE = "select statement, signature, key, issued_at from okcm.shred_certificate"
 
 
-@dataclass(frozen=True, slots=True)
-class OffboardingRow:
+class OffboardingRow(NamedTuple):
     """The progress of an offboarding; each time is None until it is reached."""
 
     state: State
@@ -58,8 +56,7 @@ class OffboardingRow:
         return self.since is not None and self.until is not None and self.until <= self.since
 
 
-@dataclass(frozen=True, slots=True)
-class KeyToDestroyRow:
+class KeyToDestroyRow(NamedTuple):
     """One item that is to be destroyed or is destroyed; see `openkcm.verification.erasure_certificate.Destroyed`."""
 
     kind: "DestroyedKind"
@@ -69,8 +66,7 @@ class KeyToDestroyRow:
     destroyed_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ErasureCertificateRow:
+class ErasureCertificateRow(NamedTuple):
     """The signed statement of what was destroyed (see `openkcm.verification.erasure_certificate`)."""
 
     statement: str

@@ -5,8 +5,8 @@ event is lost.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from core.errors.platform import DatabaseRefused
 from core.tenants.provisioning import NUMBERS, EventKind, MarketplaceEvent, Step, StepState
@@ -24,8 +24,7 @@ _OPERATIONS = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class StepRow:
+class StepRow(NamedTuple):
     """One step of the current or last operation. `attempts` counts failed attempts."""
 
     number: int
@@ -37,8 +36,7 @@ class StepRow:
     problem: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class OperationRow:
+class OperationRow(NamedTuple):
     """An operation with the number of its steps and of those that are done; `problem` is the code of the last error."""
 
     operation_id: str
@@ -162,8 +160,7 @@ class Inbox(Repository):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RouteRow:
+class RouteRow(NamedTuple):
     """A tenant's L2 key and the SHA-256 (hex) of the CA certificates that may issue its client certificates.
 
     `former_issuer_fingerprint` is that of the former CA, until its certificates have expired.

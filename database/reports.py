@@ -1,8 +1,8 @@
 """Compliance reports: requests, snapshots and signed files (table `okcm.report`)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from database.repository import Repository
 from openkcm.verification.reports.model import Snapshot
@@ -13,8 +13,7 @@ _ROW = "select report_id, since, until, made_for, requested_at, made_at from okc
 _FILE = {form: f"select {form} from okcm.report where report_id = %s" for form in ReportFormat}  # noqa: S608 - constants
 
 
-@dataclass(frozen=True, slots=True)
-class ReportRow:
+class ReportRow(NamedTuple):
     """A requested report; `made_at` is None until its files exist."""
 
     report_id: str
@@ -25,8 +24,7 @@ class ReportRow:
     made_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class StatedRow:
+class StatedRow(NamedTuple):
     """The snapshot of a report, its time, and the number of the audit record that contains its digest."""
 
     stated: Snapshot

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.errors.keys import RootKeyRequestUnknown
 from core.errors.platform import DatabaseRefused, Superseded
@@ -36,8 +36,7 @@ class RootKeyRequestRow:
     sealed: str | None = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class CustomerRootKeyRow:
+class CustomerRootKeyRow(NamedTuple):
     """The public data of a customer's root key. `health` is `ok` or the code of its last failure."""
 
     root_key_id: str
@@ -50,8 +49,7 @@ class CustomerRootKeyRow:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class RootKeyChangeRow:
+class RootKeyChangeRow(NamedTuple):
     """One change of the root key; the new key has wrapped `wrapped` of `total` service keys."""
 
     number: int
@@ -69,8 +67,7 @@ class RootKeyChangeRow:
     finished_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class RootKeyVersionsRow:
+class RootKeyVersionsRow(NamedTuple):
     """Versions of the current root key that wrapped a tenant's keys and encrypted its canary ciphertext."""
 
     newest: int
@@ -406,8 +403,7 @@ def _change(row: tuple[Any, ...]) -> RootKeyChangeRow:
     return RootKeyChangeRow(number, RootKeyMode(from_mode), from_name, RootKeyMode(to_mode), *rest)
 
 
-@dataclass(frozen=True, slots=True)
-class MonitoredRootKey:
+class MonitoredRootKey(NamedTuple):
     """A root key to be checked. `held`: the tenant is locked because of it."""
 
     tenant_id: str
@@ -423,8 +419,7 @@ class MonitoredRootKey:
     """
 
 
-@dataclass(frozen=True, slots=True)
-class RootKeyRead:
+class RootKeyRead(NamedTuple):
     """A read of the root keys in one of `shards` parts of a region: changes, single tenants, and a page of all."""
 
     region: str
@@ -440,8 +435,7 @@ class RootKeyRead:
     """Root keys of the page behind the tenant `after`; 0 for no page."""
 
 
-@dataclass(frozen=True, slots=True)
-class RootKeyChanges:
+class RootKeyChanges(NamedTuple):
     """The result of a read."""
 
     until: str
@@ -452,8 +446,7 @@ class RootKeyChanges:
     """The tenants of the page, in their order."""
 
 
-@dataclass(frozen=True, slots=True)
-class VersionedRootKey:
+class VersionedRootKey(NamedTuple):
     """A root key with numbered versions; `root_key_id` None means the platform's key of the region."""
 
     tenant_id: str

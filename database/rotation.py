@@ -5,9 +5,8 @@ rotation changes no key. A wrap is replaced only if it is still the wrap that wa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.errors.keys import KeyVersionInUse, KeyVersionUnknown
 from core.errors.platform import DatabaseRefused, Superseded
@@ -34,8 +33,7 @@ _DUE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RotationRequest:
+class RotationRequest(NamedTuple):
     """The scope of a rotation. `service` is set for `RotationScope.ONE` only."""
 
     tenant_key: bool
@@ -47,8 +45,7 @@ class RotationRequest:
     """The minimum version of the root key for all wraps; None without such a requirement."""
 
 
-@dataclass(frozen=True, slots=True)
-class RotationRow:
+class RotationRow(NamedTuple):
     """One rotation; `done` of `total` keys have completed its stage."""
 
     number: int
@@ -65,8 +62,7 @@ class RotationRow:
     finished_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class DueRow:
+class DueRow(NamedTuple):
     """What the tenant's policy requires to rotate now, and whether a failed rotation left unfinished work."""
 
     tenant_key: bool
@@ -74,8 +70,7 @@ class DueRow:
     unfinished: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RewrappedRow:
+class RewrappedRow(NamedTuple):
     """A service key with its new wrap by newer versions of tenant key or root key."""
 
     read: ServiceKeyRow
@@ -401,8 +396,7 @@ def _rotation(row: tuple[Any, ...]) -> RotationRow:
     return RotationRow(number, wanted, from_version, state, RotationPhase(stage), *rest)
 
 
-@dataclass(frozen=True, slots=True)
-class StalledRotationRow:
+class StalledRotationRow(NamedTuple):
     """A tenant with overdue rotations; `number` is its last rotation, `done` the last one that succeeded."""
 
     tenant_id: str

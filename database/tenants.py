@@ -3,9 +3,8 @@
 Sessions of the dashboard are stored so that signing out ends one in all processes at once.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.errors.tenants import TenantUnknown
 from core.scheduled import ScheduledTask
@@ -35,8 +34,7 @@ _CREATE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TenantRow:
+class TenantRow(NamedTuple):
     tenant_id: str
     organization: str
     region: str
@@ -212,8 +210,7 @@ class Policies(Repository):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRow:
+class SessionRow(NamedTuple):
     """A session of the dashboard. `subject` is the identity provider's id of the user; `ended_at` is the sign-out."""
 
     session_id: str

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from psycopg import Cursor
 from psycopg.rows import TupleRow
@@ -142,24 +142,21 @@ _DAY = timedelta(days=1)
 UsagePart = Literal["service", "operation"]
 
 
-@dataclass(frozen=True, slots=True)
-class Days:
+class Days(NamedTuple):
     """Whole UTC days, including `first` and `last`."""
 
     first: date
     last: date
 
 
-@dataclass(frozen=True, slots=True)
-class Hours:
+class Hours(NamedTuple):
     """The whole hours that begin in [since, until). They are kept for 90 days (core/retention.py)."""
 
     since: datetime
     until: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Months:
+class Months(NamedTuple):
     """Whole UTC days, including `first` and `last`, with the months as their times."""
 
     first: date
@@ -252,8 +249,7 @@ class UsageSum:
     latency: Latency = field(default_factory=Latency)
 
 
-@dataclass(frozen=True, slots=True)
-class UsageDay:
+class UsageDay(NamedTuple):
     """The sum of one UTC day."""
 
     day: date
@@ -274,8 +270,7 @@ class UsageCount:
         return self.begins.astimezone(UTC).date()
 
 
-@dataclass(frozen=True, slots=True)
-class SpanSum:
+class SpanSum(NamedTuple):
     """The uses of one service and operation with the same result in a span.
 
     `first` is the beginning of the first day or hour with one. `last` is the newest minute with one for a span of
@@ -287,8 +282,7 @@ class SpanSum:
     last: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class UsageLatency:
+class UsageLatency(NamedTuple):
     """Latencies of the successful uses in the UTC month, day or hour that `begins`."""
 
     begins: datetime
@@ -305,8 +299,7 @@ class AnsweredDay:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class RecentUse:
+class RecentUse(NamedTuple):
     """Answered and rejected uses since a minute, and the error codes, those most frequent in their hours first."""
 
     answered: int
@@ -314,8 +307,7 @@ class RecentUse:
     causes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class HourSum:
+class HourSum(NamedTuple):
     """All uses of one UTC hour; latencies cover answered ones only."""
 
     hour: datetime
@@ -324,8 +316,7 @@ class HourSum:
     latency: Latency
 
 
-@dataclass(frozen=True, slots=True)
-class UsageHour:
+class UsageHour(NamedTuple):
     """The sum of one UTC hour; `last_minute` is the newest minute with a use."""
 
     hour: datetime

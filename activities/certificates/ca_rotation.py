@@ -6,7 +6,7 @@ of its last leaf is known after the switch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from temporalio import activity
 
@@ -148,8 +148,7 @@ class AuthorityActivities:
                 raise ConflictingResource("authority", prepared.serial, f"it is {prepared.state}")
             tx.certificates.activate(prepared.serial)
             tx.routes.publish(
-                replace(
-                    route,
+                route._replace(
                     issuer_fingerprint=prepared.fingerprint,
                     former_issuer_fingerprint=current.fingerprint,
                 )

@@ -86,7 +86,7 @@ class RevocationActivities:
                 return
             route = tx.routes.get()
             if route is not None:
-                tx.routes.publish(replace(route, former_issuer_fingerprint=None))
+                tx.routes.publish(route._replace(former_issuer_fingerprint=None))
             step = StepInput(tenant_id=tenant_id, operation_id=f"authority-{former.key_version}")
             append_audit_event(tx, step, AuditName.AUTHORITY_ENDED, former.serial)
             if listed is not None:

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from heapq import heappop, heappush
 
@@ -307,7 +307,7 @@ class RootKeyHealthActivities:
         else:
             due = min(turn.due, began) if key.used_seconds > 0 and not turn.used else turn.due
             if turn.recorded >= began:  # the read may be older than the recorded health
-                key = replace(key, health=turn.key.health, health_since=turn.key.health_since)
+                key = key._replace(health=turn.key.health, health_since=turn.key.health_since)
             turn.key = key
         turn.generation = shard.generation
         if turn.used:
@@ -389,7 +389,7 @@ class RootKeyHealthActivities:
         shard.checks.finish(turn, now)
         due, turn.tried = now + self._pause(turn, outcome.health), True
         if outcome.health is not None and outcome.since is not None:
-            turn.key = replace(turn.key, health=outcome.health, health_since=outcome.since)
+            turn.key = turn.key._replace(health=outcome.health, health_since=outcome.since)
             turn.recorded = now
             turn.reported = float("-inf")
             turn.warned = turn.warned and outcome.health != HEALTHY

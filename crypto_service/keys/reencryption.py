@@ -19,7 +19,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
@@ -265,9 +265,9 @@ def _reencrypted(caller: ClientIdentity, former: ServiceKey, active: ServiceKey,
         log.error("object does not decrypt in its context", tenant_id=caller.tenant_id, object_id=row.object_id)
         return None
     sealed = form.seal(active, context, material)
-    if _decrypted(active, context, replace(row, material=sealed)) != material:
+    if _decrypted(active, context, row._replace(material=sealed)) != material:
         raise CiphertextRefused
-    return replace(row, key_version=active.version, material=sealed)
+    return row._replace(key_version=active.version, material=sealed)
 
 
 def _decrypted(key: ServiceKey, context: EncryptionContext, row: ObjectRow) -> bytes | None:

@@ -1,7 +1,7 @@
 """Texts about key versions and rotations: state, since when, when due, protected objects, and progress."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
@@ -43,7 +43,7 @@ def of_service(service: str) -> RotationRequest:
 
 def compromised(wanted: RotationRequest) -> RotationRequest:
     """Return the same rotation for compromised keys."""
-    return replace(wanted, compromised=True)
+    return wanted._replace(compromised=True)
 
 
 @dataclass(frozen=True, slots=True)

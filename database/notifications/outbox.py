@@ -5,9 +5,8 @@ messages of a tenant in their order. Test messages to a target have a separate q
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.notifications import Channel, Notification, NotificationKind
 from database.repository import Repository
@@ -28,8 +27,7 @@ _CLAIM = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class MessageQueue:
+class MessageQueue(NamedTuple):
     """The messages to one receiver of a tenant, which are sent in their order."""
 
     channel: Channel
@@ -37,8 +35,7 @@ class MessageQueue:
     of_tests: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """A message in the delivery log, without its text. It is unsent without `sent_at` and `expired_at`."""
 
     message_id: str
@@ -54,16 +51,14 @@ class Delivery:
     expired_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class DeliveryAttempt:
+class DeliveryAttempt(NamedTuple):
     """A message that the caller alone may send now; `number` counts its attempts from 1."""
 
     notification: Notification
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class UndeliveredNotification:
+class UndeliveredNotification(NamedTuple):
     """A message that its receiver did not accept. With `expired_at` it is a dead letter: it is no longer attempted."""
 
     tenant_id: str

@@ -4,9 +4,9 @@ They call SQL functions that are granted to the roles of the operators.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum, unique
+from typing import NamedTuple
 
 from core.isolation import LATE
 from core.tenants.lifecycle import State
@@ -20,8 +20,7 @@ from database.postgres.access import PLATFORM
 from database.tenants import COLUMNS, TenantRow, tenant_row
 
 
-@dataclass(frozen=True, slots=True)
-class TenantCount:
+class TenantCount(NamedTuple):
     """Tenants of a region in a state; `late` of them failed, or exceed or are about to exceed the provisioning SLO."""
 
     region: str
@@ -51,8 +50,7 @@ class Problem(StrEnum):
     """As PROVISIONING, or ready later than the provisioning SLO; not counted as a problem."""
 
 
-@dataclass(frozen=True, slots=True)
-class TenantFilter:
+class TenantFilter(NamedTuple):
     """Which tenants to list; None is any. `search` is the start of an id or a part of an organization's name."""
 
     state: State | None = None
@@ -61,16 +59,14 @@ class TenantFilter:
     search: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ListedTenant:
+class ListedTenant(NamedTuple):
     """A tenant with its present problems."""
 
     tenant: TenantRow
     problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(NamedTuple):
     """What the platform has to deliver or renew: counts over all tenants, with the oldest or first time."""
 
     waiting: int
@@ -82,8 +78,7 @@ class Backlog:
     first_end: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class StuckTenant:
+class StuckTenant(NamedTuple):
     """A tenant that failed or exceeds the provisioning SLO. `step` is None until it has steps."""
 
     tenant_id: str
@@ -97,8 +92,7 @@ class StuckTenant:
     problem: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ProvisioningTime:
+class ProvisioningTime(NamedTuple):
     """When a tenant was requested and when it was ready."""
 
     requested_at: datetime

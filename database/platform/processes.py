@@ -3,8 +3,8 @@
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
@@ -19,8 +19,7 @@ CALL_SECONDS = 2.0
 """The deadline of a statement that reads or writes what was measured."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessReport:
+class ProcessReport(NamedTuple):
     """The newest report of an instance; `age` is in seconds by the clock of the database.
 
     `key_server` is `ok` or the code of the last failure, None from a shipper; `faults` are codes of other failures.
@@ -80,8 +79,7 @@ def read_reports(connection: Connection[TupleRow]) -> Sequence[ProcessReport]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessReporter:
+class ProcessReporter(NamedTuple):
     """Writes the report of one instance.
 
     Raises:

@@ -1,8 +1,8 @@
 """Queries across tenants: each is one SQL function, granted to the role of the process that calls it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from psycopg.rows import TupleRow
 
@@ -22,8 +22,7 @@ from database.rotation import StalledRotationRow
 from database.tenants import COLUMNS, TenantRow, tenant_row
 
 
-@dataclass(frozen=True, slots=True)
-class UnsignedStream:
+class UnsignedStream(NamedTuple):
     """The end of an audit stream that has records after its newest checkpoint."""
 
     tenant_id: str
@@ -31,8 +30,7 @@ class UnsignedStream:
     chain_hash: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class WorkflowTenantRow:
+class WorkflowTenantRow(NamedTuple):
     """A tenant that is not offboarded, and its offboarding if one has started.
 
     `destroying` means after the point of no return.
@@ -45,8 +43,7 @@ class WorkflowTenantRow:
     destroying: bool
 
 
-@dataclass(frozen=True, slots=True)
-class WorkflowServiceRow:
+class WorkflowServiceRow(NamedTuple):
     """A connected service with its newest certificate that is not revoked."""
 
     tenant_id: str
@@ -57,8 +54,7 @@ class WorkflowServiceRow:
     not_after: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ClientAuthorityRow:
+class ClientAuthorityRow(NamedTuple):
     """The certificate of a CA that issues client certificates. `xid` and `serial` are its position.
 
     The next read of new rows starts at transaction `until`; it may return rows again.

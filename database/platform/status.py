@@ -1,8 +1,8 @@
 """Reads what was measured of a tenant, for its verdict (core/tenants/status.py)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from core.tenants.approvals import Approval
 from core.tenants.status import (
@@ -23,8 +23,7 @@ _LISTED = 100
 """Certificates that a verdict names or counts one by one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
+class Measurement(NamedTuple):
     """What one transaction read of a tenant: its facts, and the rows that they were read from."""
 
     facts: Facts

@@ -1,8 +1,7 @@
 """What the other stores must agree with, of each tenant (core/tenants/store_comparison.py)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.tenants.lifecycle import State
 from database.audit import SignedCheckpoint
@@ -12,8 +11,7 @@ from database.postgres.access import PLATFORM
 _PAGE = 500
 
 
-@dataclass(frozen=True, slots=True)
-class StoreStateRow:
+class StoreStateRow(NamedTuple):
     """A tenant's state, key versions and newest checkpoint; see the SQL function `store_states`."""
 
     tenant_id: str

@@ -1,8 +1,8 @@
 """Agents, their heartbeats, and the figures that services report about field encryption and backfills."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime
+from typing import NamedTuple
 
 from database.repository import Repository
 from openkcm.contract.protected_fields import Backfill
@@ -85,8 +85,7 @@ delete from okcm.backfill b using ranked r where b.service = r.service and b.pla
 """  # noqa: S608 - a constant
 
 
-@dataclass(frozen=True, slots=True)
-class HeartbeatRow:
+class HeartbeatRow(NamedTuple):
     """The last heartbeat of an agent. `problem` is an error code or None."""
 
     service: str
@@ -97,8 +96,7 @@ class HeartbeatRow:
     last_contact_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ProtectionUseRow:
+class ProtectionUseRow(NamedTuple):
     """Field encryption by a service's programs at one place on one UTC day, as the service reports it."""
 
     day: date
@@ -111,8 +109,7 @@ class ProtectionUseRow:
     request_microseconds: int
 
 
-@dataclass(frozen=True, slots=True)
-class BackfillRow:
+class BackfillRow(NamedTuple):
     """Progress of a service's backfill at one place, as the service reports it; in values, `done` in this round."""
 
     service: str

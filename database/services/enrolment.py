@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.errors.platform import DatabaseRefused
 from database.repository import Repository
@@ -45,8 +45,7 @@ class EnrolmentRow:
     hint: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DiscoveryRow:
+class DiscoveryRow(NamedTuple):
     service: str
     kind: ServiceKind
     discovered_at: datetime

@@ -1,8 +1,8 @@
 """KMIP managed objects, indexed [tenant][L2][object] (MTCI M1). Their contents are encrypted or opaque here."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from database.keys import VersionUseRow
 from database.repository import Repository
@@ -43,8 +43,7 @@ select {_LISTED} from found where service = %(service)s and %(name)s = any (name
 """  # noqa: S608 - constants
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectRow:
+class ObjectRow(NamedTuple):
     """A KMIP managed object of one service, indexed [tenant][L2][object] (MTCI M1).
 
     `object_type` and `state` are KMIP's enumeration values (`state` 0: the type has no state); `attributes` is an
@@ -66,8 +65,7 @@ class ObjectRow:
     """Written with the row and not read; without them a search does not find the object until `index`."""
 
 
-@dataclass(frozen=True, slots=True)
-class SearchValues:
+class SearchValues(NamedTuple):
     """What a search compares, derived from the attributes of an object; times in seconds since the epoch."""
 
     version: int
@@ -91,8 +89,7 @@ class SearchValues:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectFilter:
+class ObjectFilter(NamedTuple):
     """Conditions that all hold for an object that is found; None and empty ones hold for each."""
 
     service: str
@@ -108,7 +105,7 @@ class ObjectFilter:
 
     def values(self) -> dict[str, Any]:
         """Return the parameters of a statement."""
-        return {one.name: getattr(self, one.name) for one in fields(self)} | {"terms": list(self.terms)}
+        return self._asdict() | {"terms": list(self.terms)}
 
 
 @dataclass(frozen=True, slots=True)

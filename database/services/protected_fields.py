@@ -1,23 +1,21 @@
 """Protected fields of services."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from database.repository import Repository
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 
 
-@dataclass(frozen=True, slots=True)
-class ProtectionRow:
+class ProtectionRow(NamedTuple):
     """A service's protected fields and their version, which increases with every change; 0 before the first."""
 
     version: int
     fields: Sequence[ProtectedField]
 
 
-@dataclass(frozen=True, slots=True)
-class ProtectedFieldRow:
+class ProtectedFieldRow(NamedTuple):
     """A protected field with the author and time of its last change."""
 
     field: ProtectedField

@@ -1,9 +1,8 @@
 """Connected services, their certificates and their keys."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.certificates import LATE_AT_SIXTHS, AuthorityState
 from core.errors.keys import KeyVersionRetired
@@ -62,8 +61,7 @@ _CALLER = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceRow:
+class ServiceRow(NamedTuple):
     """A connected service. `certificate_not_after` belongs to its newest certificate that is not revoked."""
 
     service: str
@@ -76,8 +74,7 @@ class ServiceRow:
     certificate_not_before: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class ExpiringRow:
+class ExpiringRow(NamedTuple):
     """A connected service whose newest certificate is late or has expired, with its end."""
 
     service: str
@@ -85,8 +82,7 @@ class ExpiringRow:
     not_after: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceRequestRow:
+class ServiceRequestRow(NamedTuple):
     """The stored request for a service; workflows receive only its id and read the rest here."""
 
     request_id: str
@@ -97,8 +93,7 @@ class ServiceRequestRow:
     """The lifetime of the certificates for an appliance that cannot renew them; None for the usual one."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceCertificateRow:
+class ServiceCertificateRow(NamedTuple):
     """A service's certificate; only recorded serials are accepted. `generation` counts from 1 for each service."""
 
     serial: str
@@ -113,8 +108,7 @@ class ServiceCertificateRow:
     revoked_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HeldCertificateRow:
+class HeldCertificateRow(NamedTuple):
     """What is known of the certificate on a service's machine, which need not be the newest one."""
 
     until: datetime | None
@@ -123,8 +117,7 @@ class HeldCertificateRow:
     """It is that of an appliance: the platform does not renew it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClientIdentityRow:
+class ClientIdentityRow(NamedTuple):
     """All data that determine the rights of a client certificate, read in one query by its serial."""
 
     service: str

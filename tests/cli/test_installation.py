@@ -4,7 +4,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -89,7 +88,7 @@ def test_servers_are_checked_and_missing_processes_are_named(examine: Examine) -
 def authority(services_field: Field, tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
     """Return a CA that the canary tenant's rows name as the root of the platform."""
     made = CertificateAuthority(tmp_path_factory.mktemp("authority") / "root.pem")
-    row = replace(an_authority(), chain_pem=made.file.read_text(encoding="ascii"))
+    row = an_authority()._replace(chain_pem=made.file.read_text(encoding="ascii"))
     with services_field.open("worker", max_size=1).tenant_tx(CANARY_TENANT_ID) as tx:
         tx.tenants.request(an_event(CANARY_TENANT_ID))
         tx.certificates.record_authority(row)

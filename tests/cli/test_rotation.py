@@ -1,7 +1,6 @@
 """`openkcmctl key rotate`: requests, output, and protection against mistakes."""
 
 import threading
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -138,15 +137,15 @@ A_ROTATION = RotationRow(3, EVERYTHING, 1, "running", RotationPhase.PLAN, 0, 0, 
 
 
 def test_progress_is_reported_by_its_phase_but_not_of_an_earlier_rotation() -> None:
-    rewrapping = replace(A_ROTATION, stage=RotationPhase.REWRAP, total=1000)
+    rewrapping = A_ROTATION._replace(stage=RotationPhase.REWRAP, total=1000)
     read = iter(
         [
             None,
-            replace(A_ROTATION, number=2),
+            A_ROTATION._replace(number=2),
             A_ROTATION,
-            replace(rewrapping, done=100),
-            replace(rewrapping, done=100),
-            replace(rewrapping, done=1000, state="done"),
+            rewrapping._replace(done=100),
+            rewrapping._replace(done=100),
+            rewrapping._replace(done=1000, state="done"),
         ]
     )
     reported: list[str] = []

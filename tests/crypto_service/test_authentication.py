@@ -338,7 +338,7 @@ async def test_callers_are_rejected_without_a_route_to_their_ca(
     with world.worker.tenant_tx(home.tenant_id) as tx:
         route = tx.routes.get()
         assert route is not None
-        tx.routes.publish(replace(route, issuer_fingerprint="ab" * 32))
+        tx.routes.publish(route._replace(issuer_fingerprint="ab" * 32))
     changes.tell(tenant_hash(home.tenant_id))
     with pytest.raises(ClientNotAuthorized):
         await callers.identify(certificate, ADDRESS)

@@ -1,6 +1,5 @@
 """Rows of a tenant, its services and keys, and of a customer's root key and its changes."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from core.keys.root_keys import RootKeyMode, RootKeyState, parse_place
@@ -22,7 +21,7 @@ TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW, N
 
 def a_service(name: str, state: ServiceState = ServiceState.CONNECTED, **changed: object) -> ServiceRow:
     row = ServiceRow(name, ServiceKind.MONGODB, state, NOW - HOUR, None, None, NOW + 48 * HOUR, NOW - HOUR)
-    return replace(row, **changed)
+    return row._replace(**changed)
 
 
 def a_key(service: str, version: int = 1) -> KeyVersionRow:
@@ -40,7 +39,7 @@ def a_held_key(health: str = "ok", since: timedelta = timedelta(seconds=20), **c
     row = CustomerRootKeyRow(
         "5" * 32, RootKeyMode.AWS_KMS, KEY_ARN, place, RootKeyState.CURRENT, health, NOW - since, NOW - since
     )
-    return replace(row, **changed)
+    return row._replace(**changed)
 
 
 def a_change(state: str = "running", **changed: object) -> RootKeyChangeRow:
@@ -59,7 +58,7 @@ def a_change(state: str = "running", **changed: object) -> RootKeyChangeRow:
         NOW - timedelta(hours=2),
         ended,
     )
-    return replace(row, **changed)
+    return row._replace(**changed)
 
 
 PROCESSES = tuple(

@@ -161,7 +161,7 @@ def a_service_key(tenant_id: str, service: str = "orders", version: int = 1) -> 
 
 def an_object(tenant_id: str, object_id: str = "object-1", **changed: object) -> ObjectRow:
     row = ObjectRow(object_id, "orders", l2_key(tenant_id), 2, 1, ("first",), b"attributes", 1, b"sealed", 1)
-    return replace(row, **changed)
+    return row._replace(**changed)
 
 
 def a_place(**changed: object) -> OpenBaoKeyRef:
@@ -190,7 +190,7 @@ def a_root_key(field: Field, tenant_id: str, number: int = 1, root_key_id: str |
 
 
 def a_wanted_rotation(**changed: object) -> RotationRequest:
-    return replace(RotationRequest(tenant_key=False, services=RotationScope.ALL), **changed)
+    return RotationRequest(tenant_key=False, services=RotationScope.ALL)._replace(**changed)
 
 
 def a_new_version(worker: Database, tenant_id: str, service: str = "orders", **changed: object) -> int:
@@ -211,7 +211,7 @@ def a_person(tenant_id: str, subject: str = "ada", *roles: PersonRole) -> Person
 
 
 def a_key_to_destroy(tenant_id: str, **changed: object) -> KeyToDestroyRow:
-    return replace(KeyToDestroyRow("L2 tenant key", l2_key(tenant_id), "1-1", "ab" * 32), **changed)
+    return KeyToDestroyRow("L2 tenant key", l2_key(tenant_id), "1-1", "ab" * 32)._replace(**changed)
 
 
 def a_leaving(field: Field, tenant_id: str) -> None:
@@ -234,19 +234,19 @@ def some_uses(service: str = "orders", **changed: object) -> UsesRow:
 
 def a_contact(service: str = "orders", instance: str = "host-1", **changed: object) -> HeartbeatRow:
     ends = NOW + timedelta(hours=72)
-    return replace(HeartbeatRow(service, instance, "0.1.0", ends, None, datetime.now(UTC)), **changed)
+    return HeartbeatRow(service, instance, "0.1.0", ends, None, datetime.now(UTC))._replace(**changed)
 
 
 def a_protection_use(
     service: str = "orders", place: str = "public.customers.ssn", **changed: object
 ) -> ProtectionUseRow:
-    return replace(ProtectionUseRow(NOW.date(), service, place, 10, 320, 7, 4, 900), **changed)
+    return ProtectionUseRow(NOW.date(), service, place, 10, 320, 7, 4, 900)._replace(**changed)
 
 
 def a_backfill(
     service: str = "orders", place: str = "postgresql:public.customers.ssn", **changed: object
 ) -> BackfillRow:
-    return replace(BackfillRow(service, place, 40, 60, Backfill.RUNNING, datetime.now(UTC)), **changed)
+    return BackfillRow(service, place, 40, 60, Backfill.RUNNING, datetime.now(UTC))._replace(**changed)
 
 
 def a_protected_field(**changed: object) -> ProtectedField:
@@ -327,7 +327,7 @@ def a_connected_service(field: Field, tenant_id: str, service: str = "orders", s
         tx.services.record_key(a_service_key(tenant_id, service))
         authority = tx.certificates.authority()
         assert authority is not None
-        tx.services.record_leaf(replace(a_leaf(serial, service), authority=authority.serial))
+        tx.services.record_leaf(a_leaf(serial, service)._replace(authority=authority.serial))
         tx.services.connected(service)
     with field.open("crypto", max_size=1).tenant_tx(tenant_id) as tx:
         tx.objects.add([an_object(tenant_id, f"object-{service}", service=service)])

@@ -1,6 +1,5 @@
 """The certificate authorities of a tenant, their certificates and their CRLs, as rows."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import psycopg
@@ -23,7 +22,7 @@ from tests.database.fixtures import Field
 from tests.database.templates import filled_template, two_tenants
 
 FIRST = an_authority_serial("acme")
-NEXT = replace(an_authority("bb"), key_version=2, state=AuthorityState.PREPARED)
+NEXT = an_authority("bb")._replace(key_version=2, state=AuthorityState.PREPARED)
 
 
 template = filled_template(two_tenants())
@@ -54,9 +53,9 @@ def test_tenant_has_one_current_and_one_former_authority(acme: Database) -> None
     roll(acme)
     assert states(acme) == {"bb": "current", FIRST: "former"}
     with acme.tenant_tx("acme") as tx:
-        assert tx.certificates.authority() == replace(NEXT, state=AuthorityState.CURRENT)
+        assert tx.certificates.authority() == NEXT._replace(state=AuthorityState.CURRENT)
         assert {key.name: key.version for key in tx.keys.all()}["ca-acme"] == 2
-    third = replace(NEXT, serial="cc", key_version=3)
+    third = NEXT._replace(serial="cc", key_version=3)
     with pytest.raises(DatabaseRefused):
         roll(acme, third)
     assert states(acme) == {"bb": "current", FIRST: "former"}
@@ -82,15 +81,15 @@ def test_first_authority_of_a_key_version_is_kept(acme: Database) -> None:
         current = tx.certificates.authority()
         assert tx.certificates.record_authority(an_authority("dd")) == current
         assert tx.certificates.record_authority(NEXT) == NEXT
-        assert tx.certificates.record_authority(replace(NEXT, serial="cc")) == NEXT
+        assert tx.certificates.record_authority(NEXT._replace(serial="cc")) == NEXT
 
 
 def test_certificate_has_the_chain_of_its_issuer(acme: Database) -> None:
-    roll(acme, replace(NEXT, chain_pem="chain of bb"))
+    roll(acme, NEXT._replace(chain_pem="chain of bb"))
     with acme.tenant_tx("acme") as tx:
         assert tx.certificates.unrenewed(10) == ["orders"]
         assert tx.services.issued("orders", "request-1")[1] == "chain"
-        tx.services.record_leaf(replace(a_leaf("aa02", generation=2), authority="bb"))
+        tx.services.record_leaf(a_leaf("aa02", generation=2)._replace(authority="bb"))
         assert tx.services.issued("orders", "request-1")[1] == "chain of bb"
         assert tx.certificates.unrenewed(10) == []
         old, new = tx.services.caller("1a2b"), tx.services.caller("aa02")
@@ -111,7 +110,7 @@ def test_crl_number_never_decreases(acme: Database) -> None:
 
 
 def test_route_has_the_former_issuer_until_it_is_removed(acme: Database) -> None:
-    both = replace(a_route("acme"), former_issuer_fingerprint="cd" * 32)
+    both = a_route("acme")._replace(former_issuer_fingerprint="cd" * 32)
     with acme.tenant_tx("acme") as tx:
         tx.routes.publish(both)
         assert tx.routes.get() == both
@@ -145,7 +144,7 @@ def test_client_authorities_are_returned_in_pages_until_they_end(acme: Database,
 def test_client_authority_that_is_committed_late_is_not_missed(acme: Database, crypto: Database, field: Field) -> None:
     queries = PlatformQueries(crypto)
     with field.open("worker").tenant_tx("beta") as late:
-        late.certificates.record_authority(replace(NEXT, serial="dd"))
+        late.certificates.record_authority(NEXT._replace(serial="dd"))
         roll(acme)
         read = queries.client_authorities(("0", ""), 10)
         assert {"bb", "dd"} & {row.serial for row in read} == {"bb"}

@@ -3,7 +3,7 @@
 `store` has checked before that the object belongs to the caller.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from crypto_service.kmip.codec.enums import CryptographicUsageMask, ObjectType, ResultReason, State
 from crypto_service.kmip.codec.errors import denied, destroyed, invalid
@@ -98,7 +98,7 @@ def with_changes(
     Storing the state that results from the dates makes it final: a later change of a date cannot revert it.
     """
     attributes = named.with_single(attributes, named.LAST_CHANGE_DATE, moment(Tag.ATTRIBUTE_VALUE, now))
-    row = replace(managed.row, state=managed.state_at(now) if state is None else state)
+    row = managed.row._replace(state=managed.state_at(now) if state is None else state)
     return _stored(row, attributes)
 
 
@@ -153,7 +153,7 @@ def _stored(row: ObjectRow, attributes: Attributes) -> ManagedObject:
     encoded = named.encode(attributes)
     if len(encoded) > _MOST_STORED or sum(map(len, names)) > _MOST_NAMES:
         raise invalid("the attributes of the object are too large")
-    return _read(replace(row, names=names, attributes=encoded), attributes)
+    return _read(row._replace(names=names, attributes=encoded), attributes)
 
 
 def _read(row: ObjectRow, attributes: Attributes) -> ManagedObject:

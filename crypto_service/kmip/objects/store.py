@@ -348,12 +348,12 @@ def _replaced(
     _check_names(tx, caller, after.row, before.row.names)
     if not tx.objects.change(_searchable(after)):
         raise _Conflict
-    return replace(after, row=replace(after.row, revision=after.row.revision + 1))
+    return replace(after, row=after.row._replace(revision=after.row.revision + 1))
 
 
 def _searchable(managed: ManagedObject) -> ObjectRow:
     """Return the row of an object with what a search compares."""
-    return replace(managed.row, search=search_values(managed))
+    return managed.row._replace(search=search_values(managed))
 
 
 def _record(tx: TenantTransaction, event_of: EventOf, object_id: str) -> None:

@@ -169,5 +169,5 @@ def _not_fresh(batch: Batch, managed: ManagedObject) -> ManagedObject:
     if not managed.fresh:
         return managed
     attributes = named.with_single(managed.attributes, named.FRESH, flag(Tag.ATTRIBUTE_VALUE, value=False))
-    row = replace(managed.row, attributes=named.encode(attributes))
+    row = managed.row._replace(attributes=named.encode(attributes))
     return replace(managed, row=row, attributes=attributes, fresh=False)

@@ -74,7 +74,7 @@ async def destroy(batch: Batch, payload: Item) -> Payload:
         after = states.after_destruction(managed.state_at(batch.now))
         attributes = named.with_single(managed.attributes, named.DESTROY_DATE, _at(batch.now))
         ended = with_changes(managed, attributes, batch.now, state=after)
-        return replace(ended, row=replace(ended.row, material=None))
+        return replace(ended, row=ended.row._replace(material=None))
 
     return await _apply(batch, payload, edit)
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -156,7 +155,7 @@ def test_database_rejects_an_archive_that_is_young_unsigned_or_leaves_a_gap(
         young = tx.audit.ends().signed
         assert young is not None
     part = ArchivedPart(1, 10, young.chain_hash, bytes(32), "x", "audit:1")
-    for wrong in (replace(part, seq=young.seq), replace(part, seq=9), replace(part, first=2), replace(part, first=0)):
+    for wrong in (part._replace(seq=young.seq), part._replace(seq=9), part._replace(first=2), part._replace(first=0)):
         with pytest.raises(DatabaseRefused), worker.tenant_tx(TENANT) as tx:
             tx.audit.record_archive(wrong)
     with worker.tenant_tx(TENANT) as tx:

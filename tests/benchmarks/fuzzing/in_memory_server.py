@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -87,7 +86,7 @@ class MemoryObjects:
         before = self.rows.get(row.object_id)
         if before is None or before.revision != row.revision:
             return False
-        self.rows[row.object_id] = replace(row, revision=row.revision + 1)
+        self.rows[row.object_id] = row._replace(revision=row.revision + 1)
         return True
 
 

@@ -2,7 +2,6 @@
 
 import io
 import threading
-from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -218,10 +217,10 @@ A_CHANGE = a_change(number=3, wrapped=0)
 
 
 def test_each_progress_of_a_change_is_reported_but_not_of_an_earlier_change() -> None:
-    earlier = replace(A_CHANGE, number=2, wrapped=1000, state="done")
-    unmeasured = replace(A_CHANGE, total=0)
-    further = [replace(A_CHANGE, wrapped=wrapped) for wrapped in (64, 340, 340)]
-    read = iter([None, earlier, unmeasured, *further, replace(A_CHANGE, wrapped=1000, state="done")])
+    earlier = A_CHANGE._replace(number=2, wrapped=1000, state="done")
+    unmeasured = A_CHANGE._replace(total=0)
+    further = [A_CHANGE._replace(wrapped=wrapped) for wrapped in (64, 340, 340)]
+    read = iter([None, earlier, unmeasured, *further, A_CHANGE._replace(wrapped=1000, state="done")])
     reported: list[str] = []
 
     progress.follow(2, lambda: next(read), root_key_view.progress, reported.append, threading.Event(), pause=0)

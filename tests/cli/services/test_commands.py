@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import stat
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -158,7 +157,7 @@ def test_list_shows_the_connections_and_problems_of_agents(command) -> None:
     shown = CliRunner().invoke(application(), ["service", "list", command.tenant_id])
     assert "reload_failed" in shown.stdout
     with command.field.open("crypto").tenant_tx(command.tenant_id) as tx:
-        tx.agents.note([replace(failing, problem=None, last_contact_at=now + timedelta(seconds=1))], [])
+        tx.agents.note([failing._replace(problem=None, last_contact_at=now + timedelta(seconds=1))], [])
     shown = CliRunner().invoke(application(), ["service", "list", command.tenant_id])
     assert "1 of 2 connected" in shown.stdout
 

@@ -105,7 +105,7 @@ def test_key_use_counts_for_a_week_and_a_kept_key_for_longer(dashboard: Database
         [listed] = tx.objects.of_service("orders")
         kept = tx.objects.get("orders", listed.object_id)
         assert kept is not None
-        assert tx.objects.change(replace(kept, state=5))
+        assert tx.objects.change(kept._replace(state=5))
     assert codes(covered(dashboard)) == ["nothing_encrypted", "no_fields_listed"]
 
 

@@ -1,7 +1,6 @@
 """Unwrapping of service keys: real database, real Transit, the permissions of the crypto service."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -208,7 +207,7 @@ async def test_key_under_another_l2_is_not_found(world: World, home: Home, keyri
         tx.keys.record(finance, "L2", 1)
         row = tx.services.key("orders")
         assert row is not None
-        tx.services.record_key(replace(row, version=2, l2_key=finance, state=KeyState.DEACTIVATED))
+        tx.services.record_key(row._replace(version=2, l2_key=finance, state=KeyState.DEACTIVATED))
     for l2 in (home.l2_key, finance):
         with pytest.raises(ObjectNotFound):
             await keyring.key(home.caller(l2_key=l2), 2)

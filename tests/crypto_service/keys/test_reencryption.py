@@ -86,7 +86,7 @@ async def test_object_appears_unchanged_before_during_and_after_reencryption(
         assert {one.object_id: await one.seen_by(client) for one in objects} == before
     for row in stand.rows():
         was = rows[row.object_id]
-        assert row == replace(was, key_version=2, material=row.material, revision=was.revision + 1)
+        assert row == was._replace(key_version=2, material=row.material, revision=was.revision + 1)
         assert row.material != was.material
 
 
@@ -249,10 +249,10 @@ async def test_emptied_version_accepts_no_objects(stand: Stand, objects: list[Kn
     assert stand.home.version("orders", 1).emptied_at is not None
     crypto = stand.world.crypto
     with pytest.raises(DatabaseRefused, match="23514"), crypto.tenant_tx(stand.home.tenant_id) as tx:
-        tx.objects.add([replace(late, object_id="late", names=())])
+        tx.objects.add([late._replace(object_id="late", names=())])
     current = next(row for row in stand.rows() if row.object_id == late.object_id)
     with pytest.raises(DatabaseRefused, match="23514"), crypto.tenant_tx(stand.home.tenant_id) as tx:
-        tx.objects.change(replace(late, revision=current.revision))
+        tx.objects.change(late._replace(revision=current.revision))
     with crypto.tenant_tx(stand.home.tenant_id) as tx:
         assert not tx.objects.change(late)  # a change based on the older revision conflicts
     assert len(stand.rows()) == len(objects)
@@ -260,7 +260,7 @@ async def test_emptied_version_accepts_no_objects(stand: Stand, objects: list[Kn
 
 @pytest.mark.usefixtures("objects")
 async def test_late_store_prevents_that_its_version_is_marked_as_emptied(stand: Stand) -> None:
-    late = replace(stand.rows()[0], object_id="late", names=())
+    late = stand.rows()[0]._replace(object_id="late", names=())
     stand.rotate(2)
     await until_reencrypted(stand.one, stand)
     long_ago(stand.world.field)

@@ -1,7 +1,5 @@
 """The key map: what it states about each key, and what the chart draws."""
 
-from dataclasses import replace
-
 import pytest
 
 from core.keys.rotation import KeyState
@@ -16,7 +14,7 @@ L2 = KeyRow("L2-acme-primary", "L2", 3, NOW, 3, NOW)
 
 
 def a_map(*keys: KeyVersionRow, health: str = "ok", state: State = State.ACTIVE) -> KeyMap:
-    return key_map.key_map(replace(TENANT, state=state), [L2], keys, [], health)
+    return key_map.key_map(TENANT._replace(state=state), [L2], keys, [], health)
 
 
 def many(number: int) -> KeyMap:
@@ -79,7 +77,7 @@ def test_missing_keys_are_named() -> None:
 def test_the_state_of_a_key_follows_from_tenant_service_and_versions(
     states: list[KeyState], tenant: State, service: ServiceState, shown: KeyStatus
 ) -> None:
-    versions = [replace(a_key("orders", number), state=state) for number, state in enumerate(states, 1)]
+    versions = [a_key("orders", number)._replace(state=state) for number, state in enumerate(states, 1)]
     assert key_map.key_status(tenant, a_service("orders", service), versions) is shown
 
 

@@ -1,7 +1,6 @@
 """A workflow gateway that changes the rows of a real database as the workflows do, with the same rejections."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -129,7 +128,7 @@ class FakeGateway(RootKeyRequests, ApprovalRequests, RotationRequests):
 
     @request(lambda tenant_id: f"roll {tenant_id}")
     def roll_authority(self, tenant_id: str) -> None:
-        authority = replace(FakeAuthority().row(), key_version=2, state=AuthorityState.PREPARED)
+        authority = FakeAuthority().row()._replace(key_version=2, state=AuthorityState.PREPARED)
         with self.worker.tenant_tx(tenant_id) as tx:
             tx.certificates.record_authority(authority)
             tx.certificates.activate(authority.serial)

@@ -25,11 +25,11 @@ POLICY = TenantPolicy()
 
 
 def a_version(version: int, state: KeyState = KeyState.ACTIVE, service: str = "orders") -> KeyVersionRow:
-    return replace(a_key(service, version), state=state, created_at=NOW - 40 * DAY)
+    return a_key(service, version)._replace(state=state, created_at=NOW - 40 * DAY)
 
 
 def one_row(*versions: KeyVersionRow, state: State = State.ACTIVE, **changed: object) -> ServiceKey:
-    facts = Facts(replace(TENANT, state=state), POLICY, [a_service("orders", last_seen_at=None)], versions)
+    facts = Facts(TENANT._replace(state=state), POLICY, [a_service("orders", last_seen_at=None)], versions)
     [key] = view.service_keys(replace(facts, **changed), NOW)
     return key
 
@@ -43,13 +43,13 @@ def test_the_root_key_wraps_service_keys_in_versions_so_that_both_numbers_are_na
 
 @pytest.mark.parametrize("state", [state for state in State if state not in {State.ACTIVE, State.SUSPENDED}])
 def test_a_root_key_that_cannot_decrypt_is_not_shown_as_wrapping(state: State) -> None:
-    assert "wraps" not in view.wrapped_keys(replace(TENANT, state=state), [a_version(1)]).lower()
+    assert "wraps" not in view.wrapped_keys(TENANT._replace(state=state), [a_version(1)]).lower()
 
 
 def test_a_row_shows_version_state_rotation_and_protected_data() -> None:
     versions = [
         a_version(1, KeyState.DEACTIVATED),
-        replace(a_version(2), activated_at=NOW - 32 * DAY),
+        a_version(2)._replace(activated_at=NOW - 32 * DAY),
     ]
     objects = [ObjectCountRow("orders", 2, 1200), ObjectCountRow("orders", 5, 9), ObjectCountRow("users", 2, 7)]
     key = one_row(*versions, objects=objects, fields={"orders": 3})
@@ -103,7 +103,7 @@ def test_the_accessible_name_counts_the_states() -> None:
 
 
 def rights(mode: str = "platform", policy: TenantPolicy = POLICY, state: State = State.ACTIVE) -> dict[str, Access]:
-    return {row.who: row for row in access(replace(TENANT, root_key_mode=mode, state=state), policy)}
+    return {row.who: row for row in access(TENANT._replace(root_key_mode=mode, state=state), policy)}
 
 
 def test_with_the_platforms_root_key_the_operator_could_read() -> None:

@@ -1,7 +1,5 @@
 """Texts about offboarding, and about tenant CAs, without a database."""
 
-from dataclasses import replace
-
 import pytest
 
 from core.certificates import AuthorityState
@@ -17,7 +15,7 @@ from database.offboarding import ErasureCertificateRow, KeyToDestroyRow, Offboar
 from tests.dashboard.held import DAY, NOW
 from tests.dashboard.held import TENANT as ENABLED
 
-TENANT = replace(ENABLED, state=State.LEAVING)
+TENANT = ENABLED._replace(state=State.LEAVING)
 LEFT = OffboardingRow(State.LEAVING, NOW - DAY, NOW + 29 * DAY, State.ACTIVE, None, None, {})
 
 
@@ -29,31 +27,31 @@ def test_every_page_shows_until_when_a_tenant_can_be_restored() -> None:
 
 
 def test_after_the_grace_period_a_restore_is_not_offered() -> None:
-    begun = replace(LEFT, destroying_at=NOW)
+    begun = LEFT._replace(destroying_at=NOW)
     [said] = notices(TENANT, None, 60.0, NOW, begun)
     assert said.title == "Destroying keys"
     assert "The tenant can no longer be restored." in said.advice
     assert not leaving.is_restorable(begun)
     assert not leaving.is_restorable(None)
-    assert not leaving.is_restorable(replace(LEFT, state=State.ACTIVE))
+    assert not leaving.is_restorable(LEFT._replace(state=State.ACTIVE))
 
 
 def test_an_offboarding_without_a_grace_period_mentions_none() -> None:
-    at_once = replace(LEFT, since=NOW, until=NOW)
+    at_once = LEFT._replace(since=NOW, until=NOW)
     assert not leaving.is_restorable(at_once)
-    for row in (at_once, replace(at_once, destroying_at=NOW)):
+    for row in (at_once, at_once._replace(destroying_at=NOW)):
         [said] = notices(TENANT, None, 60.0, NOW, row)
         assert said.title == "Destroying keys"
         assert "Offboarded without a grace period" in said.meaning
         assert "cannot be restored" in said.advice
-    gone = replace(at_once, state=State.OFFBOARDED, offboarded_at=NOW)
+    gone = at_once._replace(state=State.OFFBOARDED, offboarded_at=NOW)
     [first, *_] = leaving.summary(gone, None, NOW)
     assert first == "Offboarded 25 Nov 2026, 12:00 UTC (just now), without a grace period."
 
 
 @pytest.mark.parametrize("state", list(State))
 def test_a_tenant_can_be_offboarded_after_activation_or_a_failed_provisioning(state: State) -> None:
-    may = leaving.may_leave(replace(TENANT, state=state))
+    may = leaving.may_leave(TENANT._replace(state=state))
     assert may is (state in {State.FAILED, State.ACTIVE, State.SUSPENDED, State.LOCKED})
 
 
@@ -64,13 +62,13 @@ def test_the_dry_run_lists_keys_and_counts_the_rest() -> None:
         for number, state in enumerate((KeyState.DESTROYED, KeyState.DEACTIVATED, KeyState.ACTIVE), start=1)
     ]
     assert leaving.keys_to_destroy([l2], versions) == ("Tenant key `L2-acme-primary`", "Key of **orders**, 2 versions")
-    many = [replace(versions[2], service=f"service-{number}") for number in range(30)]
+    many = [versions[2]._replace(service=f"service-{number}") for number in range(30)]
     assert leaving.keys_to_destroy([l2], many)[-1] == "and 11 more keys"
     assert leaving.until(30, NOW) == "25 Dec 2026, 12:00 UTC (in 30 days)"
 
 
 def test_the_summary_of_an_offboarded_tenant_is_complete() -> None:
-    gone = replace(LEFT, state=State.OFFBOARDED, offboarded_at=NOW, erased={"service": 2, "route": 1})
+    gone = LEFT._replace(state=State.OFFBOARDED, offboarded_at=NOW, erased={"service": 2, "route": 1})
     said = "\n".join(leaving.summary(gone, ErasureCertificateRow("{}", "s", "audit-checkpoints:1", NOW), NOW))
     assert "Offboarded 25 Nov 2026, 12:00 UTC (just now)" in said
     assert "after a grace period that began 24 Nov 2026, 12:00 UTC (1 day ago)." in said
@@ -93,7 +91,7 @@ def test_authorities_show_the_issuer_and_how_long_the_former_is_trusted() -> Non
     current, former = authorities.lines([*rows, an_authority("09", AuthorityState.ENDED)], {"0a": NOW + DAY}, NOW)
     assert current == ("**Current**: `0b` issues every certificate; expires 25 Nov 2027, 12:00 UTC (in 365 days).")
     assert "until the last one expires, 26 Nov 2026, 12:00 UTC (in 1 day)" in former
-    active = replace(TENANT, state=State.ACTIVE)
+    active = TENANT._replace(state=State.ACTIVE)
     assert "still has valid certificates" in authorities.why_not(active, rows)
     assert authorities.why_not(active, rows[:1]) == ""
     assert "while the tenant is offboarding" in authorities.why_not(TENANT, rows[:1])

@@ -38,46 +38,46 @@ def test_a_measured_fleet_without_faults_is_operational() -> None:
     ("reports", "name", "wanted", "said"),
     [
         (
-            (replace(WORKER, key_server="vault_unavailable"), replace(CRYPTO, key_server="vault_unavailable"), SHIPPER),
+            (WORKER._replace(key_server="vault_unavailable"), CRYPTO._replace(key_server="vault_unavailable"), SHIPPER),
             fleet_view.KEY_SERVER,
             Status.STOPPED,
             "Seen by worker host-1/1: vault_unavailable; crypto service host-2/2: vault_unavailable.",
         ),
         (
-            (WORKER, replace(CRYPTO, key_server="vault_unavailable"), SHIPPER),
+            (WORKER, CRYPTO._replace(key_server="vault_unavailable"), SHIPPER),
             fleet_view.KEY_SERVER,
             Status.DEGRADED,
             "Not by crypto service host-2/2: vault_unavailable.",
         ),
         (
-            (replace(WORKER, faults=("temporal_unavailable",)), CRYPTO, SHIPPER),
+            (WORKER._replace(faults=("temporal_unavailable",)), CRYPTO, SHIPPER),
             fleet_view.TEMPORAL,
             Status.STOPPED,
             "No worker reaches it.",
         ),
         (
-            (WORKER, replace(WORKER, instance="host-4/1", faults=("temporal_unavailable",)), CRYPTO, SHIPPER),
+            (WORKER, WORKER._replace(instance="host-4/1", faults=("temporal_unavailable",)), CRYPTO, SHIPPER),
             fleet_view.TEMPORAL,
             Status.DEGRADED,
             "Not reached by host-4/1.",
         ),
         ((CRYPTO, SHIPPER), fleet_view.WORKERS, Status.STOPPED, "Start a worker."),
-        ((replace(WORKER, age=20.0), CRYPTO, SHIPPER), fleet_view.WORKERS, Status.STOPPED, "host-1/1 for 20 s."),
+        ((WORKER._replace(age=20.0), CRYPTO, SHIPPER), fleet_view.WORKERS, Status.STOPPED, "host-1/1 for 20 s."),
         ((CRYPTO, SHIPPER), fleet_view.TEMPORAL, Status.UNKNOWN, "No worker reports"),
         (
-            (WORKER, replace(WORKER, instance="host-4/1", age=60.0), CRYPTO, SHIPPER),
+            (WORKER, WORKER._replace(instance="host-4/1", age=60.0), CRYPTO, SHIPPER),
             fleet_view.WORKERS,
             Status.DEGRADED,
             "No report: host-4/1 for 1 min 0 s.",
         ),
         (
-            (WORKER, replace(CRYPTO, faults=("journal_not_writable",)), SHIPPER),
+            (WORKER, CRYPTO._replace(faults=("journal_not_writable",)), SHIPPER),
             fleet_view.CRYPTO_SERVICE,
             Status.STOPPED,
             "Faults: host-2/2: journal_not_writable.",
         ),
         (
-            (WORKER, CRYPTO, replace(CRYPTO, instance="host-2/9", age=9.0), SHIPPER),
+            (WORKER, CRYPTO, CRYPTO._replace(instance="host-2/9", age=9.0), SHIPPER),
             fleet_view.CRYPTO_SERVICE,
             Status.DEGRADED,
             "No report: host-2/9 for 9.0 s.",
@@ -85,14 +85,14 @@ def test_a_measured_fleet_without_faults_is_operational() -> None:
         ((WORKER,), fleet_view.CRYPTO_SERVICE, Status.UNKNOWN, "No process of the crypto service is running."),
         ((WORKER, CRYPTO), fleet_view.SHIPPERS, Status.STOPPED, "No shipper reports on host-2"),
         (
-            (WORKER, CRYPTO, replace(CRYPTO, instance="host-3/1"), SHIPPER),
+            (WORKER, CRYPTO, CRYPTO._replace(instance="host-3/1"), SHIPPER),
             fleet_view.SHIPPERS,
             Status.DEGRADED,
             "No shipper reports on host-3",
         ),
-        ((replace(WORKER, watches=()), CRYPTO, SHIPPER), fleet_view.ROOT_KEYS, Status.STOPPED, "eu-west-1/0/1"),
+        ((WORKER._replace(watches=()), CRYPTO, SHIPPER), fleet_view.ROOT_KEYS, Status.STOPPED, "eu-west-1/0/1"),
         (
-            (replace(WORKER, key_server="vault_sealed"), replace(CRYPTO, key_server="vault_sealed"), SHIPPER),
+            (WORKER._replace(key_server="vault_sealed"), CRYPTO._replace(key_server="vault_sealed"), SHIPPER),
             fleet_view.ROOT_KEYS,
             Status.UNKNOWN,
             "A check needs the key server",
@@ -175,7 +175,7 @@ def test_old_reports_make_no_component_operational_that_only_processes_measure(r
 
 
 def test_each_process_has_a_row_with_its_status() -> None:
-    rows = fleet_view.process_rows((WORKER, replace(CRYPTO, key_server="vault_sealed"), replace(SHIPPER, age=30.0)))
+    rows = fleet_view.process_rows((WORKER, CRYPTO._replace(key_server="vault_sealed"), SHIPPER._replace(age=30.0)))
     assert [(row["Process"], row["Status"]) for row in rows] == [
         ("Worker", "Reports"),
         ("Crypto service", "Fault"),

@@ -1,6 +1,5 @@
 """The texts of the operations page, from rows alone."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -21,13 +20,13 @@ def a_tenant(state: State = State.ACTIVE, waited: float = 3600, **changed: objec
     asked = NOW - timedelta(seconds=waited)
     ready = None if state in {State.REQUESTED, State.PROVISIONING, State.FAILED} else asked + timedelta(seconds=1.94)
     row = TenantRow("acme-corp-12345", "ACME Corporation", "eu-west-1", state, "platform", asked, ready, None)
-    return replace(row, **changed)
+    return row._replace(**changed)
 
 
 def a_stuck_one(**changed: object) -> StuckTenant:
     tenant, problem = a_tenant(State.FAILED, waited=480), (Step.CREATE_KEYS, StepState.FAILED, 3, "vault_unavailable")
     row = StuckTenant(tenant.tenant_id, tenant.organization, tenant.region, tenant.state, tenant.requested_at, *problem)
-    return replace(row, **changed)
+    return row._replace(**changed)
 
 
 def took(*seconds: float) -> list[ProvisioningTime]:
@@ -197,5 +196,5 @@ def test_an_operation_is_done_failed_or_running() -> None:
         OperationRow("provision/1", NOW, 6, 6, failed=False, problem=None),
         OperationRow("p/2", NOW, 6, 3, failed=True, problem="code"),
     )
-    running = replace(failed, failed=False)
+    running = failed._replace(failed=False)
     assert [view.operation_row(one)["State"] for one in (done, failed, running)] == ["done", "failed", "running"]

@@ -28,10 +28,10 @@ from tests.dashboard.held import HOUR, NOW, PROCESSES, WELL, a_service
 from tests.dashboard.held import TENANT as ENABLED
 
 SECOND = timedelta(seconds=1)
-TENANT = replace(ENABLED, requested_at=NOW - 60 * SECOND, ready_at=NOW - 50 * SECOND)
+TENANT = ENABLED._replace(requested_at=NOW - 60 * SECOND, ready_at=NOW - 50 * SECOND)
 ROUTE = RouteRow("L2-acme-primary", "ab" * 32, "eu-west-1")
 L2 = KeyRow("L2-acme-primary", "L2", 3, NOW, 3, NOW)
-MADE = replace(TENANT, state=State.PROVISIONING, ready_at=None)
+MADE = TENANT._replace(state=State.PROVISIONING, ready_at=None)
 
 
 SILENT_SERVER = tuple(replace(one, key_server=one.key_server and "vault_unavailable") for one in PROCESSES)
@@ -39,7 +39,7 @@ SILENT_SERVER = tuple(replace(one, key_server=one.key_server and "vault_unavaila
 
 def a_step(step: Step, state: StepState = StepState.DONE, **changed: object) -> StepRow:
     began, ended = (NOW - 50 * SECOND, NOW - 48 * SECOND) if state is StepState.DONE else (None, None)
-    return replace(StepRow(NUMBERS[step], step, state, 0, began, ended, None), **changed)
+    return StepRow(NUMBERS[step], step, state, 0, began, ended, None)._replace(**changed)
 
 
 def some_steps(done: int) -> list[StepRow]:
@@ -66,7 +66,7 @@ def test_connected_services_are_counted_with_those_seen_recently() -> None:
     ]
     assert overview.services_using(TENANT, services, NOW) == ("1 of 3", "connected services seen in the last 24 hours")
     assert overview.services_using(TENANT, [], NOW) == ("0", "ready for integration")
-    locked = replace(TENANT, state=State.LOCKED)
+    locked = TENANT._replace(state=State.LOCKED)
     assert overview.services_using(locked, [], NOW) == ("0", "none connected")
 
 
@@ -105,7 +105,7 @@ def test_no_line_is_operational_without_a_measurement_that_says_so(changed, line
     ],
 )
 def test_service_integration_is_ready_only_when_services_can_connect(state: State, value: str) -> None:
-    tenant = replace(TENANT, state=state)
+    tenant = TENANT._replace(state=state)
     assert overview.key_management(tenant, verdict(replace(WELL, state=state)))[2].value == value
 
 
@@ -201,13 +201,13 @@ def test_a_failed_step_shows_its_known_cause() -> None:
 
 
 def test_provisioning_is_late_by_time_or_by_stored_state() -> None:
-    assert progress(replace(MADE, promise_broken_at=NOW), [], 180, NOW).late
+    assert progress(MADE._replace(promise_broken_at=NOW), [], 180, NOW).late
     assert progress(MADE, [], 59, NOW).late
     assert not progress(MADE, [], 61, NOW).late
 
 
 def test_a_retry_counts_from_its_own_start() -> None:
-    long_ago = replace(MADE, requested_at=NOW - timedelta(days=2))
+    long_ago = MADE._replace(requested_at=NOW - timedelta(days=2))
     assert progress(long_ago, some_steps(1), 180, NOW).elapsed == 50
 
 

@@ -1,6 +1,5 @@
 """Texts about a customer's root key: every failure, the grace period, a running and a completed change."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -18,10 +17,10 @@ from tests.dashboard.held import KEY_ARN, NOW, a_change, a_held_key
 from tests.dashboard.held import TENANT as PLATFORM
 
 GRACE = 60.0
-TENANT = replace(PLATFORM, root_key_mode="aws-kms")
-GONE = replace(TENANT, state=State.LOCKED, locks=(LockReason.ROOT_KEY,))
-BOTH = replace(TENANT, state=State.LOCKED, locks=(LockReason.ROOT_KEY, LockReason.MANUAL))
-SWITCHED = replace(TENANT, state=State.LOCKED, locks=(LockReason.MANUAL,))
+TENANT = PLATFORM._replace(root_key_mode="aws-kms")
+GONE = TENANT._replace(state=State.LOCKED, locks=(LockReason.ROOT_KEY,))
+BOTH = TENANT._replace(state=State.LOCKED, locks=(LockReason.ROOT_KEY, LockReason.MANUAL))
+SWITCHED = TENANT._replace(state=State.LOCKED, locks=(LockReason.MANUAL,))
 CODES = sorted(root_key.PROBLEMS)
 
 
@@ -40,7 +39,7 @@ def test_the_effect_depends_on_the_lock_and_the_grace_period() -> None:
     assert "Nothing can be decrypted in this tenant state" in how(SWITCHED, "root_key_disabled").meanwhile
     assert "root_key_new" in how(TENANT, "root_key_new").title
     assert "can only replace its credentials" in root_key.only_credentials(GONE)
-    assert not root_key.only_credentials(replace(GONE, state=State.ACTIVE, locks=()))
+    assert not root_key.only_credentials(GONE._replace(state=State.ACTIVE, locks=()))
     [said] = notices(GONE, a_held_key(), GRACE, NOW)
     assert "Healthy" not in said.advice
     assert "The root key is" not in said.advice
@@ -59,7 +58,7 @@ def test_each_failure_has_its_own_text_with_the_effect_on_services(code: str) ->
 
 
 @pytest.mark.parametrize("code", CODES)
-@pytest.mark.parametrize("tenant", [TENANT, GONE, BOTH, SWITCHED, replace(TENANT, state=State.SUSPENDED)])
+@pytest.mark.parametrize("tenant", [TENANT, GONE, BOTH, SWITCHED, TENANT._replace(state=State.SUSPENDED)])
 def test_every_failure_is_in_the_notices_and_none_is_good(code: str, tenant: TenantRow) -> None:
     said = notices(tenant, a_held_key(code), GRACE, NOW)
     assert said
@@ -72,7 +71,7 @@ def test_a_healthy_key_and_the_platforms_key_need_no_notice() -> None:
     assert how(TENANT, "ok").tone is Severity.GOOD
     assert notices(TENANT, a_held_key(), GRACE, NOW) == ()
     assert root_key.health(TENANT, None, GRACE, NOW) is None
-    assert notices(replace(PLATFORM, root_key_mode="platform"), None, GRACE, NOW) == ()
+    assert notices(PLATFORM._replace(root_key_mode="platform"), None, GRACE, NOW) == ()
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,7 @@ def test_the_last_change_is_the_newest_completed_one() -> None:
 
 @pytest.mark.parametrize("state", list(State))
 def test_a_change_is_offered_only_where_service_keys_can_be_unwrapped(state: State) -> None:
-    why = root_key.why_no_change(replace(TENANT, state=state), None)
+    why = root_key.why_no_change(TENANT._replace(state=state), None)
     assert (why == "") is (state in {State.ACTIVE, State.SUSPENDED})
     assert "has ended" in root_key.why_no_change(TENANT, a_change())
 
@@ -164,7 +163,7 @@ PLACES = [
 @pytest.mark.parametrize(("place", "said"), PLACES)
 def test_each_provider_says_where_the_root_key_and_where_the_other_keys_are(place: dict[str, str], said: str) -> None:
     parsed = parse_place(place)
-    tenant = replace(PLATFORM, root_key_mode=place["provider"])
+    tenant = PLATFORM._replace(root_key_mode=place["provider"])
     name, words = root_key.where(tenant, a_held_key(mode=RootKeyMode(place["provider"]), name="n", place=parsed))
     assert words.startswith(said)
     assert "Tenant key: key server of the platform in eu-west-1." in words

@@ -1,6 +1,5 @@
 """Texts about key versions and rotations, without a database."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -21,13 +20,13 @@ L2 = KeyRow("L2-acme-primary", "L2", 1, NOW - 10 * DAY, 1, NOW - 10 * DAY)
 
 def a_version(version: int, state: KeyState, **changed: object) -> KeyVersionRow:
     row = KeyVersionRow("orders", version, L2.name, "platform", "root-eu-west-1", NOW - 9 * DAY, state)
-    return replace(row, **changed)
+    return row._replace(**changed)
 
 
 def a_rotation(state: str = "running", stage: RotationPhase = RotationPhase.REWRAP, **changed: object) -> RotationRow:
     wanted = RotationRequest(tenant_key=True, services=RotationScope.ALL)
     ended = None if state == "running" else NOW - DAY
-    return replace(RotationRow(1, wanted, 1, state, stage, 300, 120, None, NOW - 2 * DAY, ended), **changed)
+    return RotationRow(1, wanted, 1, state, stage, 300, 120, None, NOW - 2 * DAY, ended)._replace(**changed)
 
 
 def test_the_tenant_key_shows_its_version_and_next_rotation() -> None:
@@ -35,14 +34,14 @@ def test_the_tenant_key_shows_its_version_and_next_rotation() -> None:
     assert (texts.version, texts.older) == ("Version 1 since 15 Nov 2026, 12:00 UTC (10 days ago).", "")
     assert texts.due == "Rotation due 15 Nov 2027, 12:00 UTC (in 355 days) by your policy (365 days)."
     assert round(texts.share * 365) == 10
-    retired = rotation.tenant_key(replace(L2, version=3, oldest=3), POLICY, NOW)
+    retired = rotation.tenant_key(L2._replace(version=3, oldest=3), POLICY, NOW)
     assert retired.older == "Versions before 3 are retired."
-    left = rotation.tenant_key(replace(L2, version=3, oldest=2), POLICY, NOW)
+    left = rotation.tenant_key(L2._replace(version=3, oldest=2), POLICY, NOW)
     assert left.older == "Versions from 2 on can still unwrap."
 
 
 def test_an_overdue_key_is_rotated_automatically() -> None:
-    late = rotation.tenant_key(replace(L2, rotated_at=NOW - 366 * DAY), POLICY, NOW)
+    late = rotation.tenant_key(L2._replace(rotated_at=NOW - 366 * DAY), POLICY, NOW)
     assert late.due == "Rotation due now by your policy (365 days); it runs automatically within the hour."
     assert late.share == 1.0
 
@@ -119,14 +118,14 @@ def test_a_failed_scheduled_rotation_has_a_notice_above_every_page() -> None:
     assert said.title == "Key rotation is delayed"
     for quiet in (None, a_rotation(started_at=NOW), a_rotation("failed"), a_rotation("done", wanted=due)):
         assert rotation.notice(quiet, TENANT, NOW) == ()
-    assert rotation.notice(failed, replace(TENANT, state=State.LOCKED), NOW) == ()
+    assert rotation.notice(failed, TENANT._replace(state=State.LOCKED), NOW) == ()
 
 
 def test_a_rotation_is_not_available_while_one_runs_or_the_tenant_is_locked() -> None:
     assert rotation.why_not(TENANT, None) == ""
     assert rotation.why_not(TENANT, a_rotation("failed")) == ""
     assert rotation.why_not(TENANT, a_rotation()).startswith("A rotation is running.")
-    locked = rotation.why_not(replace(TENANT, state=State.LOCKED), None)
+    locked = rotation.why_not(TENANT._replace(state=State.LOCKED), None)
     assert locked == "Not available while the tenant is locked."
 
 
@@ -149,7 +148,7 @@ def test_a_rotation_after_a_new_root_key_version_is_named() -> None:
     assert done is not None
     assert done.meaning.startswith("Wraps of root key versions before 3, 24 Nov 2026")
     assert done.meaning.endswith("automatic, as a follow-up.")
-    due = replace(wanted, services=RotationScope.DUE, root_key_version=None)
+    due = wanted._replace(services=RotationScope.DUE, root_key_version=None)
     by_policy = rotation.ended([a_rotation("done", wanted=due)], NOW)
     assert by_policy is not None
     assert by_policy.meaning.endswith("automatic, by your policy.")

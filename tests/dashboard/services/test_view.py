@@ -1,7 +1,6 @@
 """The rows and texts of the page Services, without a database."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -23,7 +22,7 @@ from openkcm.contract.services import AgentProblem, ServiceKind
 from tests.dashboard.held import DAY, HOUR, NOW, TENANT, a_service, some_use
 from tests.database.builders import a_protection_use
 
-LOCKED, SUSPENDED = replace(TENANT, state=State.LOCKED), replace(TENANT, state=State.SUSPENDED)
+LOCKED, SUSPENDED = TENANT._replace(state=State.LOCKED), TENANT._replace(state=State.SUSPENDED)
 
 
 def a_shop(name: str = "shop", **changed: object) -> ServiceRow:
@@ -32,7 +31,7 @@ def a_shop(name: str = "shop", **changed: object) -> ServiceRow:
 
 def an_agent(seconds_ago: int = 20, problem: str | None = None, **changed: object) -> HeartbeatRow:
     heard = NOW - timedelta(seconds=seconds_ago)
-    return replace(HeartbeatRow("a", "host-1", "0.1.0", NOW + 48 * HOUR, problem, heard), **changed)
+    return HeartbeatRow("a", "host-1", "0.1.0", NOW + 48 * HOUR, problem, heard)._replace(**changed)
 
 
 def facts(*services: ServiceRow, tenant: TenantRow = TENANT, **known: object) -> Facts:
@@ -51,7 +50,7 @@ def details_of(found: Facts, service: str = "a") -> str:
 
 @pytest.mark.parametrize("state", [state for state in State if state not in {State.ACTIVE, State.SUSPENDED}])
 def test_services_of_a_blocked_tenant_are_shown_as_blocked(state: State) -> None:
-    found = facts(a_shop(), a_service("a"), tenant=replace(TENANT, state=state))
+    found = facts(a_shop(), a_service("a"), tenant=TENANT._replace(state=state))
     assert {row.status for row in rows(found)} == {f"Blocked: tenant {state}"}
 
 
@@ -172,7 +171,7 @@ def test_a_late_renewal_and_an_appliance_expire_soon_with_what_to_do() -> None:
     assert "Renew it here to see the error." in details_of(facts(late))
     by_hand = facts(late, held={"a": HeldCertificateRow(NOW + 10 * HOUR, by_hand=True)})
     assert "install it on the appliance" in details_of(by_hand)
-    leaving = facts(late, tenant=replace(TENANT, state=State.LEAVING))
+    leaving = facts(late, tenant=TENANT._replace(state=State.LEAVING))
     assert "Certificates cannot be renewed while the tenant is offboarding." in details_of(leaving)
     fresh = a_shop("a", certificate_not_before=NOW - 50 * HOUR)
     assert rows(facts(fresh, held={"a": HeldCertificateRow(NOW + DAY, by_hand=True)}))[0].status == "Connected"
@@ -234,7 +233,7 @@ def test_a_blocked_action_has_a_reason() -> None:
     assert why_not(TENANT) == ""
     assert "suspended" in why_not(SUSPENDED)
     assert "locked" in why_not(LOCKED)
-    assert "offboarding" in view.why_no_renewal(replace(TENANT, state=State.LEAVING))
+    assert "offboarding" in view.why_no_renewal(TENANT._replace(state=State.LEAVING))
 
 
 def test_a_command_quotes_its_folder() -> None:

@@ -1,7 +1,5 @@
 """Available changes of a tenant's state, and the services that a lock stops."""
 
-from dataclasses import replace
-
 import pytest
 
 from core.messages.tenants import StatusChange
@@ -17,18 +15,18 @@ SUSPEND, RESUME, LOCK, UNLOCK, _ = StatusChange
 
 
 def locked(*reasons: LockReason) -> TenantRow:
-    return replace(TENANT, state=State.LOCKED, locks=reasons)
+    return TENANT._replace(state=State.LOCKED, locks=reasons)
 
 
 @pytest.mark.parametrize(
     ("tenant", "moves"),
     [
         (TENANT, (SUSPEND, LOCK)),
-        (replace(TENANT, state=State.SUSPENDED), (RESUME, LOCK)),
+        (TENANT._replace(state=State.SUSPENDED), (RESUME, LOCK)),
         (locked(LockReason.MANUAL), (UNLOCK,)),
         (locked(LockReason.ROOT_KEY, LockReason.MANUAL), (UNLOCK,)),
         (locked(LockReason.ROOT_KEY), (LOCK,)),
-        *((replace(TENANT, state=state), ()) for state in (State.REQUESTED, State.FAILED, State.LEAVING)),
+        *((TENANT._replace(state=state), ()) for state in (State.REQUESTED, State.FAILED, State.LEAVING)),
     ],
 )
 def test_only_effective_changes_are_offered(tenant: TenantRow, moves: tuple[StatusChange, ...]) -> None:
@@ -41,7 +39,7 @@ def test_suspend_and_lock_are_distinguished() -> None:
     assert "rejects all requests" in said
     assert "an administrator and the root key" in stopping.explained(locked(LockReason.MANUAL, LockReason.ROOT_KEY))
     assert "an unknown reason" in stopping.explained(locked())
-    assert "Not available" in stopping.explained(replace(TENANT, state=State.LEAVING))
+    assert "Not available" in stopping.explained(TENANT._replace(state=State.LEAVING))
 
 
 def test_a_lock_stops_each_connected_service_listed_by_last_use() -> None:

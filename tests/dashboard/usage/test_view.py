@@ -219,12 +219,12 @@ def test_the_records_of_a_refusal_are_those_of_its_service_operation_and_time():
     [found] = view.refusals([one], HOURS)
     assert (found.first, found.last) == ("2026-11-25 00:00", "2026-11-25 12:00")
     assert found.query == query | {"from": "2026-11-25T00:00Z", "to": "2026-11-25T12:02Z"}
-    [days] = view.refusals([replace(one, last=MIDNIGHT)], WEEK)
+    [days] = view.refusals([one._replace(last=MIDNIGHT)], WEEK)
     assert (days.first, days.last) == ("2026-11-25", "2026-11-25")
     assert days.query == query | {"from": "2026-11-25T00:00Z", "to": "2026-11-26T00:01Z"}
     parsed, ignored = parse({name: [value] for name, value in days.query.items()})
     assert (parsed.service, parsed.operation, parsed.outcome, ignored) == (("orders",), ("get",), ("refused",), ())
-    [unknown] = view.refusals([replace(one, used=replace(one.used, service=""))], HOURS)
+    [unknown] = view.refusals([one._replace(used=replace(one.used, service=""))], HOURS)
     assert "service" not in unknown.query
 
 

@@ -1,7 +1,6 @@
 """Re-encryption of managed objects: the queries and updates of the crypto service."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -41,7 +40,7 @@ def crypto(field: Field) -> Database:
 
 def rotate(worker: Database, tenant: str, version: int = 2) -> None:
     with worker.tenant_tx(tenant) as tx:
-        tx.services.record_key(replace(a_service_key(tenant, version=version), state=KeyState.PREPARED))
+        tx.services.record_key(a_service_key(tenant, version=version)._replace(state=KeyState.PREPARED))
     with worker.raw_tx(tenant) as connection:
         connection.execute(
             "update okcm.service_key set state = 'deactivated', deactivated_at = clock_timestamp()"
@@ -54,7 +53,7 @@ def rotate(worker: Database, tenant: str, version: int = 2) -> None:
 
 
 def reencrypted(row: ObjectRow, version: int = 2) -> ObjectRow:
-    return replace(row, key_version=version, material=b"encrypted again")
+    return row._replace(key_version=version, material=b"encrypted again")
 
 
 def stored(crypto: Database, tenant: str = "acme", object_id: str = "object-orders") -> ObjectRow:
@@ -106,17 +105,17 @@ def test_compromised_versions_come_first(crypto: Database, worker: Database) -> 
 def test_reencryption_changes_only_the_ciphertext_and_needs_the_current_revision(crypto: Database) -> None:
     before = stored(crypto)
     with crypto.tenant_tx("acme") as tx:
-        assert tx.objects.reseal([replace(reencrypted(before), names=("x",), state=3, attributes=b"x")]) == 1
+        assert tx.objects.reseal([reencrypted(before)._replace(names=("x",), state=3, attributes=b"x")]) == 1
         assert tx.objects.reseal([reencrypted(before)]) == 0
-        assert not tx.objects.change(replace(before, state=3))  # would restore the former ciphertext
-    assert stored(crypto) == replace(reencrypted(before), revision=before.revision + 1)
+        assert not tx.objects.change(before._replace(state=3))  # would restore the former ciphertext
+    assert stored(crypto) == reencrypted(before)._replace(revision=before.revision + 1)
 
 
 def test_destroyed_object_is_not_reencrypted(crypto: Database) -> None:
     before = stored(crypto)
     with crypto.tenant_tx("acme") as tx:
-        assert tx.objects.change(replace(before, material=None, state=5))
-        assert tx.objects.reseal([replace(reencrypted(before), revision=before.revision + 1)]) == 0
+        assert tx.objects.change(before._replace(material=None, state=5))
+        assert tx.objects.reseal([reencrypted(before)._replace(revision=before.revision + 1)]) == 0
     assert stored(crypto).material is None
 
 
@@ -125,7 +124,7 @@ def test_object_of_another_service_or_tenant_is_not_reencrypted(crypto: Database
     with crypto.tenant_tx("beta") as tx:
         assert tx.objects.reseal([reencrypted(mine)]) == 0
     with crypto.tenant_tx("acme") as tx:
-        assert tx.objects.reseal([replace(reencrypted(mine), service="users")]) == 0
+        assert tx.objects.reseal([reencrypted(mine)._replace(service="users")]) == 0
     assert stored(crypto) == mine
 
 
@@ -172,12 +171,12 @@ def test_object_changes_except_reencryption_are_notified(
         assert tx.objects.reseal([reencrypted(before)]) == 1
     changes = [{"names": ("x",)}, {"state": 2}, {"attributes": b"x"}, {"material": b"x"}, {"material": None}]
     for revision, changed in enumerate(changes, before.revision + 1):
-        row = replace(reencrypted(before), revision=revision, **changed)
+        row = reencrypted(before)._replace(revision=revision, **changed)
         with crypto.tenant_tx("acme") as tx:
             assert tx.objects.change(row)
         assert listener.next() == object_hash("acme"), changed
     with worker.tenant_tx("beta") as tx:
-        tx.routes.publish(replace(a_route("beta"), region="us-east-1"))
+        tx.routes.publish(a_route("beta")._replace(region="us-east-1"))
     assert listener.next() == tenant_hash("beta")
 
 

@@ -1,7 +1,5 @@
 """Versions of root keys: the version of each wrap, the number of older ones, and the remaining work of a rotation."""
 
-from dataclasses import replace
-
 import pytest
 
 from core.errors.keys import RootKeyUnreachable
@@ -119,7 +117,7 @@ def test_versioned_root_keys_are_returned_for_tenants_in_use(tenants: Database) 
     of_acme = VersionedRootKey("acme", "eu-west-1", None, 2, None)
     assert PlatformQueries(tenants).numbered_root_keys() == [of_acme]
     assert notice(tenants, 3)
-    assert PlatformQueries(tenants).numbered_root_keys() == [replace(of_acme, noticed=3)]
+    assert PlatformQueries(tenants).numbered_root_keys() == [of_acme._replace(noticed=3)]
     for move, back, found in ((Transition.SUSPEND, Transition.RESUME, 1), (Transition.LEAVE, None, 0)):
         with tenants.tenant_tx("acme") as tx:
             tx.tenants.move(move)
@@ -163,7 +161,7 @@ def test_outdated_wraps_remain_until_all_have_the_wanted_root_key_version(tenant
         [row] = tx.rotations.outdated(10, 2)
         assert (row.service, row.wrapped) == ("orders", b"vault:v1:x")
         # Meanwhile another transaction, which read the older version, records one more key.
-        tx.services.record_key(replace(a_service_key("acme", "orders", 2), wrapped=b"vault:v1:y", state="prepared"))
+        tx.services.record_key(a_service_key("acme", "orders", 2)._replace(wrapped=b"vault:v1:y", state="prepared"))
         tx.rotations.count_outdated(2)
         progress = tx.rotations.rewrap(2, [RewrappedRow(row, b"vault:v2:again", 1)])
         assert (progress.done, progress.total) == (1, 2)

@@ -1,7 +1,6 @@
 """Retention: every table has one or a limit, and the database deletes only expired rows of the signed tenant."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -165,7 +164,7 @@ def test_request_stays_while_certificates_are_issued_for_it(
     with worker.tenant_tx(ACME) as tx:
         leaf = tx.services.leaf("orders")
         assert leaf is not None
-        tx.services.record_leaf(replace(leaf, serial="cc", generation=2, request_id="request-orders"))
+        tx.services.record_leaf(leaf._replace(serial="cc", generation=2, request_id="request-orders"))
     queries = RetentionQueries(worker)
     assert [queries.delete_expired_rows(one, "service_request", 400, 10) for one in (ACME, BETA)] == [0, 1]
 

@@ -1,7 +1,6 @@
 """Reads of root key monitoring: changes, ends of use and pages, divided into shards."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -35,7 +34,7 @@ class Reads:
 
     def changed(self, *tenants: str) -> dict[str, MonitoredRootKey | None]:
         """Return the changes since the read before, and the root keys of `tenants`."""
-        changes = self.read(replace(READ, since=self.until, tenants=tenants, limit=0))
+        changes = self.read(READ._replace(since=self.until, tenants=tenants, limit=0))
         self.until = changes.until
         assert changes.listed == []
         return dict(changes.found)
@@ -63,9 +62,9 @@ def test_page_has_all_keys_and_further_pages_the_rest(reads: Reads) -> None:
     assert key is not None
     assert (key.root_key_id, key.health, key.held) == (a_root_key_id("acme"), HEALTHY, False)
     assert key.endpoint == "openbao https://vault.example.com"
-    assert reads.read(replace(READ, limit=1)).listed == ["acme"]
-    assert reads.read(replace(READ, limit=1, after="acme")).listed == ["beta"]
-    assert reads.read(replace(READ, after="beta")).listed == []
+    assert reads.read(READ._replace(limit=1)).listed == ["acme"]
+    assert reads.read(READ._replace(limit=1, after="acme")).listed == ["beta"]
+    assert reads.read(READ._replace(after="beta")).listed == []
 
 
 CHANGES: dict[str, Callable[[TenantTransaction], object]] = {
@@ -162,13 +161,13 @@ def test_each_tenant_is_in_one_shard(reads: Reads, field: Field) -> None:
             " from okcm.root_key k, (select tenant_id from okcm.tenant where organization = 'many') many"
             " where k.tenant_id = 'acme'"
         )
-    shards = [reads.read(replace(READ, shard=shard, shards=4)).listed for shard in range(4)]
+    shards = [reads.read(READ._replace(shard=shard, shards=4)).listed for shard in range(4)]
     assert sorted(tenant for shard in shards for tenant in shard) == list(reads.read(READ).listed)
     assert all(shards)
     with field.administrator() as administrator:
         administrator.execute("update okcm.tenant set locks = '{manual}', unlocks_to = 'active', state = 'locked'")
     since = reads.until
-    changed = [set(reads.read(replace(READ, shard=shard, shards=4, since=since, limit=0)).found) for shard in range(4)]
+    changed = [set(reads.read(READ._replace(shard=shard, shards=4, since=since, limit=0)).found) for shard in range(4)]
     assert changed == [set(shard) for shard in shards]
 
 

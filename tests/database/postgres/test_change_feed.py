@@ -2,7 +2,6 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 
@@ -117,7 +116,7 @@ def change_to_the_platforms_key(tx: TenantTransaction) -> None:
 
 CHANGES: dict[str, tuple[str, Act]] = {
     "tenant": ("worker", lambda tx: tx.tenants.move(Transition.ACTIVATE)),
-    "route": ("worker", lambda tx: tx.routes.publish(replace(a_route("acme"), region="us-east-1"))),
+    "route": ("worker", lambda tx: tx.routes.publish(a_route("acme")._replace(region="us-east-1"))),
     "route-withdrawn": ("worker", lambda tx: tx.routes.withdraw()),
     "service": ("worker", lambda tx: (tx.services.connect("users", KIND), tx.services.connected("users"))),
     "service_certificate": ("worker", lambda tx: tx.services.record_leaf(a_leaf("aa02", generation=2))),

@@ -144,7 +144,7 @@ def test_concurrently_replaced_wrap_is_unchanged(tenants: Database) -> None:
     with tenants.tenant_tx("acme") as tx:
         tx.rotations.rotated(2, 2)
         rows = rewrapped(tx)
-        assert tx.rotations.rewrap(2, [replace(rows[0], wrapped=b"first")]).done == 1
+        assert tx.rotations.rewrap(2, [rows[0]._replace(wrapped=b"first")]).done == 1
         assert tx.rotations.rewrap(2, rows).done == 2
         kept = tx.services.key("orders")
         assert kept.wrapped == b"first"

@@ -1,6 +1,5 @@
 """Reports of agents and services: stored per service, with limits, and erased with the tenant's rows."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -40,7 +39,7 @@ def crypto(field: Field) -> Database:
 def test_agent_has_one_row_and_older_heartbeats_are_ignored(crypto: Database) -> None:
     at = datetime.now(UTC)
     first = a_contact(last_contact_at=at)
-    later = replace(first, problem="reload_failed", agent_version="0.2.0", last_contact_at=at + timedelta(seconds=30))
+    later = first._replace(problem="reload_failed", agent_version="0.2.0", last_contact_at=at + timedelta(seconds=30))
     for row in (first, later, first):
         with crypto.tenant_tx("acme") as tx:
             tx.agents.note([row], [])
@@ -99,7 +98,7 @@ def test_places_above_one_thousand_per_day_are_counted_together(crypto: Database
 def test_backfill_has_one_row_per_place_and_one_thousand_per_service(crypto: Database) -> None:
     at = datetime.now(UTC)
     first = a_backfill(reported_at=at)
-    later = replace(first, done=100, remaining=0, state=Backfill.FINISHED, reported_at=at + timedelta(seconds=1))
+    later = first._replace(done=100, remaining=0, state=Backfill.FINISHED, reported_at=at + timedelta(seconds=1))
     for row in (first, later, first, a_backfill("unknown")):
         with crypto.tenant_tx("acme") as tx:
             tx.agents.note_backfills([row])

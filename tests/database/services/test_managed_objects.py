@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 
 from core.errors.platform import DatabaseRefused
@@ -75,9 +73,9 @@ def test_change_requires_the_current_revision(crypto: Database) -> None:
         tx.objects.add([an_object("acme")])
         changed = an_object("acme", state=2, names=("renamed",), attributes=b"more", material=b"encrypted again")
         assert tx.objects.change(changed)
-        assert not tx.objects.change(replace(changed, state=3))
-        assert tx.objects.get("orders", "object-1") == replace(changed, revision=2)
-        assert tx.objects.change(replace(changed, revision=2, material=None))
+        assert not tx.objects.change(changed._replace(state=3))
+        assert tx.objects.get("orders", "object-1") == changed._replace(revision=2)
+        assert tx.objects.change(changed._replace(revision=2, material=None))
 
 
 def test_change_cannot_move_an_object_to_another_service_or_key(crypto: Database) -> None:

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import psycopg
@@ -46,7 +45,7 @@ def test_service_request_is_stored_once_and_found_by_its_id(field: Field, worker
     a_provisioned_tenant(worker, "gamma")
     with field.open("operator").tenant_tx("gamma") as tx:
         tx.services.request(a_request())
-        tx.services.request(replace(a_request(), service="another"))
+        tx.services.request(a_request()._replace(service="another"))
     with worker.tenant_tx("gamma") as tx:
         assert tx.services.requested("request-1") == a_request()
         with pytest.raises(ServiceUnknown):
@@ -125,7 +124,7 @@ def test_first_certificate_of_a_generation_is_kept(worker: Database) -> None:
         tx.services.connect("orders", ServiceKind.MONGODB)
         first = tx.services.record_leaf(a_leaf("aa01", tenant_id="gamma"))
         assert tx.services.record_leaf(a_leaf("aa02", tenant_id="gamma")) == first == tx.services.leaf("orders")
-        later = replace(a_leaf("aa02", generation=2, tenant_id="gamma"), not_after=NOW + timedelta(days=3))
+        later = a_leaf("aa02", generation=2, tenant_id="gamma")._replace(not_after=NOW + timedelta(days=3))
         assert tx.services.record_leaf(later) == later == tx.services.leaf("orders")
         service = tx.services.get("orders")
     assert service.certificate_not_after == later.not_after
@@ -136,8 +135,8 @@ def test_first_key_of_a_version_is_kept_and_the_active_one_is_the_default(worker
     with worker.tenant_tx("gamma") as tx:
         tx.services.connect("orders", ServiceKind.MONGODB)
         first = tx.services.record_key(a_service_key("gamma"))
-        assert tx.services.record_key(replace(first, wrapped=b"another")) == first
-        second = replace(a_service_key("gamma", version=2), state=KeyState.DEACTIVATED, l2_version=3)
+        assert tx.services.record_key(first._replace(wrapped=b"another")) == first
+        second = a_service_key("gamma", version=2)._replace(state=KeyState.DEACTIVATED, l2_version=3)
         assert tx.services.record_key(second) == second
         assert tx.services.key("orders") == first
         assert tx.services.key("orders", 2) == second
@@ -156,7 +155,7 @@ def test_key_state_determines_decryption_and_destroyed_version_raises_retired(
     connected: Field, state: KeyState
 ) -> None:
     with connected.open("worker").tenant_tx("acme") as tx:
-        tx.services.record_key(replace(a_service_key("acme", version=2), state=KeyState.PREPARED))
+        tx.services.record_key(a_service_key("acme", version=2)._replace(state=KeyState.PREPARED))
     with connected.open("worker").raw_tx("acme") as connection:
         if state is KeyState.ACTIVE:
             connection.execute("update okcm.service_key set state = 'deactivated' where version = 1")
@@ -198,7 +197,7 @@ def test_use_of_a_key_version_is_recorded_once_per_minute(connected: Field) -> N
 
 def test_dashboard_reads_key_versions_but_no_wraps(connected: Field) -> None:
     with connected.open("worker").tenant_tx("acme") as tx:
-        tx.services.record_key(replace(a_service_key("acme", version=2), state=KeyState.PREPARED))
+        tx.services.record_key(a_service_key("acme", version=2)._replace(state=KeyState.PREPARED))
     with connected.open("dashboard").tenant_tx("acme") as tx:
         first, second = tx.services.keys()
         assert (first.service, first.version, second.version) == ("orders", 1, 2)
@@ -220,7 +219,7 @@ def test_service_key_without_key_and_service_of_its_tenant_is_rejected(
     a_provisioned_tenant(worker, "gamma")
     with pytest.raises(DatabaseRefused, match="23503"), worker.tenant_tx("gamma") as tx:  # noqa: PT012 - the whole block raises
         tx.services.connect("orders", ServiceKind.MONGODB)
-        tx.services.record_key(replace(a_service_key("gamma"), **changed))
+        tx.services.record_key(a_service_key("gamma")._replace(**changed))
 
 
 def test_caller_returns_all_data_of_its_certificate(connected: Field, worker: Database) -> None:
@@ -265,16 +264,16 @@ def test_held_certificate_is_the_oldest_that_the_service_can_still_use(connected
     first = held()
     assert first == HeldCertificateRow(NOW + timedelta(hours=72), by_hand=False)
     with worker.tenant_tx("acme") as tx:
-        tx.services.record_leaf(replace(a_leaf("aa02", generation=2), not_after=NOW + timedelta(hours=120)))
+        tx.services.record_leaf(a_leaf("aa02", generation=2)._replace(not_after=NOW + timedelta(hours=120)))
     assert held() == first  # the platform has renewed it, and nothing has fetched the renewal
     with crypto.tenant_tx("acme") as tx:
         tx.services.seen(["orders"], NOW + timedelta(hours=80))
     assert held() == HeldCertificateRow(NOW + timedelta(hours=120), by_hand=False)
     with connected.open("operator", max_size=1).tenant_tx("acme") as tx:
-        tx.services.request(replace(a_request(), request_id="request-9", certificate_days=90))
+        tx.services.request(a_request()._replace(request_id="request-9", certificate_days=90))
     with worker.tenant_tx("acme") as tx:
         tx.services.record_leaf(
-            replace(a_leaf("aa03", generation=3), request_id="request-9", not_after=NOW + timedelta(days=90))
+            a_leaf("aa03", generation=3)._replace(request_id="request-9", not_after=NOW + timedelta(days=90))
         )
     assert held() == HeldCertificateRow(NOW + timedelta(hours=120), by_hand=True)
     with worker.tenant_tx("acme") as tx:

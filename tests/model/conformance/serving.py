@@ -8,7 +8,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from queue import Queue
 from types import SimpleNamespace
@@ -299,7 +298,7 @@ class Serving:
             if wanted and one.wrap is not None:
                 wrapped = json.dumps([*one.wrap[1:3], number]).encode()
                 row = ServiceKeyRow(SERVICE, number, l2_key(MINE), "platform", one.wrap.root, wrapped)
-                return replace(row, state=KeyState(one.state), l2_version=one.wrap.l2), None
+                return row._replace(state=KeyState(one.state), l2_version=one.wrap.l2), None
         return None
 
     def platform(self, _region: str) -> "Serving":

@@ -125,7 +125,7 @@ def _find_without_tenant(patch: pytest.MonkeyPatch) -> None:
     async def searched(self, _caller, conditions, limit: int, offset: int) -> Any:
         found = []
         for owner in set(owners.values()):
-            of_owner = dataclasses.replace(conditions, service=owner.service, l2_key=owner.l2_key)
+            of_owner = conditions._replace(service=owner.service, l2_key=owner.l2_key)
             found += (await search(self, owner, of_owner, limit, offset))[1]
         return len(found), found
 

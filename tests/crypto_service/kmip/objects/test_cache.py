@@ -25,7 +25,7 @@ _OVERHEAD = 2_048
 
 
 def an_object(number: int, size: int) -> ManagedObject:
-    return replace(new(ROW, (), 0), row=replace(ROW, object_id=str(number), material=bytes(size - _OVERHEAD)))
+    return replace(new(ROW, (), 0), row=ROW._replace(object_id=str(number), material=bytes(size - _OVERHEAD)))
 
 
 @pytest.fixture
