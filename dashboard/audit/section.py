@@ -19,7 +19,7 @@ from dashboard.audit.hours import HourBars
 from dashboard.audit.stream import Page, PageDirection
 from dashboard.auth.routes import of_tenant
 from dashboard.components import formatting as words
-from dashboard.components.address import draw_ignored, write_query
+from dashboard.components.address import change_query, draw_ignored
 from dashboard.components.fragments import draw_once_open, draw_tabs, part, polling_fragment
 from dashboard.components.local_time import shown_time
 from dashboard.components.selection import select, selected
@@ -142,16 +142,12 @@ def _apply() -> None:
 
 
 def _go_to(query: AuditQuery) -> None:
-    ours = (*address.FILTERS, address.SEQ)
-    query_now = st.query_params
-    wanted: dict[str, str | list[str]] = {name: query_now.get_all(name) for name in query_now if name not in ours}
-    # In one step: each assignment of a single value is a step of the browser's history, to which Back returns.
-    write_query(wanted | query.address())
+    wanted = query.address()
+    change_query({name: wanted.get(name, "") for name in (*address.FILTERS, address.SEQ)})
 
 
 def _write_live() -> None:
-    others = {name: st.query_params.get_all(name) for name in st.query_params if name != address.LIVE}
-    write_query(others | ({address.LIVE: ["1"]} if st.session_state[_LIVE] else {}))
+    change_query({address.LIVE: "1" if st.session_state[_LIVE] else ""})
 
 
 def _draw_filters(context: PageContext) -> AuditQuery:

@@ -52,14 +52,19 @@ def leave_page(query: Mapping[str, str]) -> None:
         st.session_state[_PAGE] = None
 
 
-def write_query(query: Mapping[str, str | Sequence[str]]) -> None:
-    """Write a query into the address, unless it is there already; for callbacks of fields.
+def change_query(changes: Mapping[str, str | Sequence[str]]) -> None:
+    """Replace some values of the address and keep the others; an empty value removes its name. For callbacks.
 
     A request that the browser sent before the address changed can arrive after that, with the former address and with
-    fields that are not drawn any more. Their callbacks must not send the browser back to that address.
+    fields that are not drawn any more. Their callbacks must not send the browser back to that address, so nothing is
+    written if the request came with the changed address.
     """
-    if {name: [value] if isinstance(value, str) else [*value] for name, value in query.items()} != _shown_query():
-        st.query_params.from_dict(query)
+    shown = _shown_query()
+    changed = {name: [value] if isinstance(value, str) else [*value] for name, value in changes.items() if value}
+    wanted = {name: values for name, values in shown.items() if name not in changes} | changed
+    if wanted != shown:
+        # In one step: each assignment of a single value is a step of the browser's history, to which Back returns.
+        st.query_params.from_dict(wanted)
 
 
 def keep_query() -> None:

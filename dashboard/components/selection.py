@@ -5,7 +5,7 @@ from collections.abc import Callable
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from dashboard.components.address import write_query
+from dashboard.components.address import change_query
 
 
 def current_run() -> object:
@@ -47,5 +47,4 @@ def selected(name: str) -> str:
 def select(name: str, value: str) -> None:
     """Select a value, or none if it is empty, from the callback of a click."""
     st.session_state[f"{name}.selected"] = value
-    others = {other: st.query_params.get_all(other) for other in st.query_params if other != name}
-    write_query(others | ({name: [value]} if value else {}))
+    change_query({name: value})

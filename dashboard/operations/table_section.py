@@ -7,7 +7,7 @@ from typing import TypeVar
 import streamlit as st
 
 from core.tenants.lifecycle import State
-from dashboard.components.address import draw_ignored, write_query
+from dashboard.components.address import change_query, draw_ignored
 from dashboard.components.formatting import unknown_value
 from dashboard.components.fragments import draw_once_open, part
 from dashboard.operations import view
@@ -114,7 +114,7 @@ def _filter() -> None:
     """Show the first page of what the filters select, and write them into the address."""
     _from_the_start()
     chosen = {name: str(st.session_state[name] or "") for name in (_FIND, _STATE, _REGION, _PROBLEM)}
-    write_query({name: value for name, value in chosen.items() if value})
+    change_query({CHOSEN: ""} | chosen)
 
 
 def _draw_filters(regions: Sequence[str]) -> TenantFilter:

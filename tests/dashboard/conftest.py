@@ -4,6 +4,7 @@ from unittest import mock
 
 import pytest
 from streamlit.components.v2 import manifest_scanner
+from streamlit.runtime.state.query_params import QueryParams
 
 from database.connection.database import Database
 from tests.dashboard.people import Clock
@@ -24,6 +25,20 @@ def clock() -> Clock:
 @pytest.fixture
 def scene(field: Field) -> Scene:
     return Scene(field)
+
+
+@pytest.fixture
+def sent_queries(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The queries that were sent to the browser."""
+    found: list[dict[str, str]] = []
+    send = QueryParams._send_query_param_msg
+
+    def recorded(params: QueryParams) -> None:
+        found.append(params.to_dict())
+        send(params)
+
+    monkeypatch.setattr(QueryParams, "_send_query_param_msg", recorded)
+    return found
 
 
 @pytest.fixture(scope="session", autouse=True)
