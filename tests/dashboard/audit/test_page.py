@@ -1,6 +1,7 @@
 """The Audit page as Streamlit runs it, on a real database."""
 
 import json
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
@@ -165,6 +166,30 @@ def test_a_request_that_was_on_its_way_does_not_restore_cleared_filters(dashboar
     assert (len(numbers(page)), page.query_params) == (12, {})
     page._run(on_its_way)
     assert (len(numbers(page)), page.query_params) == (12, {})
+
+
+@pytest.mark.parametrize(
+    ("query", "interact"),
+    [
+        ({"search": "object 7"}, lambda page: page.text_input(key="audit-search").set_value("object 7").run()),
+        ({"live": "1"}, lambda page: page.toggle(key="audit-live").set_value(True).run()),
+        ({"seq": "1"}, lambda page: select(page, "audit-table-0", 11)),
+    ],
+    ids=["filter", "live", "record"],
+)
+def test_callbacks_write_no_address_that_the_request_came_with(
+    dashboard: Database,
+    worker: Database,
+    sent_queries: list[dict[str, str]],
+    query: dict[str, str],
+    interact: Callable[[AppTest], object],
+) -> None:
+    """A request that arrives late has the address from before, with values of fields that are gone."""
+    fill(worker, 12)
+    page = draw(a_page_context(dashboard))
+    page.query_params.update(query)
+    interact(page)
+    assert (page.query_params, sent_queries) == (query, [])
 
 
 def uses(worker: Database, tenant: str = TENANT) -> None:

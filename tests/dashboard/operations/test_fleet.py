@@ -216,6 +216,15 @@ def test_filters_are_in_the_address(scene: Scene) -> None:
     assert at.query_params == {"state": "active"}
 
 
+def test_filter_writes_no_address_that_the_request_came_with(scene: Scene, sent_queries: list[dict[str, str]]) -> None:
+    """A request that arrives late has the address from before, with values of fields that are gone."""
+    two_tenants(scene)
+    at = page(scene)
+    at.query_params["find"] = "beta"
+    at.text_input(key="find").set_value("beta").run()
+    assert (listed(at), at.query_params, sent_queries) == ([BETA], {"find": "beta"}, [])
+
+
 def test_a_selected_tenant_is_opened_at_its_address(scene: Scene) -> None:
     two_tenants(scene)
     at = page(scene)
