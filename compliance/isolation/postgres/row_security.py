@@ -13,9 +13,10 @@ the signature policy) therefore use every table; the others test the shared sign
 
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from types import MappingProxyType
 
 from psycopg import ClientCursor, Connection
 from psycopg.rows import TupleRow
@@ -42,31 +43,34 @@ _COUNTS = " + ".join(
     for table in _TABLES
 )
 # Each counts the rows it reached. `whose` owns the rows that it names, `own` is the tenant of a written row.
-_STATEMENTS = {
-    "read every table": f"select {_COUNTS} into reached",
-    "read": "select count(*) into reached from okcm.tenant where tenant_id = attempt.whose",
-    "update": (
-        "with hit as (update okcm.tenant set ready_at = ready_at where tenant_id = attempt.whose returning 1)"
-        " select count(*) into reached from hit"
-    ),
-    "insert": (
-        "with hit as (insert into okcm.key (tenant_id, name, kind, version)"
-        " values (attempt.whose, attempt.name, 'payload', 1) returning 1) select count(*) into reached from hit"
-    ),
-    "refer": (
-        "with hit as (insert into okcm.route as kept (tenant_id, l2_key, issuer_fingerprint, region)"
-        " values (attempt.own, attempt.l2_key, repeat('0', 64), 'nowhere')"
-        " on conflict (tenant_id) do update set l2_key = excluded.l2_key, published_at = now() returning 1)"
-        " select count(*) into reached from hit"
-    ),
-    "descend": (
-        "with made as (insert into okcm.service (tenant_id, service, kind)"
-        " values (attempt.own, attempt.name, 'microservice')),"
-        " hit as (insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped)"
-        " values (attempt.own, attempt.name, 1, attempt.l2_key, 'platform', 'nowhere', decode('00', 'hex'))"
-        " returning 1) select count(*) into reached from hit"
-    ),
-}
+_STATEMENTS: Mapping[str, str] = MappingProxyType(
+    {
+        "read every table": f"select {_COUNTS} into reached",
+        "read": "select count(*) into reached from okcm.tenant where tenant_id = attempt.whose",
+        "update": (
+            "with hit as (update okcm.tenant set ready_at = ready_at where tenant_id = attempt.whose returning 1)"
+            " select count(*) into reached from hit"
+        ),
+        "insert": (
+            "with hit as (insert into okcm.key (tenant_id, name, kind, version)"
+            " values (attempt.whose, attempt.name, 'payload', 1) returning 1) select count(*) into reached from hit"
+        ),
+        "refer": (
+            "with hit as (insert into okcm.route as kept (tenant_id, l2_key, issuer_fingerprint, region)"
+            " values (attempt.own, attempt.l2_key, repeat('0', 64), 'nowhere')"
+            " on conflict (tenant_id) do update set l2_key = excluded.l2_key, published_at = now() returning 1)"
+            " select count(*) into reached from hit"
+        ),
+        "descend": (
+            "with made as (insert into okcm.service (tenant_id, service, kind)"
+            " values (attempt.own, attempt.name, 'microservice')),"
+            " hit as (insert into okcm.service_key"
+            " (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped)"
+            " values (attempt.own, attempt.name, 1, attempt.l2_key, 'platform', 'nowhere', decode('00', 'hex'))"
+            " returning 1) select count(*) into reached from hit"
+        ),
+    }
+)
 _CASES = "\n".join(f"when '{name}' then {statement};" for name, statement in _STATEMENTS.items())
 
 # Only these errors count as a rejection: insufficient privilege (row security or grant) and foreign key violation. Any
