@@ -8,7 +8,6 @@ the query of each page and restores it for a move in the history that arrives wi
 page. Back from that page arrives at the first of them, so it is treated as an entry without a query.
 """
 
-import time
 from collections.abc import Mapping, MutableMapping, Sequence
 
 import streamlit as st
@@ -18,9 +17,6 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 _PAGE = "address-page"
 _QUERIES = "address-queries"
 _GIVEN = "address-given"
-
-_FLUSH_SECONDS = 0.05
-"""The time in which Streamlit has sent its messages (it flushes them every 10 ms); `st.rerun` discards unsent ones."""
 
 Query = dict[str, list[str]]
 
@@ -36,9 +32,6 @@ def restore_query(page: str) -> None:
     shown = _shown_query()
     if moved and left is not None and shown != left and (not shown or shown == given.get(page)):
         st.query_params.from_dict(left)
-        # The browser must replace its entry in this run, which it knows as a move; a later run would add an entry, and
-        # Forward would be lost.
-        time.sleep(_FLUSH_SECONDS)
         st.rerun()
     keep_query()
 

@@ -1,7 +1,9 @@
-"""The address that callbacks of fields write."""
+"""The address that callbacks of fields write, and the one that a page restores."""
 
 import pytest
 import streamlit as st
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
 from streamlit.testing.v1 import AppTest
 
 from dashboard.components.address import change_query
@@ -36,3 +38,15 @@ def test_callback_keeps_the_other_values_and_removes_empty_ones(sent_queries: li
     at.text_input[0].set_value("acme").run()
     assert at.query_params == {"other": ["x", "y"], "find": "acme", "in": ["a", "b"]}
     assert len(sent_queries) == 1, "each message is a step of the browser's history"
+
+
+def test_new_run_keeps_an_unsent_query_before_its_own_messages() -> None:
+    """The browser replaces its entry only in the run of a move; in a later run it would add one and lose Forward."""
+    query, new_run = ForwardMsg(), ForwardMsg()
+    query.page_info_changed.query_string = "find=acme"
+    new_run.new_session.name = "page"
+    queue = ForwardMsgQueue()
+    queue.enqueue(query)
+    queue.clear(retain_lifecycle_msgs=True)
+    queue.enqueue(new_run)
+    assert queue.flush() == [query, new_run]
