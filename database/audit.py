@@ -246,7 +246,7 @@ class AuditStream(Repository):
         return 0 if row is None else int(row[0])
 
     def numbers(self, chosen: AuditFilter) -> range:
-        """Return the numbers of all records in the filter's period; times increase with numbers, so it is one range."""
+        """Return the numbers of all records in the filter's period: one range, as times never decrease with numbers."""
         head, archived = self.head(), self.archived()
         begin = 1 if archived is None else archived.seq + 1
         every = range(begin, begin if head is None else head.seq + 1)
