@@ -266,41 +266,20 @@ def until(page: Page, happened: Callable[[], bool]) -> None:
     pytest.fail("nothing happened on the connection of the page")
 
 
-@pytest.fixture
-def late_usage(visitor) -> tuple[Page, LateMessages]:
-    """The page Usage, whose requests to refresh are held back; each of its fragments has sent some."""
+def test_late_refresh_of_the_page_before_leaves_a_page_as_it_is(visitor):
     window = visitor()
     late = LateMessages(window.page)
     page = window.sign_in(ADA, f"{HOME}usage")
     late.hold()
     until(page, lambda: len(late.held) >= _REFRESHES)
-    return page, late
-
-
-def refreshed(page: Page, late: LateMessages) -> None:
-    """Wait until the page was refreshed after the late requests were answered."""
-    number = late.refreshes
-    until(page, lambda: late.refreshes >= number + _REFRESHES)
-    drawn(page)
-
-
-def test_late_refresh_of_the_page_before_leaves_a_page_as_it_is(late_usage):
-    page, late = late_usage
     table = page.locator(".st-key-usage-refusals").get_by_test_id("stDataFrameResizable")
     table.scroll_into_view_if_needed()
     table.click(position={"x": 15, "y": 50})  # the mark of the first row
     expect(title(page)).to_have_text("Audit")
     drawn(page)
-    shown = page.url
+    shown, number = page.url, late.refreshes
     late.release()
-    refreshed(page, late)
+    until(page, lambda: late.refreshes >= number + _REFRESHES)
+    drawn(page)
     expect(title(page)).to_have_text("Audit")
     assert page.url == shown
-
-
-def test_late_refresh_of_the_page_before_does_not_undo_a_move(late_usage):
-    page, late = late_usage
-    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Keys").click()
-    late.release()
-    refreshed(page, late)
-    assert_at(page, f"{HOME}keys", "Keys")
