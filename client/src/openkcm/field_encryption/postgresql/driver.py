@@ -32,7 +32,9 @@ from openkcm.field_encryption.usage import UsageReporter
 from openkcm.field_encryption.value_format import KeyValue
 
 Steps = Generator[Any, Any, Any]
+_ENCODINGS = frozenset({"utf-8", "ascii"})
 _BaseTransformer: Any = adapt.Transformer
+_load_rows, _load_row = _BaseTransformer.load_rows, _BaseTransformer.load_row
 
 _NEUTRAL_KIND, _CHANGES, _ASKS_IDS, _OTHER = range(4)
 _NEUTRAL = re.compile(
@@ -140,29 +142,28 @@ def _maybe_prepare_gen(hook: Hook, original: Callable[..., Steps]) -> Callable[.
         work = session.database.works.of(pgq.query)
         if work is None:
             return original(cursor, pgq, prepare=prepare, binary=binary)
-        return rewriting(cursor, session, work, pgq, prepare, binary)
+        return rewriting(cursor, session, work, pgq, (prepare, binary))
 
-    def rewriting(cursor: Any, session: Session, work: PreparedRewrite, pgq: Any, *how: Any) -> Steps:
+    def rewriting(cursor: Any, session: Session, work: PreparedRewrite, pgq: Any, how: tuple[Any, Any]) -> Steps:
         begun = perf_counter_ns()
         _check_encoding(cursor)
-        if work.plan.declares:
-            raise StatementRefused(
-                "a cursor declared in SQL is not supported for protected columns", "use a named cursor"
-            )
         made: Sequence[KeyValue] = ()
-        if work.plan.made:
-            yield from _take_ids(cursor._conn, session, work.plan)
-            made = work.made(session.take)
+        if not work.passes:
+            if work.plan.declares:
+                raise StatementRefused(
+                    "a cursor declared in SQL is not supported for protected columns", "use a named cursor"
+                )
+            if work.plan.made:
+                yield from _take_ids(cursor._conn, session, work.plan)
+                made = work.made(session.take)
         many = cursor._execmany_returning is not None
         # In a pipeline, the time of one request cannot be separated from that of its neighbours.
         timed = many or not cursor._conn._pipeline
-        pgq = cursor._query = work.rewritten(pgq, made, _arrays(cursor), timed=timed)
+        pgq = cursor._query = work.rewritten(pgq, made, partial(_read_array, cursor), timed=timed)
         sent = perf_counter_ns()
         yield from original(cursor, pgq, prepare=how[0], binary=how[1])
         if timed:
-            work.spent(sent - begun)
-        if timed and not many:
-            work.lasted(perf_counter_ns() - begun)
+            work.counted(sent - begun, None if many else perf_counter_ns() - begun)
 
     return method
 
@@ -179,7 +180,7 @@ def _execute_send(hook: Hook, original: Callable[..., None]) -> Callable[..., No
                     raise StatementRefused(
                         "a statement sent this way cannot get a generated primary key", "use execute()"
                     )
-                query = cursor._query = work.rewritten(query, (), _arrays(cursor), timed=False)
+                query = cursor._query = work.rewritten(query, (), partial(_read_array, cursor), timed=False)
         original(cursor, query, **named)
 
     return method
@@ -190,13 +191,13 @@ def _executemany(_hook: Hook, original: Callable[..., Steps]) -> Callable[..., S
         begun = perf_counter_ns()
         yield from original(cursor, *arguments)
         if type(cursor._query) is Rewritten:
-            cursor._query.work.lasted(perf_counter_ns() - begun)
+            cursor._query.work.counted(0, perf_counter_ns() - begun)
 
     return method
 
 
 def _check_encoding(cursor: Any) -> None:
-    if cursor._pgconn._encoding not in {"utf-8", "ascii"}:
+    if cursor._pgconn._encoding not in _ENCODINGS:
         raise StatementRefused("protected columns require the client encoding UTF8", "set client_encoding to UTF8")
 
 
@@ -249,12 +250,9 @@ def _query_column(connection: Any, query: bytes) -> Steps:
     return [result.get_value(row, 0) for row in range(result.ntuples)]
 
 
-def _arrays(cursor: Any) -> Callable[[bytes, int, int], Sequence[Any]]:
-    def read(raw: bytes, oid: int, form: int) -> Sequence[Any]:
-        found: Sequence[Any] = cursor._tx.get_loader(oid, pq.Format(form)).load(raw)
-        return found
-
-    return read
+def _read_array(cursor: Any, raw: bytes, oid: int, form: int) -> Sequence[Any]:
+    found: Sequence[Any] = cursor._tx.get_loader(oid, pq.Format(form)).load(raw)
+    return found
 
 
 # Incoming rows.
@@ -266,22 +264,23 @@ class _Transformer(_BaseTransformer):  # type: ignore[misc]  # psycopg chooses o
     reader: RowReader | None = None
     timed = False
 
-    def load_rows(self, row0: int, row1: int, make_row: Any) -> list[Any]:
-        if self.reader is None:
-            loaded: list[Any] = _BaseTransformer.load_rows(self, row0, row1, make_row)
-            return loaded
-        return self.reader.read(_BaseTransformer.load_rows(self, row0, row1, tuple), make_row, timed=self.timed)
+    def load_rows(self, row0: int, row1: int, make_row: Any) -> Any:
+        reader = self.reader
+        if reader is None:
+            return _load_rows(self, row0, row1, make_row)
+        return reader.read(_load_rows(self, row0, row1, tuple), make_row, timed=self.timed)
 
     def load_row(self, row: int, make_row: Any) -> Any:
-        if self.reader is None:
-            return _BaseTransformer.load_row(self, row, make_row)
-        return self.reader.read((_BaseTransformer.load_row(self, row, tuple),), make_row, timed=self.timed)[0]
+        reader = self.reader
+        if reader is None:
+            return _load_row(self, row, make_row)
+        return reader.read((_load_row(self, row, tuple),), make_row, timed=self.timed)[0]
 
 
 def _make_row_maker(_hook: Hook, original: Callable[..., Any]) -> Callable[..., Any]:
     def method(cursor: Any) -> Any:
         query, result, loads = cursor._query, cursor.pgresult, cursor._tx
-        if type(query) is not Rewritten or not query.work.plan.reads or not result or not result.nfields:
+        if type(query) is not Rewritten or not query.reads or not result or not result.nfields:
             if loads.reader is not None:
                 loads.reader = None
             return original(cursor)
@@ -305,7 +304,7 @@ def _with_visible_columns(cursor: Any, reader: RowReader, call: Callable[[], Any
 
 def _description(original: Callable[[Any], Any], cursor: Any) -> Any:
     query, result = cursor._query, cursor.pgresult
-    if type(query) is not Rewritten or not query.work.plan.reads or not result or not result.nfields:
+    if type(query) is not Rewritten or not query.reads or not result or not result.nfields:
         return original(cursor)
     columns = original(cursor)
     return columns if isinstance(result, Visible) else [columns[at] for at in query.work.reader(result).visible]

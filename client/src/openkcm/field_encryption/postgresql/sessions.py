@@ -95,7 +95,11 @@ class Hook:
     def is_current(self, session: Session) -> bool:
         """Return whether the cached catalogue is valid. Raises ProtectionUnknown."""
         database = session.database
-        return self._fields() is database.fields and not session.changed and self._clock() < database.known_until
+        try:
+            fields = self._protection.fields()
+        except ProtectionUnreadable as failed:
+            raise ProtectionUnknown(f"the list of protected columns is not available: {failed}", failed.hint) from None
+        return fields is database.fields and not session.changed and self._clock() < database.known_until
 
     def question(self, session: Session) -> bytes:
         """Return the catalogue query. Raises ProtectionUnknown."""

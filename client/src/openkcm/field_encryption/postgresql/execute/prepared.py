@@ -16,11 +16,13 @@ from openkcm.field_encryption.value_format import KeyValue
 class Rewritten:
     """Replaces psycopg's query: the same attributes, and the prepared rewrite."""
 
-    __slots__ = ("formats", "params", "query", "timed", "types", "work")
+    __slots__ = ("formats", "params", "query", "reads", "timed", "types", "work")
 
-    def __init__(self, work: "PreparedRewrite", parts: tuple[bytes, Any, Any, Any], *, timed: bool) -> None:
-        self.work, self.timed = work, timed
-        self.query, self.params, self.types, self.formats = parts
+    def __init__(  # noqa: PLR0913 - the attributes of psycopg's query
+        self, work: "PreparedRewrite", query: bytes, params: Any, types: Any, formats: Any, *, timed: bool
+    ) -> None:
+        self.work, self.timed, self.reads = work, timed, work.plan.reads
+        self.query, self.params, self.types, self.formats = query, params, types, formats
 
 
 class PreparedRewrite:
@@ -30,6 +32,8 @@ class PreparedRewrite:
         self, plan: Plan, keys: ColumnKeys, decryptors: Callable[..., ColumnDecryptor], uses: UsageReporter
     ) -> None:
         self.plan, self.uses = plan, uses
+        self.passes = plan.passes and not plan.declares
+        """Only the result is protected, so that the statement needs no preparation."""
         self.counter = uses.counter([place(Store.POSTGRESQL, *name) for name in plan.columns])
         self._keys, self._decryptors = keys, decryptors
         self._writer = Writer(plan, keys, self.counter)
@@ -41,21 +45,18 @@ class PreparedRewrite:
         Raises: KeysUnavailable, ProtectionUnusable.
         """
         if self.plan.passes:
-            parts = self.plan.query, query.params, query.types, query.formats
-        else:
-            parts = self._writer.written(query, made, arrays)
-        return Rewritten(self, parts, timed=timed)
+            return Rewritten(self, self.plan.query, query.params, query.types, query.formats, timed=timed)
+        return Rewritten(self, *self._writer.written(query, made, arrays), timed=timed)
 
-    def spent(self, nanoseconds: int) -> None:
-        """Count the time that writing the statement took."""
-        self.counter.nanoseconds += nanoseconds
-
-    def lasted(self, nanoseconds: int) -> None:
-        """Count a request by its total time."""
-        self.counter.requests += 1
-        self.counter.request_nanoseconds += nanoseconds
-        if not self.uses.awake:
-            self.uses.wake()
+    def counted(self, spent: int, lasted: int | None) -> None:
+        """Count the nanoseconds that writing the statement took, and a request by its total time if it has ended."""
+        counter = self.counter
+        counter.nanoseconds += spent
+        if lasted is not None:
+            counter.requests += 1
+            counter.request_nanoseconds += lasted
+            if not self.uses.awake:
+                self.uses.wake()
 
     def made(self, take: Callable[[str], int]) -> list[KeyValue]:
         """Return the primary key values that the plan generates; `take` returns the next value of a sequence."""

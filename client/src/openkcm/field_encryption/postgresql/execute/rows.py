@@ -139,38 +139,35 @@ class RowReader:
         positions = {name: index for index, name in enumerate(names)}
         self.visible = tuple(index for index in columns if names[index] not in plan.hidden)
         self._leading = self.visible == tuple(range(len(self.visible)))
-        groups: dict[tuple[int, tuple[int, ...]], tuple[_RowKey, list[tuple[int, int, ColumnDecryptor]]]] = {}
+        groups: dict[tuple[int, tuple[int, ...]], tuple[_RowKey, list[tuple[int, int, ColumnDecryptor, bool]]]] = {}
         counted = {name: at for at, name in enumerate(plan.columns)}
         for index, read in zip(_protected_positions(plan, result), plan.reads, strict=True):
             key = tuple(positions[name] for name in read.key)
             group = groups.setdefault((read.table.oid, key), (_RowKey(read.table, key), []))
             name = (read.table.schema, read.table.name, read.column.name)
-            group[1].append((index, counted[name], decryptors(read.table, read.column)))
+            decryptor = decryptors(read.table, read.column)
+            group[1].append((index, counted[name], decryptor, decryptor.is_text))
         self._groups = [(key.position, key.part, columns_of_key) for key, columns_of_key in groups.values()]
-        self._decryptors = [decryptor for _, columns_of_key in groups.values() for _, _, decryptor in columns_of_key]
+        self._decryptors = [decryptor for _, columns_of_key in groups.values() for *_, decryptor, _ in columns_of_key]
 
-    def read(self, rows: Sequence[tuple[Any, ...]], make: MakeRow, *, timed: bool) -> list[Any]:
-        """Return the application's rows; `timed` says that their request is counted."""
+    def read(  # noqa: C901, PLR0912, PLR0915 - a call for each value would cost as much as its decryption
+        self, rows: Sequence[tuple[Any, ...]], make: MakeRow, *, timed: bool
+    ) -> list[Any]:
+        """Return the application's rows; `timed` says that their request is counted.
+
+        Values that are ordinary are decrypted in this loop.
+        """
         begun = perf_counter_ns()
-        made: list[Any] = []
-        for at in range(0, len(rows), _BATCH_ROWS):
-            now = self._keys.clock()
-            for decryptor in self._decryptors:
-                decryptor.renew_if_due(now)
-            self._read(rows[at : at + _BATCH_ROWS], make, made.append)
-        if timed:
-            lasted = perf_counter_ns() - begun
-            self._counter.nanoseconds += lasted
-            self._counter.request_nanoseconds += lasted
-        return made
-
-    def _read(  # noqa: C901, PLR0912 - a call for each value would cost as much as its decryption
-        self, rows: Sequence[tuple[Any, ...]], make: MakeRow, add: Callable[[Any], None]
-    ) -> None:
-        """Decrypt protected values in one loop, without a call for ordinary values."""
-        groups, operations, sizes = self._groups, self._counter.operations, self._counter.bytes
+        groups, counter = self._groups, self._counter
+        operations, sizes = counter.operations, counter.bytes
         count, visible = len(self.visible), None if self._leading else self.visible
+        made: list[Any] = []
+        left = 0
         for row in rows:
+            if not left:
+                left = _BATCH_ROWS
+                self._renew_if_due()
+            left -= 1
             found = list(row)
             for position, part_of, columns_of_key in groups:
                 part: bytes | None
@@ -179,12 +176,12 @@ class RowReader:
                     part = LENGTHS[len(number)] + number
                 else:
                     part = part_of(row)
-                for index, at, decryptor in columns_of_key:
+                for index, at, decryptor, is_text in columns_of_key:
                     stored = row[index]
                     if stored is None:
                         continue
                     plain = None
-                    if decryptor.is_text:
+                    if is_text:
                         try:
                             body = _BODY[stored[:8]]
                             sealed = a2b_base64(stored[body:], strict_mode=True)
@@ -207,11 +204,23 @@ class RowReader:
                         plain = found[index] = decryptor.decrypt_bytes(stored, part)
                     if plain is None:
                         found[index] = stored
-                        self._uses.plain(self._counter.places[at], 1)
+                        self._uses.plain(counter.places[at], 1)
                     else:
                         operations[at] += 1
                         sizes[at] += len(plain)
-            add(make(found[:count] if visible is None else [found[at] for at in visible]))
+            made.append(make(found[:count] if visible is None else [found[at] for at in visible]))
+        if timed:
+            lasted = perf_counter_ns() - begun
+            counter.nanoseconds += lasted
+            counter.request_nanoseconds += lasted
+        return made
+
+    def _renew_if_due(self) -> None:
+        now, ended = self._keys.clock(), self._keys.ended
+        for decryptor in self._decryptors:
+            lent = decryptor.lent
+            if now >= lent[0] or ended != lent[2]:  # also checked there
+                decryptor.renew_if_due(now)
 
 
 def _protected_positions(plan: Plan, result: Any) -> list[int]:
