@@ -14,7 +14,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum, auto
 from typing import Protocol
 
@@ -164,6 +164,14 @@ class ColumnKeys:
             self._entries[column, purpose] = fresh
             return fresh
 
+    def discard_expired(self, ciphers: Iterable["LentCiphers"]) -> None:
+        """Discard those of the ciphers that may not be used any more."""
+        now, ended = self.clock(), self.ended
+        for one in ciphers:
+            until, _, lent_at = one.lent
+            if now >= until or ended != lent_at:
+                one.lent = (float("inf"), {}, ended)
+
     def check_again(self) -> bool:
         """Unwrap the most recent key again, which applies a rejection; return whether any key is still needed."""
         known = [(entry.opened, place, version, entry) for place, version, entry in self._all() if self._in_use(entry)]
@@ -272,12 +280,6 @@ class LentCiphers:
         self._keys, self._column, self._prefix, self.place = keys, column, prefix, place
         self.lent: tuple[float, Ciphers, int] = (float("-inf"), {}, -1)
         """Time limit, ciphers, and `ended` of the keys; replaced as a whole."""
-
-    def renew_if_due(self, now: float) -> None:
-        """Discard the ciphers if they may not be used any more at the time `now` of the clock of the keys."""
-        ended, lent = self._keys.ended, self.lent
-        if now >= lent[0] or ended != lent[2]:
-            self.lent = (float("inf"), {}, ended)
 
     def unseal(self, sealed: bytes, part: bytes) -> bytes:
         """Decrypt a value of the row with this part, and keep its cipher. Raises DecryptionFailed, KeyUnwrapError."""

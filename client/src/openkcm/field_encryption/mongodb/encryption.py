@@ -62,6 +62,7 @@ class FieldKeys(LentCiphers):
 
 ReadableField = tuple[int, Field, str, bool, FieldKeys]
 """Number, field, its last name, whether that is inside of another document, and its keys."""
+Readable = tuple[Collection, list[ReadableField], list[FieldKeys]]
 
 
 class DatabaseKeys:
@@ -70,7 +71,7 @@ class DatabaseKeys:
     def __init__(self, keys: ColumnKeys) -> None:
         self._keys = keys
         self._fields: dict[Column, FieldKeys] = {}
-        self._collections: dict[str, tuple[Collection, list[ReadableField]]] = {}
+        self._collections: dict[str, Readable] = {}
 
     def of(self, field: Field) -> FieldKeys:
         found = self._fields.get(field.column)
@@ -82,12 +83,11 @@ class DatabaseKeys:
         """Return the fields of a collection; their ciphers may now be used for the documents of a reply."""
         found = self._collections.get(collection.name)
         if found is None or found[0] is not collection:  # the list of protected fields has changed
-            fields = enumerate(collection.fields)
-            found = collection, [(at, field, field.parts[-1], field.nested, self.of(field)) for at, field in fields]
-            self._collections[collection.name] = found
-        now = self._keys.clock()
-        for *_, keys in found[1]:
-            keys.renew_if_due(now)
+            keys = [self.of(field) for field in collection.fields]
+            fields = enumerate(zip(collection.fields, keys, strict=True))
+            listed = [(at, field, field.parts[-1], field.nested, key) for at, (field, key) in fields]
+            found = self._collections[collection.name] = collection, listed, keys
+        self._keys.discard_expired(found[2])
         return found[1]
 
 

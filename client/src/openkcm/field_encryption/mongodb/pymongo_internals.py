@@ -1,6 +1,7 @@
 """Private properties of pymongo's clients and options."""
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from bson import CodecOptions
@@ -30,6 +31,10 @@ def is_opaque(codec: CodecOptions[Any]) -> bool:
     """Return whether documents with these options have a form in which fields cannot be replaced."""
     kind = codec.document_class
     return (kind is not dict and issubclass(kind, RawBSONDocument)) or bool(codec.type_registry._decoder_map)
+
+
+subtype = attrgetter("_Binary__subtype")
+"""Returns the subtype of a Binary without the call of its property."""
 
 
 def binary(content: bytes, subtype: int) -> Binary:

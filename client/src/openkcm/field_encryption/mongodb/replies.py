@@ -15,7 +15,7 @@ from openkcm.field_encryption.mongodb import encryption as sealing
 from openkcm.field_encryption.mongodb.catalog import Field
 from openkcm.field_encryption.mongodb.encryption import BODY, NONCE, SEALED_NAME, STRING, SUBTYPE, TAG_NAME, Codec
 from openkcm.field_encryption.mongodb.errors import PlainValueFound, StatementRefused, unavailable
-from openkcm.field_encryption.mongodb.pymongo_internals import is_opaque
+from openkcm.field_encryption.mongodb.pymongo_internals import is_opaque, subtype
 from openkcm.field_encryption.mongodb.rewrite.projections import Documents
 from openkcm.field_encryption.mongodb.rewrite.request import Request
 
@@ -32,7 +32,7 @@ _BATCH_DOCUMENTS = 1000
 class ReplyDecryptor:
     """Decrypts the documents of a reply.
 
-    Nearly all values are valid and belong to a known session; the loop of `_decrypt_fields` decrypts these without a
+    Nearly all values are valid and belong to a known session; the loop of `_decrypted` decrypts these without a
     call. `encryption.decrypted` handles all others with every check, and raises the reason if one cannot be decrypted.
     """
 
@@ -57,9 +57,10 @@ class ReplyDecryptor:
             if cursor is not None:
                 for batch in _BATCHES:
                     if documents := cursor.get(batch):
-                        return _with(reply, "cursor", _with(cursor, batch, self._documents(documents)))
-            elif isinstance(found := reply.get("value"), Mapping):
-                return _with(reply, "value", self._documents([found])[0])
+                        found = self._documents(documents)
+                        return reply if found is documents else _with(reply, "cursor", _with(cursor, batch, found))
+            elif isinstance(value := reply.get("value"), Mapping):
+                return _with(reply, "value", self._documents([value])[0])
         except KeyUnwrapError as failed:
             raise unavailable(failed) from None
         return reply
@@ -73,17 +74,17 @@ class ReplyDecryptor:
         inner = self._decrypted([bson.decode(one.raw, codec_options=_AS_STORED) for one in documents], _AS_STORED)
         return [bson.decode(bson.encode(one, codec_options=_AS_STORED), codec_options=codec) for one in inner]
 
-    def _decrypted(self, documents: Sequence[Any], codec: Codec) -> Sequence[Any]:
+    def _decrypted(self, documents: Sequence[Any], codec: Codec) -> Sequence[Any]:  # noqa: C901 - see the class
         """Decrypt the fields of documents in place."""
-        for first in range(0, len(documents), _BATCH_DOCUMENTS):
-            self._decrypt_fields(documents[first : first + _BATCH_DOCUMENTS], codec)
-        return documents
-
-    def _decrypt_fields(self, documents: Sequence[Any], codec: Codec) -> None:  # noqa: C901 - see the class
         request = self.request
         fields = request.keys.readable(request.collection)
         numbers, sizes = [0] * len(fields), [0] * len(fields)
+        left = _BATCH_DOCUMENTS
         for document in documents:
+            if not left:
+                left = _BATCH_DOCUMENTS
+                request.keys.readable(request.collection)
+            left -= 1
             identity: bytes | None = None
             for at, field, name, nested, keys in fields:
                 holder: Any = _holder(document, field) if nested else document
@@ -96,7 +97,7 @@ class ReplyDecryptor:
                 try:
                     is_tagged = type(stored) is dict and len(stored) == 2
                     sealed = stored[SEALED_NAME] if is_tagged else stored
-                    if type(sealed) is Binary and sealed.subtype == SUBTYPE:
+                    if type(sealed) is Binary and subtype(sealed) == SUBTYPE:
                         decrypt, place = keys.lent[1][sealed[:NONCE]]
                         plain = decrypt(sealed[NONCE:BODY], sealed[BODY:], place + identity)  # type: ignore[operator]  # for None as well
                         if is_tagged and not sealing.has_tag(keys, field, plain, stored[TAG_NAME]):
@@ -114,6 +115,7 @@ class ReplyDecryptor:
         for at, number in enumerate(numbers):
             if number:
                 request.count.values(fields[at][1], number, sizes[at])
+        return documents
 
 
 def _holder(document: Any, field: Field) -> Any:

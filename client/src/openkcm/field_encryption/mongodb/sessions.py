@@ -99,7 +99,7 @@ class MongoSession:
             commands.check_elsewhere(known, database, name, command)
         if collection is None:
             return None
-        count = self.count()
+        count = Count(self._uses)
         request = self._request(client, collection, codec, count)
         if name == "getMore":
             reads = self._cursors.get(clients.cursor_key(client, command[name]), Documents.ORIGINAL)
@@ -133,8 +133,7 @@ class MongoSession:
             return reply
         begun, count = time.perf_counter_ns(), reading.request.count
         found = reading.decrypted(reply)
-        count.spent(begun)
-        return count.ended(found)
+        return count.ended(found, begun)
 
     def _remember(self, client: Any, cursor: int | None, reads: Documents) -> None:
         if cursor:

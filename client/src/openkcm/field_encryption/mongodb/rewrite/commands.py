@@ -91,7 +91,6 @@ def _find_and_modify(request: Request, command: Command) -> Sent:
         if sent.get("remove")
         else updates.rewrite_update(request, sent, updates.FIND_AND_MODIFY)
     )
-    _check_sort(request, sent)
     return _projected(request, _with_hint(request, sent), "fields")
 
 
@@ -110,14 +109,11 @@ def _with_filter(request: Request, command: Command, name: str) -> Command:
     return _with_hint(request, command if condition is asked else {**command, name: condition})
 
 
-def _check_sort(request: Request, command: Command) -> None:
+def _with_hint(request: Request, command: Command) -> Command:
+    """Check the order, and return a command with its hint rewritten."""
     if "sort" in command:
         for path in dict(command["sort"] or ()):
             request.require_unprotected(path, "sorting by")
-
-
-def _with_hint(request: Request, command: Command) -> Command:
-    _check_sort(request, command)
     if "hint" in command and isinstance(command["hint"], Mapping):
         return {**command, "hint": _index_key(request, command["hint"])}
     return command

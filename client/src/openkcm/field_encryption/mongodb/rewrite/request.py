@@ -42,17 +42,19 @@ class Count:
         name = field.counted
         self._plain[name] = self._plain.get(name, 0) + 1
 
-    def spent(self, since: int) -> None:
-        """Count the time since `since`, by `time.perf_counter_ns`, as encryption."""
-        self._spent += time.perf_counter_ns() - since
-
     def prepared(self) -> None:
         """Count the time until now as encryption."""
-        self.spent(self._begun)
+        self._spent += time.perf_counter_ns() - self._begun
 
-    def ended(self, reply: Any = None) -> Any:
-        """Add the counts and the total time to the sums, and return the reply."""
-        lasted = time.perf_counter_ns() - self._begun
+    def ended(self, reply: Any = None, decrypting_since: int | None = None) -> Any:
+        """Add the counts and the total time to the sums, and return the reply.
+
+        The time since `decrypting_since`, by `time.perf_counter_ns`, counts as encryption.
+        """
+        now = time.perf_counter_ns()
+        lasted = now - self._begun
+        if decrypting_since is not None:
+            self._spent += now - decrypting_since
         for name, number in self._plain.items():
             self._uses.plain(name, number)
         if self._done:

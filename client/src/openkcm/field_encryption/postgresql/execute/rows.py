@@ -166,7 +166,7 @@ class RowReader:
         for row in rows:
             if not left:
                 left = _BATCH_ROWS
-                self._renew_if_due()
+                self._keys.discard_expired(self._decryptors)
             left -= 1
             found = list(row)
             for position, part_of, columns_of_key in groups:
@@ -214,13 +214,6 @@ class RowReader:
             counter.nanoseconds += lasted
             counter.request_nanoseconds += lasted
         return made
-
-    def _renew_if_due(self) -> None:
-        now, ended = self._keys.clock(), self._keys.ended
-        for decryptor in self._decryptors:
-            lent = decryptor.lent
-            if now >= lent[0] or ended != lent[2]:  # also checked there
-                decryptor.renew_if_due(now)
 
 
 def _protected_positions(plan: Plan, result: Any) -> list[int]:
