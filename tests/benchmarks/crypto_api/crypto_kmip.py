@@ -17,9 +17,9 @@ from crypto_service.kmip.codec.ttlv import encode
 from tests.benchmarks import report
 from tests.benchmarks.crypto_api.bare_tls import bare_server
 from tests.benchmarks.crypto_api.pykmip_peer import pykmip_server
-from tests.benchmarks.harness.closed_loop import Load, Target, ask, ask_connecting, kept, median_rounds, one
+from tests.benchmarks.harness.closed_loop import WARM_UP, Load, Target, ask, ask_connecting, kept, median_rounds, one
 from tests.benchmarks.harness.kmip_messages import activate, create, found_identifier, get, succeeded
-from tests.benchmarks.harness.processes import two_loops_over_one
+from tests.benchmarks.harness.processes import read_cpu, two_loops_over_one
 from tests.benchmarks.harness.service_fixture import connected_stack
 from tests.benchmarks.harness.stack import Stack
 from tests.benchmarks.report import Check, Result
@@ -42,8 +42,8 @@ _SEARCH_MILLISECONDS = 10.0
 _PROTOCOL = (
     "Each server has one active AES-256 key, created over KMIP 1.2, and receives Get requests for it over mTLS (ours "
     "TLS 1.3, PyKMIP 1.2, its maximum). For each case the sides take turns, {rounds} rounds of {seconds:g} s; the "
-    "median round counts; same generator (tests/benchmarks/harness/generator.c, one thread for each processor), same "
-    "machine. Ours runs "
+    "median round counts, and one more round of ours counts CPU time; same generator "
+    "(tests/benchmarks/harness/generator.c, one thread for each processor), same machine. Ours runs "
     "{processes} processes and writes its write-ahead log before each response; PyKMIP is one process with threads and "
     "SQLite, with its defaults. Then a second stack serves from one process. The machine limits the gain from more "
     "processes, as the last line of the table shows: two counting loops at once, compared with one alone; the "
@@ -73,6 +73,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
             ratio = middle["ours"].rate / middle["PyKMIP"].rate
             summary[f"times PyKMIP, {case}"] = round(ratio, 1)
             checks.append(Check(f"PyKMIP's Gets per second over ours, {case}", round(1 / ratio, 4), 1 / least, ""))
+            summary[f"CPU (µs a Get), {case}"] = _cpu_per_get(stack, sides["ours"], measure, seconds)
         with (
             tempfile.TemporaryDirectory(prefix="openkcm-bare-") as floor,
             bare_server(Path(floor), b"any request") as bare,
@@ -106,6 +107,18 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         samples=samples,
     )
     return result, _plot(summary)
+
+
+def _cpu_per_get(
+    stack: Stack, ours: Target, measure: Callable[[Target, float], Load], seconds: float
+) -> dict[str, float]:
+    """Return the CPU time for each Get of the crypto service, its log shipper included, and of PostgreSQL."""
+    pids = {name: pid for name, pid in stack.pids().items() if name in {"crypto", "postgres"}}
+    before = read_cpu(pids)
+    load = measure(ours, seconds)
+    used = before.until(read_cpu(pids)).seconds
+    answered = len(load.latencies) * (1 + WARM_UP)
+    return {name: round(1e6 * spent / answered, 1) for name, spent in used.items()}
 
 
 def _searches(stack: Stack, folder: Path, objects: int, seconds: float) -> Iterator[tuple[str, Load]]:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pymongo
 from matplotlib.figure import Figure
 from pymongo import MongoClient
+from pymongo.collection import Collection
 
 from tests.benchmarks.field_encryption.mongodb_app import RANGE
 from tests.benchmarks.harness.ab_runner import Cases, compare, network, plot, relayed, sides
@@ -38,9 +39,11 @@ _PROTOCOL = (
     "WiredTiger and keeps all data in memory: mongod is not available from a registry here. The duration of a request "
     "without protection is part of each figure. The same program "
     "(tests/benchmarks/field_encryption/mongodb_app.py, pymongo "
-    "{pymongo}, one client) runs twice, plain and under `openkcm run`, each on separate collections with equal "
-    "contents: {rows} documents of four texts, written by that program and read once by it before the measurement, so "
-    "that the field keys are in the cache; as usual, they are unwrapped again every 30 s. The two take turns in blocks "
+    "{pymongo}, one client) runs three times, each on separate collections: plain and under `openkcm run` with equal "
+    "contents, {rows} documents of four texts, and plain with bytes as long as the ciphertexts of these texts, which "
+    "shows what the server and the driver need for larger values. Each program writes its documents and reads them "
+    "once before the measurement, so "
+    "that the field keys are in the cache; as usual, they are unwrapped again every 30 s. They take turns in blocks "
     "of {points} requests ({ranges} where {range} documents are read), {rounds} rounds after one that does not count, "
     "and the order changes with each round. The programs and the server are pinned to one processor, and the relay to "
     "another. A request's time is from the call to the last document. A block counts with its median, a side with the "
@@ -84,7 +87,11 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
             for (size, delay, workload), one in found.items()
         },
         samples={
-            f"{workload}, {size} bytes, {network(delay)}": {"plain": one.plain, "protected": one.protected}
+            f"{workload}, {size} bytes, {network(delay)}": {
+                "plain": one.plain,
+                "protected": one.protected,
+                "large": one.large,
+            }
             for (size, delay, workload), one in found.items()
         },
     )
@@ -99,11 +106,18 @@ def measure(address: str, folder: Path, delays: Sequence[float], plan: Plan) -> 
     client: MongoClient[dict[str, Any]] = MongoClient(address)
     with client:
         client["bench"]["other"].insert_many([{"_id": number, "a": "a"} for number in range(1, plan.rows + 1)])
-    with sides(_PROGRAM, folder) as programs:
+    with sides(_PROGRAM, folder, "large") as programs:
         for name, side in programs.items():
             side.connect(address)
             for size in SIZES:
-                side.do("fill", table=f"{name}_{size}", rows=plan.rows, size=size)
+                side.do("fill", table=f"{name}_{size}", rows=plan.rows, size=size, sealed=name == "large")
+        with MongoClient(address) as client:
+            for size in SIZES:
+                named: list[Collection[dict[str, Any]]] = [
+                    client["bench"][f"{name}_{size}"] for name in ("large", "protected")
+                ]
+                lengths = {len(one["a"]) for collection in named for one in collection.find({"_id": 1})}
+                assert len(lengths) == 1, "`large` must be as long as a ciphertext"
         for delay in delays:
             with relayed(port, delay) as reached:
                 for side in programs.values():
@@ -112,7 +126,9 @@ def measure(address: str, folder: Path, delays: Sequence[float], plan: Plan) -> 
                     for workload in (*_POINTS, _RANGE):
                         count = plan.ranges if workload == _RANGE else plan.points
                         block = {"workload": workload, "rows": plan.rows, "size": size, "count": count}
-                        how = {name: block | {"table": f"{name}_{size}"} for name in programs}
+                        how = {
+                            name: block | {"table": f"{name}_{size}", "sealed": name == "large"} for name in programs
+                        }
                         found[size, delay, workload] = compare(programs, how, plan.rounds)
     return found
 

@@ -1,6 +1,7 @@
 """A stock application for `protected_mongodb`: runs blocks of requests according to JSON lines on stdin.
 
-It does not use OpenKCM, and runs twice: plain, and under `openkcm run`.
+It does not use OpenKCM, and runs plain and under `openkcm run`. `sealed` replaces its texts with bytes of the length
+that their ciphertexts have.
 """
 
 import json
@@ -11,10 +12,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from bson.binary import Binary
 from pymongo import MongoClient
 
 RANGE = 500
 _FIELDS = ("a", "b", "c", "d")
+_AROUND = 60
+"""Bytes that a ciphertext is longer than its text: 6 of BSON, and 54 of the format of protected values."""
+_SUBTYPE = 0xC7
 
 
 class Application:
@@ -34,18 +39,20 @@ class Application:
         self._client.admin.command("ping")
         return os.getpid()
 
-    def fill(self, table: str, rows: int, size: int) -> None:
+    def fill(self, table: str, rows: int, size: int, *, sealed: bool) -> None:
         """Store documents with ids from 1, and read all of them once, so that all caches are warm."""
         collection = self.bench[table]
         for first in range(1, rows + 1, RANGE):
-            collection.insert_many([{"_id": number} | _values(size) for number in range(first, first + RANGE)])
+            collection.insert_many(
+                [{"_id": number} | _values(size, sealed=sealed) for number in range(first, first + RANGE)]
+            )
         assert len(list(collection.find())) >= rows
 
-    def block(self, workload: str, table: str, rows: int, size: int, count: int) -> list[int]:
+    def block(self, workload: str, table: str, rows: int, size: int, count: int, *, sealed: bool) -> list[int]:
         """Return the duration of each request in nanoseconds, including the documents."""
         request = _WORKLOADS[workload]
         collection = self.bench["other" if workload == "nothing protected" else table]
-        asked = [(1 + (number * 7919) % (rows - RANGE), _values(size)) for number in range(count)]
+        asked = [(1 + (number * 7919) % (rows - RANGE), _values(size, sealed=sealed)) for number in range(count)]
         clock, took = time.perf_counter_ns, []
         for key, values in asked:
             begun = clock()
@@ -54,7 +61,7 @@ class Application:
         return took
 
 
-_WORKLOADS: dict[str, Callable[[Any, int, dict[str, str]], Any]] = {
+_WORKLOADS: dict[str, Callable[[Any, int, dict[str, Any]], Any]] = {
     "nothing protected": lambda collection, key, _: collection.find_one({"_id": key}),
     "find, 1 field": lambda collection, key, _: collection.find_one({"_id": key}, {"a": 1}),
     "find, 4 fields": lambda collection, key, _: collection.find_one({"_id": key}),
@@ -68,7 +75,9 @@ _WORKLOADS: dict[str, Callable[[Any, int, dict[str, str]], Any]] = {
 }
 
 
-def _values(size: int) -> dict[str, str]:
+def _values(size: int, *, sealed: bool) -> dict[str, Any]:
+    if sealed:
+        return {name: Binary(secrets.token_bytes(size + _AROUND), _SUBTYPE) for name in _FIELDS}
     return {name: secrets.token_hex(size // 2) for name in _FIELDS}
 
 

@@ -59,10 +59,10 @@ def protected(program: Path, folder: Path) -> list[str]:
 
 
 @contextmanager
-def sides(program: Path, folder: Path) -> Iterator[Mapping[str, Side]]:
-    """Run the program plain and as the service in a folder."""
+def sides(program: Path, folder: Path, *others: str) -> Iterator[Mapping[str, Side]]:
+    """Run the program plain and as the service in a folder, and once more plain for each of the other names."""
     plain = [sys.executable, str(program)]
-    found = {"plain": Side(plain), "protected": Side(protected(program, folder))}
+    found = {name: Side(plain) for name in ("plain", *others)} | {"protected": Side(protected(program, folder))}
     try:
         yield found
     finally:
@@ -91,6 +91,8 @@ class Compared:
 
     plain: Sequence[float]
     protected: Sequence[float]
+    large: Sequence[float] = ()
+    """Of a plain program whose values are as large as ciphertexts, if there is one."""
 
     @property
     def base(self) -> float:
@@ -108,10 +110,15 @@ class Compared:
 
     def summary(self) -> dict[str, Any]:
         rounds = [100 * (two / one - 1) for one, two in zip(self.plain, self.protected, strict=True)]
-        return {
+        found = {
             "plain (ms)": round(self.base, 4),
             "protected (ms)": round(self.base + self.added, 4),
             "added (µs)": round(1000 * self.added, 1),
+        }
+        if self.large:
+            by_size = [1000 * (two - one) for one, two in zip(self.plain, self.large, strict=True)]
+            found["of that, by larger values (µs)"] = round(statistics.median(by_size), 1)
+        return found | {
             "overhead (%)": round(self.overhead, 1),
             "half of the rounds (%)": f"{percentile(rounds, 25):.1f} to {percentile(rounds, 75):.1f}",
             "under 5 % from (ms)": round(20 * self.added, 2),
@@ -127,7 +134,7 @@ def compare(found: Mapping[str, Side], how: Mapping[str, Mapping[str, Any]], rou
             took = found[side].do("block", **how[side])
             if number:
                 medians[side].append(statistics.median(took) / 1e6)
-    return Compared(medians["plain"], medians["protected"])
+    return Compared(medians["plain"], medians["protected"], medians.get("large", ()))
 
 
 Cases = dict[tuple[int, float, str], Compared]

@@ -20,6 +20,8 @@ from tests.benchmarks.report import spread
 _SOURCE = Path(__file__).with_name("generator.c")
 _PATIENCE_SECONDS = 20.0
 _LONGEST_ANSWER = 65536
+WARM_UP = 0.1
+"""The generator's requests before a measurement, as a share of its duration."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Load:
 
 
 def ask(target: Target, connections: int, seconds: float) -> Load:
-    """Send requests over kept connections for `seconds`, after a tenth of that as warm-up."""
+    """Send requests over kept connections for `seconds`, after `WARM_UP` times that which does not count."""
     return _generate(target, connections, seconds, "kept")
 
 
