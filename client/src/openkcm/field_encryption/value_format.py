@@ -46,9 +46,8 @@ _USES = 1 << 20
 _SESSIONS_KEPT = 4096
 _LABEL = b"openkcm column value 1\0"
 _TAG_LABEL = b"openkcm column tag 1\0"
-ONE_BYTE_LESS = frozenset(f"{last}=" for last in "AEIMQUYcgkosw048")
-TWO_BYTES_LESS = frozenset(f"{last}==" for last in "AQgw")
-"""Endings of base64 texts whose last character has no unused bits.
+ONE_BYTE_LESS, TWO_BYTES_LESS = frozenset("AEIMQUYcgkosw048"), frozenset("AQgw")
+"""Characters without unused bits, as the last one before "=" and before "==" in a base64 text.
 
 Together with a length that is a multiple of four, since strict decoding ignores some padding at the end, this makes the
 encoding of a value unique."""
@@ -224,6 +223,14 @@ def _unbase64(text: str) -> bytes:
         decoded = binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
         raise DecryptionFailed from None
-    if len(text) & 3 or (text[-1:] == "=" and text[-2:] not in ONE_BYTE_LESS and text[-3:] not in TWO_BYTES_LESS):
+    if len(text) & 3 or not is_canonical_end(text):
         raise DecryptionFailed
     return decoded
+
+
+def is_canonical_end(text: str) -> bool:
+    """Return whether the last character of a base64 text before its padding has no unused bits."""
+    if text[-1:] != "=":
+        return True
+    before = text[-2]
+    return before in ONE_BYTE_LESS or (before == "=" and text[-3] in TWO_BYTES_LESS)

@@ -41,9 +41,10 @@ def test_mongodb_benchmark_does_the_same_work_on_both_sides_and_encrypts_one(mon
         client.drop_database("bench")
         found = protected_mongodb.measure(mongo_program.conninfo, mongo_program.folder, (0.0, 1.0), plan)
         for size in sizes:
-            for side in ("plain", "protected"):
+            for side in ("plain", "large", "protected"):
                 values = [one[name] for one in client.bench[f"{side}_{size}"].find() for name in "ad"]
                 assert len(values) == 2 * (1000 + 2 * 3 * 3)
-                assert {getattr(value, "subtype", None) == SUBTYPE for value in values} == {side == "protected"}
+                assert {getattr(value, "subtype", None) == SUBTYPE for value in values} == {side != "plain"}
         client.drop_database("bench")
     assert_compared(found)
+    assert all(len(one.large) == 2 for one in found.values())

@@ -187,7 +187,9 @@ class RowReader:
                             sealed = a2b_base64(stored[body:], strict_mode=True)
                             last = stored[-1]  # only the canonical encoding, as in values.from_text
                             if not (len(stored) - body) & 3 and (
-                                last != "=" or stored[-2:] in ONE_BYTE_LESS or stored[-3:] in TWO_BYTES_LESS
+                                last != "="
+                                or stored[-2] in ONE_BYTE_LESS
+                                or (stored[-2] == "=" and stored[-3] in TWO_BYTES_LESS)
                             ):
                                 decrypt, shared = decryptor.lent[1][sealed[:START]]
                                 place = shared + part  # type: ignore[operator]  # for None as well
@@ -199,7 +201,7 @@ class RowReader:
                         if plain is None:
                             plain = decryptor.decrypt(stored, part)
                         if plain is not None:
-                            found[index] = plain.decode("utf-8")
+                            found[index] = plain.decode()
                     else:
                         plain = found[index] = decryptor.decrypt_bytes(stored, part)
                     if plain is None:
