@@ -204,3 +204,35 @@ def test_identities_have_the_encoding_of_a_row_part(value):
     part = b"o" + value.binary if isinstance(value, ObjectId) else value
     part = b"s\0" + part if isinstance(value, bytes) else part
     assert sealing.identity(value, CODEC) == values.row_part([part])
+
+
+class _Observed(dict[str, Any]):
+    """A document that calls a function when it is read."""
+
+    when_read: Callable[[], object]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if key == "_id":
+            self.when_read()
+        return super().get(key, default)
+
+
+def test_rejection_ends_a_cipher_within_a_long_reply(process):
+    """A rejection applies after at most 1,000 more documents of the same reply."""
+    stored = process.stored(DIAGNOSIS, "flu")
+    process.checked(DIAGNOSIS, stored)
+    read: list[int] = []
+
+    def when_read() -> None:
+        read.append(1)
+        if len(read) == 10:
+            process.source.refused = KeyUnwrapError("tenant_not_operational", "locked", ends=KeyErrorScope.ALL_KEYS)
+            process.columns.check_again()
+
+    documents = [_Observed(_id=1, diagnosis=stored) for _ in range(2500)]
+    for one in documents:
+        one.when_read = when_read
+    request = Request(PATIENTS, process.keys, CODEC, Count(UsageReporter(lambda _: 60.0)))
+    with pytest.raises(KeysUnavailable):
+        ReplyDecryptor(request, Documents.ORIGINAL).decrypted({"cursor": {"firstBatch": documents}})
+    assert 10 < len(read) <= 1001
