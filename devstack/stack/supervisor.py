@@ -180,8 +180,14 @@ class Supervisor:
         self._stopping.set()
 
     def run(self) -> None:
-        """Keep the components running until a stop is requested, then stop them in reverse order."""
+        """Keep the components running until a stop is requested, then stop them in reverse order.
+
+        They are stopped as well when the folder of the status file is deleted: no command could stop them later.
+        """
         while not self._stopping.is_set():
+            if not self._status_file.parent.is_dir():
+                log.warning("state folder deleted", folder=str(self._status_file.parent))
+                break
             ready = {supervised.component.name for supervised in self._components if supervised.state is State.READY}
             for supervised in self._components:
                 supervised.advance(ready)

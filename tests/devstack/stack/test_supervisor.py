@@ -84,6 +84,19 @@ def test_supervisor_survives_a_status_file_that_it_cannot_write(tmp_path: Path) 
         wait_until(lambda: status()["web"]["state"] == State.READY)
 
 
+def test_supervisor_stops_all_components_after_its_folder_is_deleted(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with supervised(folder, [Web("one", tmp_path), Web("two", tmp_path)]) as status:
+        wait_until(lambda: all(report["state"] == State.READY for report in status().values()))
+        running = [identity_of(report["pid"]) for report in status().values()]
+
+        shutil.rmtree(folder)
+
+        wait_until(lambda: not [identity for identity in running if identity.alive])
+    assert not folder.exists()
+
+
 def test_component_waits_for_its_dependencies(tmp_path: Path) -> None:
     gate = threading.Event()
     task = Task("task", lambda: gate.wait(_PATIENCE_SECONDS))
