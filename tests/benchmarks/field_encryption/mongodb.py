@@ -110,7 +110,7 @@ def measure(address: str, folder: Path, delays: Sequence[float], plan: Plan) -> 
         for name, side in programs.items():
             side.connect(address)
             for size in SIZES:
-                side.do("fill", table=f"{name}_{size}", rows=plan.rows, size=size, sealed=name == "large")
+                side.do("fill", table=f"{name}_{size}", rows=plan.rows, size=size, large=name == "large")
         with MongoClient(address) as client:
             for size in SIZES:
                 named: list[Collection[dict[str, Any]]] = [
@@ -126,9 +126,7 @@ def measure(address: str, folder: Path, delays: Sequence[float], plan: Plan) -> 
                     for workload in (*_POINTS, _RANGE):
                         count = plan.ranges if workload == _RANGE else plan.points
                         block = {"workload": workload, "rows": plan.rows, "size": size, "count": count}
-                        how = {
-                            name: block | {"table": f"{name}_{size}", "sealed": name == "large"} for name in programs
-                        }
+                        how = {name: block | {"table": f"{name}_{size}", "large": name == "large"} for name in programs}
                         found[size, delay, workload] = compare(programs, how, plan.rounds)
     return found
 

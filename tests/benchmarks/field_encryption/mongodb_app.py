@@ -1,6 +1,6 @@
 """A stock application for `protected_mongodb`: runs blocks of requests according to JSON lines on stdin.
 
-It does not use OpenKCM, and runs plain and under `openkcm run`. `sealed` replaces its texts with bytes of the length
+It does not use OpenKCM, and runs plain and under `openkcm run`. `large` replaces its texts with bytes of the length
 that their ciphertexts have.
 """
 
@@ -39,20 +39,20 @@ class Application:
         self._client.admin.command("ping")
         return os.getpid()
 
-    def fill(self, table: str, rows: int, size: int, *, sealed: bool) -> None:
+    def fill(self, table: str, rows: int, size: int, *, large: bool) -> None:
         """Store documents with ids from 1, and read all of them once, so that all caches are warm."""
         collection = self.bench[table]
         for first in range(1, rows + 1, RANGE):
             collection.insert_many(
-                [{"_id": number} | _values(size, sealed=sealed) for number in range(first, first + RANGE)]
+                [{"_id": number} | _values(size, large=large) for number in range(first, first + RANGE)]
             )
         assert len(list(collection.find())) >= rows
 
-    def block(self, workload: str, table: str, rows: int, size: int, count: int, *, sealed: bool) -> list[int]:
+    def block(self, workload: str, table: str, rows: int, size: int, count: int, *, large: bool) -> list[int]:
         """Return the duration of each request in nanoseconds, including the documents."""
         request = _WORKLOADS[workload]
         collection = self.bench["other" if workload == "nothing protected" else table]
-        asked = [(1 + (number * 7919) % (rows - RANGE), _values(size, sealed=sealed)) for number in range(count)]
+        asked = [(1 + (number * 7919) % (rows - RANGE), _values(size, large=large)) for number in range(count)]
         clock, took = time.perf_counter_ns, []
         for key, values in asked:
             begun = clock()
@@ -75,8 +75,8 @@ _WORKLOADS: dict[str, Callable[[Any, int, dict[str, Any]], Any]] = {
 }
 
 
-def _values(size: int, *, sealed: bool) -> dict[str, Any]:
-    if sealed:
+def _values(size: int, *, large: bool) -> dict[str, Any]:
+    if large:
         return {name: Binary(secrets.token_bytes(size + _AROUND), _SUBTYPE) for name in _FIELDS}
     return {name: secrets.token_hex(size // 2) for name in _FIELDS}
 

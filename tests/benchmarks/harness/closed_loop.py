@@ -92,8 +92,8 @@ def one(target: Target) -> bytes:
 
 
 def _generate(target: Target, connections: int, seconds: float, how: Literal["kept", "connecting"]) -> Load:
-    command = [str(_generator()), str(target.port), str(connections), str(seconds), how, target.protocol]
-    command += [target.server_name, str(target.ca), *map(str, target.client or ())]
+    command = [str(_generator()), str(target.port), str(connections), str(WARM_UP * seconds), str(seconds), how]
+    command += [target.protocol, target.server_name, str(target.ca), *map(str, target.client or ())]
     done = subprocess.run(
         command, input=target.request, capture_output=True, check=False, timeout=2 * seconds + _PATIENCE_SECONDS
     )

@@ -4,10 +4,10 @@
  * For the same reason many connections are divided among one thread for each processor: while a single thread waits for
  * a processor, the processes of a server wait for their next requests.
  *
- *   generator PORT CONNECTIONS SECONDS kept|connecting http|ttlv SERVER_NAME CA_FILE [CERTIFICATE_FILE KEY_FILE]
+ *   generator PORT CONNECTIONS WARM_UP_SECONDS SECONDS kept|connecting http|ttlv SERVER_NAME CA_FILE [CERTIFICATE_FILE KEY_FILE]
  *
  * Reads the request from stdin. Writes the measured seconds and then the microseconds of each request, one per line,
- * without those of a first tenth of the time. Ends with status 1 and a message when the server rejects a request.
+ * without those of the warm-up. Ends with status 1 and a message when the server rejects a request.
  */
 
 #define _GNU_SOURCE
@@ -210,25 +210,25 @@ static void set_up_tls(char **files, bool has_certificate) {
 }
 
 int main(int count, char **words) {
-    if (count != 8 && count != 10) give_up("wrong arguments, see the start of generator.c");
+    if (count != 9 && count != 11) give_up("wrong arguments, see the start of generator.c");
     int connections = atoi(words[2]);
-    double seconds = atof(words[3]);
+    double warm_up = atof(words[3]), seconds = atof(words[4]);
     if (connections < 1 || connections > MOST_CONNECTIONS) give_up("the number of connections is out of range");
     target.address = (struct sockaddr_in){
         .sin_family = AF_INET, .sin_port = htons(atoi(words[1])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    target.is_http = strcmp(words[5], "http") == 0;
-    target.server_name = words[6];
+    target.is_http = strcmp(words[6], "http") == 0;
+    target.server_name = words[7];
     target.request_bytes = fread(target.request, 1, MOST_BYTES, stdin);
-    set_up_tls(words + 7, count == 10);
+    set_up_tls(words + 8, count == 11);
 
-    double begin = now() + seconds / 10, end = begin + seconds;
+    double begin = now() + warm_up, end = begin + seconds;
     int processors = sysconf(_SC_NPROCESSORS_ONLN);
     int threads = connections < processors ? connections : processors;
     struct share shares[MOST_CONNECTIONS] = {0};
     for (int n = 0; n < threads; n++)
         shares[n] = (struct share){
             .connections = connections / threads + (n < connections % threads), .begin = begin, .end = end};
-    if (strcmp(words[4], "connecting") == 0) {
+    if (strcmp(words[5], "connecting") == 0) {
         ask_connecting(&shares[0]);
     } else if (connections == 1) {
         ask_alone(&shares[0]);
