@@ -1,6 +1,7 @@
 """`python -m tests.benchmarks [--quick] [NAME...]`: run these benchmarks, or all; exit with 1 if a target is missed."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from tests.benchmarks.dashboard import page_load as dashboard
 from tests.benchmarks.field_encryption import mongodb as protected_mongodb
 from tests.benchmarks.field_encryption import postgresql as protected_postgresql
 from tests.benchmarks.fuzzing import fuzz
-from tests.benchmarks.provisioning import burst, scale
+from tests.benchmarks.provisioning import burst, burst_floor, scale
 from tests.benchmarks.provisioning import latency as provision_latency
 from tests.benchmarks.report import Result
 from tests.benchmarks.root_keys import change as root_key_change
@@ -34,6 +35,7 @@ from tests.benchmarks.root_keys import monitor as watch
 BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "provision_latency": provision_latency.run,
     "burst": burst.run,
+    "burst_floor": burst_floor.run,
     "scale": scale.run,
     "crypto_https": crypto_https.run,
     "crypto_kmip": crypto_kmip.run,
@@ -69,6 +71,7 @@ def main() -> int:
     unknown = set(arguments.names) - BENCHMARKS.keys()
     if unknown:
         parser.error(f"unknown benchmark: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda signum, _frame: sys.exit(128 + signum))  # ends the stack of the benchmark too
     passed = [_run(name, quick=arguments.quick) for name in arguments.names or BENCHMARKS]
     if not arguments.quick:
         report.PAGE.write_text(report.render_page(), encoding="utf-8")

@@ -52,15 +52,14 @@ class Stack:
         try:
             self.openkcm("up", timeout=_UP_SECONDS)
         except BaseException:
-            self._stop()
+            self._remove()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove()
 
     def openkcm(self, *arguments: str, timeout: float = 60, ends: int | None = 0) -> Any:
         """Run the command and return its JSON document; raise RuntimeError unless it exits with `ends` (None: any)."""
@@ -83,13 +82,7 @@ class Stack:
 
     def database(self, role: Role) -> Database:
         """Return the database with the role of one of the product's processes."""
-        return Database(self.settings.postgres_url, role, *self.database_secrets(role))
-
-    def database_secrets(self, role: Role) -> tuple[str, bytes]:
-        """Return a role's password and context key."""
-        folder = self.settings.secrets
-        password = read_secret(folder, secrets.database_password(role))
-        return password, bytes.fromhex(read_secret(folder, secrets.context_key(role)))
+        return Database(self.settings.postgres_url, role, *database_secrets(self.settings, role))
 
     def _configure(self, wanted: Mapping[str, float | str]) -> Settings:
         vault, *ports = free_ports(len(_PORTS))
@@ -103,12 +96,19 @@ class Stack:
         os.environ[CONFIG_VARIABLE] = str(file)
         return load_settings()
 
-    def _stop(self) -> None:
+    def _remove(self) -> None:
         try:
             self.openkcm("down", timeout=_UP_SECONDS)
         finally:
             del os.environ[CONFIG_VARIABLE]
             os.environ.update(self._before)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def database_secrets(settings: Settings, role: Role) -> tuple[str, bytes]:
+    """Return a role's password and context key."""
+    password = read_secret(settings.secrets, secrets.database_password(role))
+    return password, bytes.fromhex(read_secret(settings.secrets, secrets.context_key(role)))
 
 
 def free_ports(number: int) -> list[int]:

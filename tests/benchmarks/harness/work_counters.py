@@ -24,7 +24,7 @@ FLUSH_SECONDS = 11.5
 """An idle PostgreSQL backend reports its counters after 10 seconds at the latest."""
 _TENANT_WORK = re.compile(r"transit/|pki/root/sign-intermediate|auth/jwt/login")
 _BACKGROUND = re.compile(r"audit-checkpoints|payloads-platform")
-_VARYING = re.compile(r"[a-z0-9*-]+\|\d+\|[0-9a-f]{64}|boundary-[0-9a-f]{16}")
+_VARYING = re.compile(r"(?:[a-z0-9*-]+\|\d+\|)?[0-9a-f]{64}|boundary-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)

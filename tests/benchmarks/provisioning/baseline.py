@@ -5,6 +5,7 @@ One keep-alive connection to OpenBao, one to PostgreSQL for each of the two role
 
 import time
 
+from config.settings import Settings
 from tests.benchmarks.harness.marketplace_client import Marketplace
 from tests.benchmarks.harness.stack import Stack
 from tests.benchmarks.harness.statement_log import StatementLog
@@ -29,9 +30,9 @@ def record(stack: Stack, marketplace: Marketplace) -> Recording:
 
 
 class BareScript:
-    def __init__(self, stack: Stack, recording: Recording) -> None:
-        self._vault = BareVault(stack.settings)
-        self._database = BareDatabase(stack, recording)
+    def __init__(self, settings: Settings, recording: Recording) -> None:
+        self._vault = BareVault(settings)
+        self._database = BareDatabase(settings, recording)
 
     def provision(self, tenant_id: str) -> float:
         """Send the product's requests from the acceptance of the event to `active`; return the duration in seconds."""

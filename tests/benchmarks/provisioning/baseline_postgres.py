@@ -12,9 +12,10 @@ import psycopg
 from psycopg.pq import ExecStatus
 
 from config.secrets import Role
+from config.settings import Settings
 from core.names import CANARY_TENANT_ID
 from database.postgres.access import CURRENT_TRANSACTION, login, sign
-from tests.benchmarks.harness.stack import Stack
+from tests.benchmarks.harness.stack import database_secrets
 from tests.benchmarks.harness.statement_log import Message
 
 _SET_CONTEXT = "set_config('app.ctx', $2"
@@ -25,7 +26,7 @@ _REFERENCE = re.compile(
 )
 _ENDS = ("COMMIT", "ROLLBACK")
 _READY = "update okcm.tenant set state"
-_MARKETPLACE_TRANSACTIONS = 2
+_MARK = "update okcm.marketplace_event set started_at"
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Recording:
     def of(cls, tenant_id: str, messages: list[Message], roles: dict[int, Role]) -> "Recording":
         """Select from a log the transactions for the tenant until it was active.
 
-        Those of the marketplace are the acceptance and the mark that the workflow has the event; without the mark, the
-        product's sweep would start a workflow for the script's tenant. Status requests are excluded.
+        Those of the marketplace end with the mark that the workflow has the event; without the mark, the product's
+        sweep would start or signal a workflow for the script's tenant. Status requests are excluded.
         """
         began: dict[int, int] = {}
         parts: dict[int, list[Message]] = {}
@@ -59,20 +60,22 @@ class Recording:
             if tenants.intersection(_valid_contexts(part[1]).values())
         ]
         last = max(number for number, (_, part) in enumerate(chosen) if any(_READY in m.text for m in part))
-        done = [t for t in chosen if t[0] is Role.MARKETPLACE][:_MARKETPLACE_TRANSACTIONS]
+        accepted = [t for t in chosen if t[0] is Role.MARKETPLACE]
+        marked = next(number for number, (_, part) in enumerate(accepted) if any(_MARK in m.text for m in part))
+        done = accepted[: marked + 1]
         done += [t for t in chosen[: last + 1] if t[0] is Role.WORKER]
         return cls(tenant_id, tuple(done))
 
 
 class BareDatabase:
-    def __init__(self, stack: Stack, recording: Recording) -> None:
+    def __init__(self, settings: Settings, recording: Recording) -> None:
         self._recording = recording
         self._keys: dict[Role, bytes] = {}
         self._connections: dict[Role, psycopg.Connection] = {}
         for role in (Role.MARKETPLACE, Role.WORKER):
-            password, self._keys[role] = stack.database_secrets(role)
+            password, self._keys[role] = database_secrets(settings, role)
             self._connections[role] = psycopg.connect(
-                stack.settings.postgres_url,
+                settings.postgres_url,
                 user=login(role),
                 password=password,
                 autocommit=True,

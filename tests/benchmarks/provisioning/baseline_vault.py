@@ -25,6 +25,7 @@ from openkcm.contract.names import tenant_dns
 from vault.auth.tenant_tokens import TENANT_ROLE, TOKEN_AUDIENCE, TOKEN_ISSUER
 
 _CANARY_SECONDS = 30
+_WORKER_SECONDS = 600
 _LEAF_BYTES = os.urandom(420)
 """As long as a leaf certificate that the isolation check has signed."""
 
@@ -33,14 +34,17 @@ class BareVault:
     def __init__(self, settings: Settings) -> None:
         self._connection = HTTPConnection(urlsplit(settings.vault_url).netloc)
         self._identity = ECKey.import_key(read_secret(settings.secrets, secrets.BOUNDARY_IDENTITY))
-        secret_id = read_secret(settings.secrets, vault_secret(Role.WORKER))
-        login = {"role_id": "openkcm-worker", "secret_id": secret_id}
-        self._token = self._call("", "POST", "auth/approle/login", login)["auth"]["client_token"]
+        self._secret_id = read_secret(settings.secrets, vault_secret(Role.WORKER))
+        self._log_in_as_worker()
         self._log_in_as_canary()
 
     def refresh(self) -> None:
-        """Renew the canary tenant's token in time, as the product does, which caches it across tenants."""
+        """Renew the tokens in time, as the product does, which caches them across tenants."""
+        if time.monotonic() > self._log_in_at:
+            self._connection.close()
+            self._log_in_as_worker()
         if time.monotonic() > self._renew_at:
+            self._connection.close()  # the server ends an idle one; the next request opens another
             self._log_in_as_canary()
 
     def close(self) -> None:
@@ -104,6 +108,11 @@ class BareVault:
         batch = [{"context": _encoded(context.encode()), "ciphertext": ciphertext} for context, ciphertext in items]
         body = {"batch_input": batch, "partial_failure_response_code": 200}
         self._call(token, "POST", f"transit/decrypt/{key}", body)
+
+    def _log_in_as_worker(self) -> None:
+        login = {"role_id": "openkcm-worker", "secret_id": self._secret_id}
+        self._token = self._call("", "POST", "auth/approle/login", login)["auth"]["client_token"]
+        self._log_in_at = time.monotonic() + _WORKER_SECONDS
 
     def _log_in_as_canary(self) -> None:
         self._canary_token = self.log_in(ids.CANARY_TENANT_ID)

@@ -40,7 +40,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     with Stack() as stack, EmptyWorkflow(stack.settings) as empty:
         marketplace = Marketplace(stack.settings)
         recording = record(stack, marketplace)
-        script = BareScript(stack, recording)
+        script = BareScript(stack.settings, recording)
         for number in range(_WARM_UPS):
             _round(marketplace, script, empty, f"warm-{number:03}")
         before = read_cpu(stack.pids())
@@ -126,7 +126,7 @@ def _count(stack: Stack, marketplace: Marketplace, recording: Recording, number:
 
     with Counters(stack).counting() as count:
         product = count([f"count-{n:03}-a" for n in range(number)], click)
-        script = BareScript(stack, recording)
+        script = BareScript(stack.settings, recording)
         scripted = count([f"count-{n:03}-b" for n in range(number)], script.provision)
         script.close()
     more = scripted.exceeding(product)
