@@ -49,7 +49,7 @@ def _restore(admin: TokenSession, name: str, copy: dict[str, Any]) -> None:
 
 def an_imported_key(admin: TokenSession, name: str, material: bytes) -> None:
     """Import a key, which the policies permit to no process of OpenKCM."""
-    public = load_pem_public_key(_wrapping_key(admin))
+    public = load_pem_public_key(wrapping_key(admin))
     assert isinstance(public, RSAPublicKey)
     once = os.urandom(32)
     sealed = public.encrypt(once, padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None))
@@ -58,10 +58,9 @@ def an_imported_key(admin: TokenSession, name: str, material: bytes) -> None:
     admin.write(f"transit/keys/{name}/import", {"ciphertext": ciphertext, **kind})
 
 
-def _wrapping_key(admin: TokenSession) -> bytes:
+def wrapping_key(admin: TokenSession) -> bytes:
     """Return the key that wraps imports; the server creates it, RSA with 4096 bits, when it is first read."""
-    with urllib3.PoolManager(
-        retries=False, timeout=300
-    ) as pool:  # the five seconds of a session are too short under load
+    # The five seconds of a session are too short under load.
+    with urllib3.PoolManager(retries=False, timeout=300) as pool:
         url, headers = f"{admin._client.url}/v1/transit/wrapping_key", {"X-Vault-Token": admin._own_token}
         return pool.request("GET", url, headers=headers).json()["data"]["public_key"].encode()
