@@ -4,7 +4,8 @@
  * For the same reason many connections are divided among one thread for each processor: while a single thread waits for
  * a processor, the processes of a server wait for their next requests.
  *
- *   generator PORT CONNECTIONS WARM_UP_SECONDS SECONDS kept|connecting http|ttlv SERVER_NAME CA_FILE [CERTIFICATE_FILE KEY_FILE]
+ *   generator PORT CONNECTIONS WARM_UP_SECONDS SECONDS kept|connecting http|ttlv SERVER_NAME CA_FILE
+ *       [CERTIFICATE_FILE KEY_FILE]
  *
  * Reads the request from stdin. Writes the measured seconds and then the microseconds of each request, one per line,
  * without those of the warm-up. Ends with status 1 and a message when the server rejects a request.

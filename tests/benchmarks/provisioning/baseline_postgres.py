@@ -56,8 +56,9 @@ class Recording:
         tenants = {tenant_id, CANARY_TENANT_ID}
         chosen = [
             (roles[part[0].session], tuple(part))
-            for _, part in sorted(parts.items())
-            if tenants.intersection(_valid_contexts(part[1]).values())
+            for position, part in sorted(parts.items())
+            if position not in began  # the log may end within a transaction
+            and tenants.intersection(_valid_contexts(part[1]).values())
         ]
         last = max(number for number, (_, part) in enumerate(chosen) if any(_READY in m.text for m in part))
         accepted = [t for t in chosen if t[0] is Role.MARKETPLACE]

@@ -77,15 +77,14 @@ class _Bursts:
 
     def round(self, number: int, tenants: int) -> _Round:
         # In turns, because each burst leaves the servers with more rows and keys.
-        floor_first = number % 2 == 1
-        if floor_first:
-            floor, floor_cpu = self.floor(f"floor-{number}", tenants)
+        bursts = [self.product, self.floor]
+        if number % 2 == 1:
+            bursts.reverse()
+        measured = {}
+        for burst in bursts:
+            measured[burst] = burst(f"{burst.__name__}-{number}", tenants)
             time.sleep(_PAUSE_SECONDS)
-        product, product_cpu = self.product(f"product-{number}", tenants)
-        time.sleep(_PAUSE_SECONDS)
-        if not floor_first:
-            floor, floor_cpu = self.floor(f"floor-{number}", tenants)
-            time.sleep(_PAUSE_SECONDS)
+        (product, product_cpu), (floor, floor_cpu) = measured[self.product], measured[self.floor]
         return _Round(product, floor, product_cpu, floor_cpu)
 
     def _active(self) -> int:

@@ -66,7 +66,10 @@ class EmptyWorkflow:
     def __enter__(self) -> Self:
         fresh = multiprocessing.get_context("spawn")  # a fork would copy connections and threads of this process
         self._active: Synchronized[int] = fresh.Value("i", 0)
-        self._worker = fresh.Process(target=_run_worker, args=(self._settings, self._recording, self._active))
+        # A daemon: if this process is terminated before its `with` block begins, it ends the worker, not waits for it.
+        self._worker = fresh.Process(
+            target=_run_worker, args=(self._settings, self._recording, self._active), daemon=True
+        )
         self._worker.start()
         self._client = self._runner.run(Client.connect(self._address, data_converter=pydantic_data_converter))
         return self
@@ -91,10 +94,12 @@ class EmptyWorkflow:
 
         Raises:
             TimeoutError: it is not completed after `patience` seconds.
+            RuntimeError: the worker has ended.
         """
         began, expected = time.monotonic(), self._active.value + len(tenants)
         self._runner.run(self._start_all(tenants))
         while self._active.value < expected:
+            self._require_worker()
             if time.monotonic() - began > patience:
                 raise TimeoutError(f"{expected - self._active.value} empty workflows run after {patience} s")
             time.sleep(_CHILD_POLL_SECONDS)
@@ -121,8 +126,7 @@ class EmptyWorkflow:
             except RPCError as failed:
                 if failed.status is not RPCStatusCode.NOT_FOUND:
                     raise
-                if not self._worker.is_alive():
-                    raise RuntimeError("the worker with the empty activities has ended") from None
+                self._require_worker()
                 await asyncio.sleep(_CHILD_POLL_SECONDS)
         history = await child.fetch_history()
         ends = [
@@ -131,6 +135,10 @@ class EmptyWorkflow:
             if _is_of(event, Step.ACTIVATE) or event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED
         ]
         return EmptyRun(active=ends[0], done=ends[-1])
+
+    def _require_worker(self) -> None:
+        if not self._worker.is_alive():
+            raise RuntimeError("the worker with the empty activities has ended")
 
 
 def _is_of(event: HistoryEvent, step: Step) -> bool:

@@ -13,9 +13,12 @@ from tests.concurrency import wait_until
 _ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("last_line", ["starting a stack in", "events accepted"])
-def test_terminated_benchmark_ends_its_servers(last_line: str) -> None:
-    command = [sys.executable, "-m", "tests.benchmarks", "--quick", "burst"]
+@pytest.mark.parametrize(
+    ("name", "last_line"),
+    [("burst", "starting a stack in"), ("burst", "events accepted"), ("burst_floor", "  1: ")],
+)
+def test_terminated_benchmark_ends_its_servers(name: str, last_line: str) -> None:
+    command = [sys.executable, "-m", "tests.benchmarks", "--quick", name]
     with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as benchmark:
         assert benchmark.stdout is not None
         folder = ""
