@@ -1,6 +1,7 @@
 """Messages to PostgreSQL, read from its log: the input of the floor and of the counters."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from tests.benchmarks.harness.stack import Stack
 _ROLES = {login(role): role for role in (Role.WORKER, Role.MARKETPLACE)}
 _ENTRY = re.compile(r"\S+ \S+ \S+ \[(\d+)\] (?:\S+ \S+ )?([A-Z]+):  (.*)", re.DOTALL)
 _SENT = re.compile(r"(statement|execute [^:]*): (.*)", re.DOTALL)
+_DOWN_SECONDS = 1.0
+"""Longer than the marketplace API rejects events after one of its transactions lost its session."""
 _VALUE = re.compile(r"\$\d+ = (?:NULL|'((?:[^']|'')*)')", re.DOTALL)
 
 
@@ -72,6 +75,7 @@ class StatementLog:
         self.administrator.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where usename = any(%s)", [list(_ROLES)]
         )
+        time.sleep(_DOWN_SECONDS)
 
 
 def _parse(log: str) -> list[Message]:
