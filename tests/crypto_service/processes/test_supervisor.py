@@ -30,10 +30,10 @@ def note(name, what):
 
 def job(name, deaf=False):
     def work(reports):
-        note(name, "started")
         stopped = []
         signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
         signal.signal(signal.SIGUSR1, lambda *_: note(name, "noticed"))
+        note(name, "started")
         counters = {("openkcm_crypto_operations", (("operation", name), ("refused", ""))): 1}
         faults = ["journal_not_writable"] if name == "faulty" else []
         reports.send(Report(not faults, faults, counters).encode())
@@ -65,6 +65,10 @@ class Parent:
 
     def pids(self, name: str) -> list[int]:
         return [int(pid) for who, what, pid in self.notes() if (who, what) == (name, "started")]
+
+    def wait_until_started(self, *names: str) -> None:
+        """Wait until the service is ready and these children, which need not be the first to report, have handlers."""
+        wait_until(lambda: all(self.pids(name) for name in names) and self.get("/readyz")[0] == 200)
 
     def get(self, path: str, method: str = "GET") -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=3)
@@ -102,6 +106,7 @@ def test_children_start_and_stop_in_order_and_health_works_beside_silent_clients
     wait_until(lambda: parent.get("/readyz")[0] == 200)
     for connection in silent:
         connection.close()
+    parent.wait_until_started("one", "two", "last")
     assert parent.get("/nothing")[0] == 404
     assert parent.get("/metrics", "POST")[0] == 404
     parent.process.terminate()
@@ -119,7 +124,7 @@ def test_fault_of_one_child_makes_the_service_not_ready_while_it_runs(start: Cal
 
 def test_stopping_service_is_not_ready_and_still_serves_until_load_balancers_noticed(start: Callable[..., Parent]):
     parent = start("noticed")
-    wait_until(lambda: parent.get("/readyz")[0] == 200 and parent.pids("noticed") and parent.pids("last"))
+    parent.wait_until_started("one", "two", "last", "noticed")
     began = time.monotonic()
     parent.process.terminate()
     wait_until(lambda: parent.get("/readyz") == (404, "stopping\n"))
@@ -152,8 +157,7 @@ def test_failing_child_is_restarted_with_backoff_and_the_others_continue(start: 
 
 def test_child_that_ignores_sigterm_is_killed(start: Callable[..., Parent]):
     parent = start("deaf")
-    wait_until(lambda: parent.pids("deaf") and parent.pids("last"))
-    wait_until(lambda: parent.get("/readyz")[0] == 200)
+    parent.wait_until_started("one", "two", "last", "deaf")
     parent.process.terminate()
     assert parent.process.wait(60) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in parent.pids("deaf"))
