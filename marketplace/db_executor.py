@@ -12,7 +12,7 @@ from core.errors.platform import DatabaseUnavailable
 THREADS = 8
 ENROLMENT_THREADS = 4
 """The pool has a connection for each thread: a thread never waits for a connection of another."""
-_RETRY_SECONDS = 0.5
+RETRY_SECONDS = 0.5
 
 Result = TypeVar("Result")
 
@@ -42,5 +42,5 @@ class DatabaseExecutor:
             return work()
         except DatabaseUnavailable as failed:
             if type(failed) is DatabaseUnavailable:  # a schema that differs is found at once
-                self._down_until = time.monotonic() + _RETRY_SECONDS
+                self._down_until = time.monotonic() + RETRY_SECONDS
             raise

@@ -12,14 +12,15 @@ from psycopg import sql
 from config.secrets import Role
 from database.postgres.access import login
 from devstack.servers.postgres import PostgresServer
+from marketplace.db_executor import RETRY_SECONDS
 from tests.benchmarks.harness.stack import Stack
 
 _ROLES = {login(role): role for role in (Role.WORKER, Role.MARKETPLACE)}
 _ENTRY = re.compile(r"\S+ \S+ \S+ \[(\d+)\] (?:\S+ \S+ )?([A-Z]+):  (.*)", re.DOTALL)
 _SENT = re.compile(r"(statement|execute [^:]*): (.*)", re.DOTALL)
-_DOWN_SECONDS = 1.0
-"""Longer than the marketplace API rejects events after one of its transactions lost its session."""
 _VALUE = re.compile(r"\$\d+ = (?:NULL|'((?:[^']|'')*)')", re.DOTALL)
+_DOWN_SECONDS = 2 * RETRY_SECONDS
+"""Longer than the marketplace API rejects events after one of its transactions lost its session."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tests.benchmarks.harness.processes import read_cpu
 from tests.benchmarks.harness.stack import Stack
 from tests.benchmarks.report import Check, Result, spread
 
-_LIMIT_SECONDS = 30.0
+_LIMIT_SECONDS = 18.0
 _PATIENCE_SECONDS = 180
 _POLL_SECONDS = 0.5
 _PROTOCOL = (

@@ -23,14 +23,17 @@ _WARM_UPS = 20
 _PATIENCE_SECONDS = 900
 _POLL_SECONDS = 0.25
 _PAUSE_SECONDS = 3
+_SETTLE_SECONDS = 60
+_IDLE_CORES = 0.3
 _PROTOCOL = (
-    "{rounds} rounds of two bursts each, in turns one or the other first, with {pause} seconds between: (a) {tenants} "
-    "signed events are posted to the marketplace API at once, until the database, read four times a second, has all "
-    "as active; (b) {tenants} of the product's workflows are started at once in a separate worker process. Their "
-    "activities do nothing, except one: it sends the same requests to OpenBao and the same messages to PostgreSQL, "
-    "without the product's code (the messages come from PostgreSQL's log of one real tenant). It has as many threads "
-    "as the product's worker, each with its connections. Before, {warm} tenants of each kind are provisioned "
-    "unmeasured. The ratio is the median of (a) over (b) in the rounds. All processes share the cores."
+    "{rounds} rounds of two bursts each, in turns one or the other first. Each waits until the components use less "
+    "than {idle} of a core in {pause} seconds, but at most {settle} seconds: (a) {tenants} signed events are posted to "
+    "the marketplace API at once, until the database, read four times a second, has all as active; (b) {tenants} of "
+    "the product's workflows are started at once in a separate worker process. Their activities do nothing, except "
+    "one: it sends the same requests to OpenBao and the same messages to PostgreSQL, without the product's code (the "
+    "messages come from PostgreSQL's log of one real tenant). It has as many threads as the product's worker, each "
+    "with its connections. Before, {warm} tenants of each kind are provisioned unmeasured. The ratio is the median of "
+    "(a) over (b) in the rounds. All processes share the cores."
 )
 
 
@@ -58,6 +61,7 @@ class _Bursts:
     def product(self, name: str, number: int) -> tuple[float, CpuSpan]:
         """Enable tenants at once; return the seconds until the last is active."""
         expected = self._active() + number
+        self._settle()
         before = read_cpu(self._pids)
         first = self._marketplace.enable_all(_tenants(name, number), at_once=number)
         deadline = first + _PATIENCE_SECONDS
@@ -71,21 +75,30 @@ class _Bursts:
 
     def floor(self, name: str, number: int) -> tuple[float, CpuSpan]:
         """Run as many bare workflows at once; return the seconds until the last one has activated its tenant."""
+        self._settle()
         before = read_cpu(self._pids)
         seconds = self._empty.run_all(_tenants(name, number), _PATIENCE_SECONDS)
         return seconds, before.until(read_cpu(self._pids))
 
     def round(self, number: int, tenants: int) -> _Round:
         # In turns, because each burst leaves the servers with more rows and keys.
-        bursts = [self.product, self.floor]
-        if number % 2 == 1:
-            bursts.reverse()
-        measured = {}
-        for burst in bursts:
-            measured[burst] = burst(f"{burst.__name__}-{number}", tenants)
-            time.sleep(_PAUSE_SECONDS)
-        (product, product_cpu), (floor, floor_cpu) = measured[self.product], measured[self.floor]
+        if number % 2 == 0:
+            product, product_cpu = self.product(f"product-{number}", tenants)
+            floor, floor_cpu = self.floor(f"floor-{number}", tenants)
+        else:
+            floor, floor_cpu = self.floor(f"floor-{number}", tenants)
+            product, product_cpu = self.product(f"product-{number}", tenants)
         return _Round(product, floor, product_cpu, floor_cpu)
+
+    def _settle(self) -> None:
+        """Wait until work that follows a burst, such as the signing of audit heads, has ended."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        used = float("inf")
+        while used > _IDLE_CORES and time.monotonic() < deadline:
+            before = read_cpu(self._pids)
+            time.sleep(_PAUSE_SECONDS)
+            span = before.until(read_cpu(self._pids))
+            used = sum(span.seconds.values()) / span.elapsed
 
     def _active(self) -> int:
         return sum(count.tenants for count in self._operations.counts() if count.state is State.ACTIVE)
@@ -120,7 +133,14 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         name="burst_floor",
         title=f"{tenants} tenants enabled at once, beside the bare calls and workflows",
         quick=quick,
-        protocol=_PROTOCOL.format(rounds=rounds, tenants=tenants, warm=_WARM_UPS, pause=_PAUSE_SECONDS),
+        protocol=_PROTOCOL.format(
+            rounds=rounds,
+            tenants=tenants,
+            warm=_WARM_UPS,
+            pause=_PAUSE_SECONDS,
+            idle=_IDLE_CORES,
+            settle=_SETTLE_SECONDS,
+        ),
         checks=[Check(f"the last of {tenants} is active, over the floor", ratio, _LIMIT_RATIO, "times")],
         summary=summary,
         samples={

@@ -15,7 +15,7 @@ from tests.benchmarks.provisioning.baseline_postgres import Recording
 from tests.benchmarks.provisioning.empty_workflow import EmptyRun, EmptyWorkflow
 from tests.benchmarks.report import Check, Result, percentile, spread
 
-_LIMIT_RATIO = 1.5
+_LIMIT_RATIO = 1.15
 _LIMIT_P99_SECONDS = 1.0
 _WARM_UPS = 5
 _COUNTED = 10

@@ -1,4 +1,4 @@
-"""A terminated benchmark ends its servers, while they start and later."""
+"""A terminated benchmark ends its servers and worker processes, while they start and later."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.harness.processes import family_of
 from tests.concurrency import wait_until
 
 _ROOT = Path(__file__).parents[3]
@@ -17,7 +18,7 @@ _ROOT = Path(__file__).parents[3]
     ("name", "last_line"),
     [("burst", "starting a stack in"), ("burst", "events accepted"), ("burst_floor", "  1: ")],
 )
-def test_terminated_benchmark_ends_its_servers(name: str, last_line: str) -> None:
+def test_terminated_benchmark_ends_its_processes(name: str, last_line: str) -> None:
     command = [sys.executable, "-m", "tests.benchmarks", "--quick", name]
     with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as benchmark:
         assert benchmark.stdout is not None
@@ -29,11 +30,13 @@ def test_terminated_benchmark_ends_its_servers(name: str, last_line: str) -> Non
                 break
         wait_until(lambda: any("supervisor.pid" in files for _, _, files in os.walk(folder)), seconds=60)
         assert _processes_of(folder)
+        descendants = family_of(benchmark.pid)[1:]
 
         benchmark.send_signal(signal.SIGTERM)
 
         assert benchmark.wait(120) == 128 + signal.SIGTERM
     assert not _processes_of(folder)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in descendants), seconds=10)
     assert not Path(folder).exists()
 
 
