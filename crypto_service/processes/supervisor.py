@@ -35,7 +35,10 @@ NOTICE = signal.SIGUSR1
 """Sent to the first stage: SIGTERM follows soon."""
 
 Job = Callable[[socket.socket], None]
-"""The work of a child until SIGTERM; it sends its reports to the socket."""
+"""The work of a child until SIGTERM; it sends its reports to the socket.
+
+NOTICE is blocked until the job unblocks it, which it does when it has a handler: a notice before that is not lost.
+"""
 
 log = structlog.get_logger()
 
@@ -117,12 +120,12 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         parent = os.getpid()
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*_SIGNALS, NOTICE})
         pid = os.fork()
         if pid == 0:
             ours.close()
             self._run_child(child, theirs, parent)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_SIGNALS, NOTICE})
         theirs.close()
         ours.settimeout(0)
         child.pid, child.reports, child.started_at = pid, ours, time.monotonic()
@@ -136,7 +139,6 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
-            signal.signal(NOTICE, signal.SIG_IGN)
             for key in list(self._selector.get_map().values()):
                 with suppress(OSError, AttributeError):
                     key.fileobj.close()  # type: ignore[union-attr]  # only sockets are registered

@@ -89,6 +89,7 @@ async def _serve_until_stopped(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     service = wiring.build(settings, credentials, shared_identity)
     asyncio.get_running_loop().add_signal_handler(NOTICE, service.connections.end_after_responses)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {NOTICE})
     stopping = asyncio.create_task(stop.wait())
     running = asyncio.create_task(_run(settings, service, reports))
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -20,7 +20,7 @@ PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
 from crypto_service.server.metrics import Report
-from crypto_service.processes.supervisor import Child, Supervisor
+from crypto_service.processes.supervisor import NOTICE, Child, Supervisor
 
 port, folder = int(sys.argv[1]), Path(sys.argv[2])
 
@@ -30,9 +30,13 @@ def note(name, what):
 
 def job(name, deaf=False):
     def work(reports):
+        if name == "late":
+            note(name, "forked")
+            time.sleep(1)
         stopped = []
         signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
-        signal.signal(signal.SIGUSR1, lambda *_: note(name, "noticed"))
+        signal.signal(NOTICE, lambda *_: note(name, "noticed"))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {NOTICE})
         note(name, "started")
         counters = {("openkcm_crypto_operations", (("operation", name), ("refused", ""))): 1}
         faults = ["journal_not_writable"] if name == "faulty" else []
@@ -47,7 +51,7 @@ def job(name, deaf=False):
 children = [Child("one", job("one")), Child("two", job("two")), Child("last", job("last"), stage=1)]
 if len(sys.argv) > 3:
     children.append(Child(sys.argv[3], job(sys.argv[3], deaf=sys.argv[3] == "deaf")))
-notice = 2.0 if "noticed" in sys.argv else 0.0
+notice = 2.0 if {"noticed", "late"} & set(sys.argv) else 0.0
 Supervisor(children, ("127.0.0.1", port), 1.0, notice).run()
 """
 
@@ -134,6 +138,14 @@ def test_stopping_service_is_not_ready_and_still_serves_until_load_balancers_not
     assert parent.process.wait(60) == 0
     assert time.monotonic() - began > 2.0
     assert len([what for _, what, _ in parent.notes() if what == "stopped"]) == 4
+
+
+def test_child_that_starts_during_the_stop_receives_the_notice(start: Callable[..., Parent]):
+    parent = start("late")
+    wait_until(lambda: ["late", "forked"] in [note[:2] for note in parent.notes()])
+    parent.process.terminate()
+    assert parent.process.wait(60) == 0
+    assert [what for who, what, _ in parent.notes() if who == "late"] == ["forked", "noticed", "started", "stopped"]
 
 
 def test_killed_child_is_restarted_and_its_counters_remain(start: Callable[..., Parent]):
