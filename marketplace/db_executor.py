@@ -13,6 +13,7 @@ THREADS = 8
 ENROLMENT_THREADS = 4
 """The pool has a connection for each thread: a thread never waits for a connection of another."""
 RETRY_SECONDS = 0.5
+"""How long work fails at once after a transaction found the database unavailable."""
 
 Result = TypeVar("Result")
 

@@ -32,7 +32,8 @@ def job(name, deaf=False):
     def work(reports):
         if name == "late":
             note(name, "forked")
-            time.sleep(1)
+            while not (folder / "continue").exists():
+                time.sleep(0.01)
         stopped = []
         signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
         signal.signal(NOTICE, lambda *_: note(name, "noticed"))
@@ -51,7 +52,7 @@ def job(name, deaf=False):
 children = [Child("one", job("one")), Child("two", job("two")), Child("last", job("last"), stage=1)]
 if len(sys.argv) > 3:
     children.append(Child(sys.argv[3], job(sys.argv[3], deaf=sys.argv[3] == "deaf")))
-notice = 2.0 if {"noticed", "late"} & set(sys.argv) else 0.0
+notice = {"noticed": 2.0, "late": 600.0}.get(sys.argv[-1], 0.0)
 Supervisor(children, ("127.0.0.1", port), 1.0, notice).run()
 """
 
@@ -69,6 +70,9 @@ class Parent:
 
     def pids(self, name: str) -> list[int]:
         return [int(pid) for who, what, pid in self.notes() if (who, what) == (name, "started")]
+
+    def notes_of(self, name: str) -> list[str]:
+        return [what for who, what, _ in self.notes() if who == name]
 
     def wait_until_started(self, *names: str) -> None:
         """Wait until the service is ready and these children, which need not be the first to report, have handlers."""
@@ -140,12 +144,14 @@ def test_stopping_service_is_not_ready_and_still_serves_until_load_balancers_not
     assert len([what for _, what, _ in parent.notes() if what == "stopped"]) == 4
 
 
-def test_child_that_starts_during_the_stop_receives_the_notice(start: Callable[..., Parent]):
+def test_child_that_starts_during_the_stop_receives_the_notice(start: Callable[..., Parent], tmp_path: Path):
     parent = start("late")
-    wait_until(lambda: ["late", "forked"] in [note[:2] for note in parent.notes()])
+    wait_until(lambda: parent.notes_of("late") == ["forked"])
     parent.process.terminate()
-    assert parent.process.wait(60) == 0
-    assert [what for who, what, _ in parent.notes() if who == "late"] == ["forked", "noticed", "started", "stopped"]
+    wait_until(lambda: parent.get("/readyz") == (404, "stopping\n"))
+    (tmp_path / "continue").touch()
+    wait_until(lambda: "started" in parent.notes_of("late"))
+    assert parent.notes_of("late") == ["forked", "noticed", "started"]
 
 
 def test_killed_child_is_restarted_and_its_counters_remain(start: Callable[..., Parent]):

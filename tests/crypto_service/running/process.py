@@ -89,9 +89,13 @@ class Service:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(30)
 
-    def terminate(self) -> int:
+    def request_stop(self) -> None:
         assert self._process is not None
         self._process.terminate()
+
+    def terminate(self) -> int:
+        assert self._process is not None
+        self.request_stop()
         return self._process.wait(30)
 
     def page(self, path: str) -> tuple[int, str]:

@@ -48,6 +48,28 @@ def test_service_serves_reports_and_stops_after_shipping_its_audit(service: Serv
     client.close()
 
 
+def test_connection_ends_after_a_response_during_the_notice_before_a_stop(
+    service: Service, world: World, tmp_path: Path
+):
+    client = Client(service.https, connect_service(world.tenant(), "orders", tmp_path))
+    service.start("OPENKCM_SHUTDOWN_NOTICE_SECONDS", "300")
+    service.wait_ready()
+
+    def is_ended() -> bool:
+        try:
+            assert client.post("/v1/data-keys", {"resource": "orders/1"})[0] == 200
+        except ConnectionError:
+            return True
+        return False
+
+    assert not is_ended()
+    assert not is_ended()
+    service.request_stop()
+    wait_until(is_ended, seconds=30)
+    assert service.page("/readyz") == (404, "stopping\n")
+    client.close()
+
+
 def test_operations_of_both_servers_name_their_object_only_while_the_tenant_records_resources(
     service: Service, world: World, tmp_path: Path
 ):
