@@ -67,7 +67,7 @@ async def run(settings: Settings, parts: wiring.WorkerDependencies, runtime: Run
         starting.cancel()
         return
     client = starting.result()
-    async with run_workers(wiring.workers(client, parts)):
+    async with run_workers(wiring.workers(client, parts), parts.stopping):
         watching = asyncio.create_task(report_health(client, parts.database, parts.vault, parts.watches))
         restoring = asyncio.create_task(_keep_platform_workflows(client, settings.regions, settings.root_key_shards))
         gateway = await WorkflowClient.connect(

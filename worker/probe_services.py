@@ -1,10 +1,9 @@
 """Connection of the canary tenants' services through the workflow client, as for any other service."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
-
-from temporalio import activity
 
 from activities.isolation.probe_services import ProbeServiceNotReady
 from openkcm.errors import CallerError, PlatformError
@@ -25,12 +24,15 @@ class ProbeServiceConnections:
     """A `ServiceConnections` for activity threads, with a new Temporal connection for each call.
 
     The activities of the service's workflow need a thread of the same pool, so parallel assessments MUST leave some
-    free. Raises WorkerStopping in a draining worker, which would never execute these activities.
+    free. Raises WorkerStopping once `stopping` is set: a draining worker would never execute these activities.
     """
 
-    def __init__(self, temporal_address: str | None, provisioning_slo_seconds: float) -> None:
+    def __init__(
+        self, temporal_address: str | None, provisioning_slo_seconds: float, stopping: threading.Event
+    ) -> None:
         self._address = temporal_address
         self._promise_seconds = provisioning_slo_seconds
+        self._stopping = stopping
 
     def connect(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
         self._execute(lambda gateway: gateway.connect_service(tenant_id, region, service, request_id))
@@ -42,7 +44,7 @@ class ProbeServiceConnections:
         async def execute() -> None:
             running = asyncio.create_task(operation(await WorkflowClient.connect(self._address, self._promise_seconds)))
             while not running.done():
-                if activity.in_activity() and activity.is_worker_shutdown():
+                if self._stopping.is_set():
                     running.cancel()
                     await asyncio.gather(running, return_exceptions=True)
                     raise WorkerStopping

@@ -5,6 +5,7 @@ neither, and slow activities take nothing from a tenant's lock.
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -66,12 +67,18 @@ def database_connections(settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def run_workers(found: Sequence[Worker]) -> AsyncIterator[None]:
-    """Run workers until the block ends; then all drain at the same time, within one `shutdown_grace_seconds`."""
+async def run_workers(found: Sequence[Worker], stopping: threading.Event) -> AsyncIterator[None]:
+    """Run workers until the block ends; then all drain at the same time, within one `shutdown_grace_seconds`.
+
+    Activities that last until the worker stops return once `stopping` is set. `activity.is_worker_shutdown` does not
+    end all of them: in temporalio 1.35 it remains false if a worker's first activity starts after its shutdown began.
+    """
+    stopping.clear()
     async with AsyncExitStack() as running:
         for worker in found:
             await running.enter_async_context(worker)
         try:
             yield
         finally:
+            stopping.set()
             await asyncio.gather(*(worker.shutdown() for worker in found))

@@ -1,5 +1,6 @@
 """Construction of every adapter and activity of the worker; only this module chooses implementations."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -166,6 +167,8 @@ class WorkerDependencies:
     interceptors: tuple[Interceptor, ...]
     watches: Callable[[], tuple[WatchRootKeysInput, ...]]
     tracer: Tracer | None
+    stopping: threading.Event
+    """Set when the worker stops: activities with much work, or without an end, then return."""
 
     @property
     def converter(self) -> DataConverter:
@@ -196,6 +199,7 @@ def build(
     `clock` gives the time for rows and certificates. `vault` is the worker's session, created if None.
     `meter` is the meter of the process, on which all metrics are exported.
     """
+    stopping = threading.Event()
     database = open_database(settings, Role.WORKER, database_connections(settings))
     vault = vault or open_vault(settings, Role.WORKER, report_response)
     tokens = TenantTokens(vault, read_secret(settings.secrets, secrets.BOUNDARY_IDENTITY))
@@ -222,11 +226,11 @@ def build(
         root_key_cache,
         lambda tenant, request, sealed: decrypt_credentials(intake, tenant, request, sealed),
         outbox,
-        Pace(per_second=0),
+        Pace(0, stopping),
     )
     rotation = RotationActivities(
         *(database, queries, tenant_keys, fingerprints, root_key_cache, outbox),
-        Pace(settings.rewrap_per_second),
+        Pace(settings.rewrap_per_second, stopping),
         metrics,
     )
     grace, stored = settings.root_key_grace_seconds, StoredTenantActivities(database)
@@ -235,7 +239,7 @@ def build(
     standing = TenantStatusActivities(database, outbox, lock_records, grace, clock)
     approvals = ApprovalActivities(database, outbox, timedelta(hours=settings.approval_ttl_hours))
     pace = PollIntervals(settings.root_key_poll_seconds, settings.root_key_idle_poll_seconds, grace)
-    watch = RootKeyHealthActivities(database, queries, root_key_cache, pace, clock, metrics)
+    watch = RootKeyHealthActivities(database, queries, root_key_cache, pace, clock, metrics, stopping)
     isolation = IsolationGateActivities(
         database, RowSecuritySuite(database), VaultTenantIsolationSuite(vault, tokens, clock), clock, metrics
     )
@@ -258,7 +262,7 @@ def build(
     heads = AuditCheckpointActivities(database, queries, recorded)
     on_keys, through_listeners = (
         key_attacks(database, queries, vault, tokens, root_key_cache),
-        crypto_api_suite(settings, database, vault, clock),
+        crypto_api_suite(settings, database, vault, clock, stopping),
     )
     examination = IsolationAssessmentActivities(
         database,
@@ -417,6 +421,7 @@ def build(
         interceptors=(CorrelationInterceptor(), FailureInterceptor(database), *tracing),
         watches=watch.watches,
         tracer=tracer,
+        stopping=stopping,
     )
 
 
@@ -542,11 +547,14 @@ def key_attacks(
 
 
 def crypto_api_suite(
-    settings: Settings, database: Database, vault: VaultSession, clock: Clock
+    settings: Settings, database: Database, vault: VaultSession, clock: Clock, stopping: threading.Event
 ) -> CryptoApiIsolationSuite:
-    """Return the attacks through the crypto service's public endpoints, at the addresses that customers use."""
+    """Return the attacks through the crypto service's public endpoints, at the addresses that customers use.
+
+    Once `stopping` is set, they connect no more services.
+    """
     endpoints = Endpoints(settings.crypto_name, *settings.crypto_ports)
-    connections = ProbeServiceConnections(settings.temporal_address, settings.provisioning_slo_seconds)
+    connections = ProbeServiceConnections(settings.temporal_address, settings.provisioning_slo_seconds, stopping)
     probes = ProbeServices(database, connections, clock)
     return CryptoApiIsolationSuite(
         database, CryptoApiSuite(endpoints), ForgedCertificateSigner(vault, clock), probes, clock

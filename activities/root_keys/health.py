@@ -183,6 +183,7 @@ class RootKeyHealthActivities:
         pace: PollIntervals,
         clock: Clock,
         metrics: Metrics,
+        stopping: threading.Event,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
@@ -191,6 +192,7 @@ class RootKeyHealthActivities:
         self._pace = pace
         self._clock = clock
         self._metrics = metrics
+        self._stopping = stopping
         self._monotonic = monotonic
         self._shards: dict[WatchRootKeysInput, _Shard] = {}
         self._database_calls = threading.BoundedSemaphore(_DATABASE_CALLS)
@@ -203,7 +205,7 @@ class RootKeyHealthActivities:
         shard.run += 1
         mine = shard.run  # a timed-out attempt ends when the next one starts
         try:
-            while mine == shard.run and not (activity.is_cancelled() or activity.is_worker_shutdown()):
+            while mine == shard.run and not (activity.is_cancelled() or self._stopping.is_set()):
                 # A timed-out attempt may still run a round.
                 if not shard.round.acquire(timeout=_TICK_SECONDS):
                     continue

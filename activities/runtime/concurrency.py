@@ -9,6 +9,7 @@ their time. Each attempt is recorded before its work, so tenants whose work fail
 tenant in the next run.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,22 +39,26 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The rate of service keys per second, 0 for no limit, and the time slice of an attempt in seconds."""
+    """The rate of service keys per second, 0 for no limit, and the time slice of an attempt in seconds.
+
+    `stopping` is set when the worker stops, see `worker.task_queues.run_workers`.
+    """
 
     per_second: float
+    stopping: threading.Event
     slice_seconds: float = 10.0
 
     def throttle(self, keys: int, took: float) -> None:
         """Wait until `keys` keys took as long as the rate allows; `took` is the time that they took already."""
         left = keys / self.per_second - took if self.per_second else 0.0
-        while left > 0 and not activity.is_worker_shutdown():
+        while left > 0 and not self.stopping.is_set():
             activity.heartbeat()
-            time.sleep(min(left, _MAX_SLEEP_SECONDS))
+            self.stopping.wait(min(left, _MAX_SLEEP_SECONDS))
             left -= _MAX_SLEEP_SECONDS
 
     def is_over(self, began: float) -> bool:
         """Return whether a slice that began at this monotonic time must end; a stopping worker ends it at once."""
-        return activity.is_worker_shutdown() or time.monotonic() - began >= self.slice_seconds
+        return self.stopping.is_set() or time.monotonic() - began >= self.slice_seconds
 
 
 Parameters = ParamSpec("Parameters")

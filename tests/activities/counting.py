@@ -12,6 +12,8 @@ from temporalio.testing import ActivityEnvironment
 from activities.runtime.metrics import Metrics
 
 UNCOUNTED = Metrics(MetricMeter.noop)
+CANCELLED_AFTER_SECONDS = 60
+"""When `run_until` cancels an activity whose condition never holds."""
 
 
 class Counted:
@@ -54,8 +56,8 @@ def run_until(
     *arguments: Any,
     heartbeat: Callable[..., None] = lambda *_: None,
 ) -> Any:
-    """Run an activity and cancel it when `holds` is true, or after a minute."""
-    environment, ended, deadline = ActivityEnvironment(), threading.Event(), time.monotonic() + 60
+    """Run an activity and cancel it when `holds` is true, or after `CANCELLED_AFTER_SECONDS`."""
+    environment, ended, deadline = ActivityEnvironment(), threading.Event(), time.monotonic() + CANCELLED_AFTER_SECONDS
     environment.on_heartbeat = heartbeat
 
     def cancel() -> None:

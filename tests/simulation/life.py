@@ -86,7 +86,7 @@ class TenantLifetime:
         client = await Client.connect(address, data_converter=parts.converter)
         lifetime = TenantLifetime(parts, clock, client, opener)
         with closing(lifetime._operator):
-            async with run_workers(wiring.workers(client, parts)):
+            async with run_workers(wiring.workers(client, parts), parts.stopping):
                 await lifetime._provision()
                 yield lifetime
 

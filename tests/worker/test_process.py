@@ -148,7 +148,7 @@ def test_worker_stops_while_it_waits_for_the_canary(start, process_settings, par
     worker = start(process_settings)
     worker.wait_until(lambda: CanaryMissing.code in worker.log)
     worker.process.terminate()
-    assert worker.process.wait(180) == 0
+    assert worker.process.wait(process_settings.shutdown_grace_seconds / 2) == 0
     assert "worker draining" in worker.log
     assert "worker ready" not in worker.log
 

@@ -165,7 +165,7 @@ async def running_worker(address: str, settings: Settings, shards: int) -> Async
     client = await Client.connect(address, data_converter=parts.converter)
     await bootstrap.ensure_watches(client, settings.regions, shards)
     try:
-        async with run_workers(wiring.workers(client, parts)):
+        async with run_workers(wiring.workers(client, parts), parts.stopping):
             restoring = asyncio.create_task(process._keep_platform_workflows(client, settings.regions, shards))
             yield client
             restoring.cancel()

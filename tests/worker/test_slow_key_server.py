@@ -64,7 +64,7 @@ class SlowProvisioning:
     @asynccontextmanager
     async def _working(self, seconds: float) -> AsyncIterator[Client]:
         client = await Client.connect(self._temporal.address, data_converter=self._parts.converter)
-        async with run_workers(wiring.workers(client, self._parts)), asyncio.timeout(seconds):
+        async with run_workers(wiring.workers(client, self._parts), self._parts.stopping), asyncio.timeout(seconds):
             yield client
 
     def close(self) -> None:

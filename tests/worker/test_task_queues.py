@@ -5,7 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from threading import Barrier
+from threading import Barrier, Event
 
 import pytest
 from temporalio import activity, workflow
@@ -61,7 +61,7 @@ def settings(settings: Settings, callback: CallbackReceiver) -> Settings:
 async def client(temporal: TemporalServer, parts: wiring.WorkerDependencies) -> AsyncIterator[Client]:
     """Run the product's workers of the region."""
     client = await Client.connect(temporal.address, data_converter=parts.converter)
-    async with run_workers(wiring.workers(client, parts)):
+    async with run_workers(wiring.workers(client, parts), parts.stopping):
         yield client
 
 
@@ -164,7 +164,7 @@ async def test_workers_of_all_queues_drain_at_the_same_time(temporal):
         )
         for queue in queues
     ]
-    async with run_workers(workers):
+    async with run_workers(workers, Event()):
         for queue in queues:
             await client.start_workflow(_Waiting.run, id=queue, task_queue=queue)
         for _ in queues:

@@ -1,5 +1,6 @@
 """Workers for every task queue of a region."""
 
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -46,5 +47,6 @@ def run_region(
         [
             Worker(client, task_queue=queue, workflows=of_queue, activities=activities, **options)
             for queue, of_queue in queues.items()
-        ]
+        ],
+        threading.Event(),
     )

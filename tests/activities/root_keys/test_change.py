@@ -183,7 +183,7 @@ def with_providers(change: Change, providers: FaultyProviders) -> Any:
     cache = RootKeyCache(
         lambda _: cast("RootKey", None), cast("RootKeyProviders", providers), change.tenant_keys.decrypt
     )
-    outbox, pace = NotificationOutbox((), ""), Pace(per_second=0)
+    outbox, pace = NotificationOutbox((), ""), Pace(0, threading.Event())
     activities = RootKeyActivities(
         database, change.tenant_keys, cache, partial(decrypt_credentials, [intake]), outbox, pace
     )
@@ -419,7 +419,7 @@ def test_wrapping_returns_after_its_time_slice_and_the_next_slice_continues(chan
     change.through(step, until="preflight-root-key")
     wired = next(a.__self__ for a in change.tenant.parts.lifecycle if a.__name__ == "wrap_service_keys")
     dependencies = wired._database, wired._tenant_keys, wired._root_keys, wired._unseal, wired._outbox
-    sliced = RootKeyActivities(*dependencies, Pace(per_second=0, slice_seconds=0))
+    sliced = RootKeyActivities(*dependencies, Pace(0, threading.Event(), slice_seconds=0))
     slices = [ActivityEnvironment().run(sliced.wrap_service_keys, step) for _ in range(2)]
     done = len(SERVICES)
     assert slices == [WrapProgress(total=done, wrapped=done, more=more) for more in (True, False)]

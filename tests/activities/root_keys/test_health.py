@@ -1,6 +1,7 @@
 """Root key monitoring with real rows, root keys that can be disabled, and no workflow."""
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from database.platform.scheduled import PlatformQueries
 from database.root_keys import MonitoredRootKey, RootKeyChanges, RootKeyRequestRow
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import OpenKcmError
-from tests.activities.counting import run_until
+from tests.activities.counting import CANCELLED_AFTER_SECONDS, run_until
 from tests.activities.recorded import Recorded
 from tests.concurrency import wait_until
 from tests.database.builders import a_place, a_provisioned_tenant, a_root_key_id, an_event
@@ -75,12 +76,13 @@ class Scene:
         self.holder, self.queries = SimulatedHolders(timeout=TIMEOUT), CountedQueries(self.worker)
         self.later = timedelta()
         self.heartbeats: list[int] = []
-        self.metrics = DelayMetrics()
+        self.metrics, self.stopping = DelayMetrics(), threading.Event()
         self.watch = self.with_pace(FAST)
 
     def with_pace(self, pace: PollIntervals) -> RootKeyHealthActivities:
+        dependencies = self.worker, self.queries, self.holder, pace
         return RootKeyHealthActivities(
-            self.worker, self.queries, self.holder, pace, lambda: datetime.now(UTC) + self.later, self.metrics
+            *dependencies, lambda: datetime.now(UTC) + self.later, self.metrics, self.stopping
         )
 
     def uses(self, tenant_id: str) -> None:
@@ -122,6 +124,19 @@ def scene(field: Field) -> Scene:
     scene = Scene(field)
     scene.holds("acme")
     return scene
+
+
+def test_monitoring_ends_when_the_worker_stops_also_if_it_starts_later(scene: Scene) -> None:
+    def stop_after_a_check() -> bool:
+        if scene.holder.checks["acme"]:
+            scene.stopping.set()
+        return False
+
+    for _ in range(2):
+        began = time.monotonic()
+        assert scene.run(stop_after_a_check) == ()
+        assert time.monotonic() - began < CANCELLED_AFTER_SECONDS / 2
+    assert scene.stopping.is_set()
 
 
 @pytest.mark.parametrize("failure", [RootKeyDisabled, RootKeyDenied])

@@ -3,6 +3,7 @@
 import time
 from datetime import timedelta
 from functools import partial
+from threading import Event
 
 import pytest
 from temporalio.testing import ActivityEnvironment
@@ -229,7 +230,7 @@ def test_rewrapping_respects_the_rate_limit(rotating) -> None:
     step = rotating.wants(services=RotationScope.NONE)
     rotating.rotate(step, until="rotate-tenant-key")
     root_key_cache = next(a.__self__._root_keys for a in parts.lifecycle if a.__name__ == "rewrap_keys")
-    slow = Rewrapping(parts.database, rotating.tenant_keys, root_key_cache, Pace(len(SERVICES) * 2))
+    slow = Rewrapping(parts.database, rotating.tenant_keys, root_key_cache, Pace(len(SERVICES) * 2, Event()))
     began = time.monotonic()
     rotating.in_activity(slow.run, rotating.following(step))
     assert timedelta(seconds=time.monotonic() - began) >= timedelta(seconds=0.5)
@@ -240,7 +241,7 @@ def test_paced_steps_return_after_their_time_slice_and_the_next_slice_continues(
     wired = next(a.__self__ for a in parts.lifecycle if a.__name__ == "rewrap_keys")
     sliced = RotationActivities(
         *(parts.database, parts.queries, rotating.tenant_keys, wired._fingerprints, wired._root_keys),
-        *(NotificationOutbox((), ""), Pace(per_second=0, slice_seconds=0), wired._metrics),
+        *(NotificationOutbox((), ""), Pace(0, Event(), slice_seconds=0), wired._metrics),
     )
     step = rotating.wants()
     rotating.rotate(step, until="rotate-tenant-key")
@@ -258,7 +259,7 @@ def test_creation_of_versions_respects_the_rate_limit_and_reports_progress(rotat
     wired = next(a.__self__ for a in parts.lifecycle if a.__name__ == "rewrap_keys")
     slow = RotationActivities(
         *(parts.database, parts.database, rotating.tenant_keys, wired._fingerprints, wired._root_keys),
-        *(NotificationOutbox((), ""), Pace(len(SERVICES) / 2), wired._metrics),
+        *(NotificationOutbox((), ""), Pace(len(SERVICES) / 2, Event()), wired._metrics),
     )
     environment = ActivityEnvironment()
     environment.on_heartbeat = lambda *details: beats.append(details)

@@ -1,6 +1,9 @@
+import time
+from threading import Event
+
 from temporalio.testing import ActivityEnvironment
 
-from activities.runtime.concurrency import within_budget
+from activities.runtime.concurrency import Pace, within_budget
 
 
 def run(due: list[str], times: list[float]) -> tuple[list[str], int]:
@@ -20,3 +23,13 @@ def test_run_yields_all_items_within_its_time_and_always_the_first():
     assert run(["a", "b", "c"], [0.0, 1.0, 2.0]) == (["a", "b", "c"], 3)
     assert run(["a", "b"], [0.0, 100.0]) == (["a"], 1)
     assert run([], [0.0]) == ([], 0)
+
+
+def test_paced_activity_ends_its_pause_and_its_slice_when_the_worker_stops():
+    pace, began = Pace(0.05, Event(), slice_seconds=1000.0), time.monotonic()
+    environment = ActivityEnvironment()
+    environment.on_heartbeat = lambda *_: pace.stopping.set()
+    assert not pace.is_over(began)
+    environment.run(pace.throttle, 1, 0.0)
+    assert time.monotonic() - began < 10
+    assert pace.is_over(began)

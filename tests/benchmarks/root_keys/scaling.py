@@ -176,6 +176,7 @@ def _measure(database: Field, postgres: int, size: int, amounts: Amounts) -> Mea
         PollIntervals(used=1.0, idle=30.0, grace=3600.0),
         lambda: datetime.now(UTC),
         Metrics(MetricMeter.noop),
+        threading.Event(),
     )
     with _seen(database, used), _running(activities):
         began = time.monotonic()

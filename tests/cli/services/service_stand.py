@@ -38,7 +38,7 @@ class Running(Background):
         ensure_root_keys(self.parts.root_keys, settings.regions)
         assert settings.temporal_address is not None
         client = await Client.connect(settings.temporal_address, data_converter=self.parts.converter)
-        async with run_workers(wiring.workers(client, self.parts)):
+        async with run_workers(wiring.workers(client, self.parts), self.parts.stopping):
             yield
 
     def stop(self) -> None:

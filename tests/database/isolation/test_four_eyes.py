@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from threading import Event
 
 import pytest
 from temporalio.client import Client, WorkflowUpdateFailedError
@@ -93,7 +94,7 @@ class Installation:
         outbox, never, worker = NotificationOutbox((), ""), Untouched(), self.scene.worker
         approvals = ApprovalActivities(worker, outbox, timedelta(hours=24))
         status = TenantStatusActivities(worker, outbox, LockCopies(), 60.0, lambda: datetime.now(UTC))
-        root_keys = RootKeyActivities(worker, never, never, lambda *_: never, outbox, Pace(per_second=0))
+        root_keys = RootKeyActivities(worker, never, never, lambda *_: never, outbox, Pace(0, Event()))
         return [
             approvals.admit_approval,
             approvals.decide_approval,

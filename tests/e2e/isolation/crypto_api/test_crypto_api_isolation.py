@@ -1,5 +1,6 @@
 """Isolation checks attack a tenant over HTTPS and KMIP with services that the product connected."""
 
+import threading
 from collections import Counter
 
 from activities.isolation.crypto_api_suite import CLAUSES
@@ -11,7 +12,6 @@ from tests.compliance.isolation.crypto_api.endpoints import close_sessions
 from tests.concurrency import wait_until
 from tests.e2e.connected import command_until_done
 from worker import wiring
-from worker import wiring as evidence_wiring
 
 
 def test_attacks_over_https_and_kmip_are_rejected(stack, tenant):
@@ -21,7 +21,9 @@ def test_attacks_over_https_and_kmip_are_rejected(stack, tenant):
         return row is not None and row.state is State.ACTIVE
 
     wait_until(second_canary_is_active, lambda: f"see workflow {tenant_workflow(MIRROR_TENANT_ID)}")
-    attacks = evidence_wiring.crypto_api_suite(stack.settings, stack.database(), stack.vault(), wiring.utc_now)
+    attacks = wiring.crypto_api_suite(
+        stack.settings, stack.database(), stack.vault(), wiring.utc_now, threading.Event()
+    )
     try:
         results = attacks(tenant)
     finally:
