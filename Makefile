@@ -6,9 +6,9 @@
 
 BIN := .venv/bin
 JOBS ?= $(shell nproc)
-# Integration tests wait for servers a part of their time, so more share the cores. Not twice as many: each process has
-# its own servers, which use the cores as well. Not in the full tier: each starts an installation for its stories.
-MORE_JOBS = $(shell expr 3 \* $(JOBS) / 2)
+# Integration tests wait a part of their time: with one and a half processes for each core, the cores were idle for a
+# fifth of the run. Not in the full tier: each process starts an installation for its stories.
+MORE_JOBS = $(shell expr 2 \* $(JOBS))
 # Tests of the source tree and the documents: `make lint` runs them.
 LINTS := tests/test_architecture.py tests/test_docs.py
 PYTEST := $(BIN)/pytest $(LINTS:%=--ignore=%)

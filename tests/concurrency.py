@@ -25,7 +25,7 @@ def at_once(*functions: Callable[[], T]) -> list[T]:
 
 def wait_until(
     condition: Callable[[], object],
-    otherwise: Callable[[], str] = lambda: "the condition did not become condition in time",
+    otherwise: Callable[[], str] = lambda: "the condition did not hold in time",
     seconds: float = 120,
 ) -> None:
     """Poll a condition until it holds; fail with the text of `otherwise` after `seconds`."""

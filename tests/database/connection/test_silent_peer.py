@@ -1,10 +1,13 @@
 """A database that does not respond: a stopped backend, and a network that drops everything."""
 
 import queue
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -23,6 +26,8 @@ from tests.pausing import paused
 
 template = filled_template(lambda field: a_provisioned_tenant(field.open("worker"), "acme"))
 
+_PROTOCOL = 3 << 16
+"""The version in the first message to PostgreSQL."""
 LOCK_SECONDS = 2.0
 """Within this time after the request a tenant must be locked."""
 ANSWER_SECONDS = 10.0
@@ -148,6 +153,22 @@ def test_record_is_appended_while_a_lost_process_holds_the_stream(field: Field, 
         with relay.dropping(), worker.tenant_tx("acme") as tx:
             appended.append(tx.audit.append(an_audit_event("of the worker")))
     assert appended, "the first attempt ended by `lock_timeout`"
+
+
+def test_closed_relay_leaves_no_backend_within_a_login(field: Field) -> None:
+    relay = Relay(field.url)
+    address, user = urlsplit(relay.url), b"user\0okcm_worker\0database\0" + field.name.encode() + b"\0\0"
+    with socket.create_connection((address.hostname, address.port)) as client, field.administrator() as administrator:
+        client.sendall(struct.pack("!II", 8 + len(user), _PROTOCOL) + user)
+        assert client.recv(64).startswith(b"R"), "the server requests the password"
+
+        def backends_within_a_login() -> int:
+            query = "select count(*) from pg_stat_activity where state = 'starting' and client_addr is not null"
+            return administrator.execute(query).fetchone()[0]
+
+        assert backends_within_a_login() == 1
+        relay.close()
+        wait_until(lambda: backends_within_a_login() == 0, seconds=20)
 
 
 @pytest.mark.parametrize(("own", "expected"), [(None, "4s"), (30, "30s")])
