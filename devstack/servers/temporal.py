@@ -28,9 +28,6 @@ _DYNAMIC = {
     "matching.numTaskqueueWritePartitions": "1",
     # Off by default, in which case fairness keys are ignored silently.
     "matching.enableFairness": "true",
-    # In server 1.32 a poll that begins during a worker's shutdown may be missed (temporalio/temporal pull request
-    # 11841), and the worker waits for its end, up to 60 s. With `false` a stopping worker cancels its own polls.
-    "frontend.enableCancelWorkerPollsOnShutdown": "false",
 }
 _PRAGMAS = ("journal_mode=wal", "synchronous=normal")
 """Survives kill -9 with 2.6 times the throughput; only a power failure may lose the last transactions."""
