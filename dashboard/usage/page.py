@@ -97,7 +97,6 @@ def _draw_usage(context: PageContext) -> None:
         step = _choose_interval(choice, period)
     chosen = _Chosen(choice, picked, Group(group), step)
     (_draw_live if chosen.is_live else _draw_once)(context, chosen)
-    _draw_download(context, period)
 
 
 def _draw_days(context: PageContext) -> Sequence[date]:
@@ -134,7 +133,7 @@ def _choose_interval(choice: str, period: Period) -> Interval:
 
 
 def _draw_figures(context: PageContext, chosen: _Chosen) -> None:
-    """Draw the figures of the period as it is now."""
+    """Draw the figures and the export of the period as it is now."""
     query = st.session_state.pop(_SELECTED, None)
     if query is not None and context.may(Permission.VIEW_AUDIT):
         context.navigation.go("audit", **query)
@@ -146,18 +145,19 @@ def _draw_figures(context: PageContext, chosen: _Chosen) -> None:
         st.caption(f"{period.words()}, UTC. As of {shown_time(now, now)}. {kept}".strip())
         if not chosen.is_live:
             st.button("Refresh", key="usage-refresh", icon=":material/refresh:", type="tertiary")
-    if not readings.totals:
+    if readings.totals:
+        _draw_headlines(view.headlines(readings.totals, readings.counts, readings.headline_facts))
+        _draw_requests(readings, chosen.step)
+        _draw_refusals(context, readings, chosen.step)
+        _draw_latency(view.latency_course(readings.latencies, period, chosen.step))
+        _draw_lines(readings)
+    else:
         first = periods.whole_days(readings.first_day, readings.first_day).words()
         st.info(
             f"No requests in this period. The first request was on {first}: select a period that includes it.",
             icon=":material/event_busy:",
         )
-        return
-    _draw_headlines(view.headlines(readings.totals, readings.counts, readings.headline_facts(now)))
-    _draw_requests(readings, chosen.step)
-    _draw_refusals(context, readings, chosen.step)
-    _draw_latency(view.latency_course(readings.latencies, period, chosen.step))
-    _draw_lines(readings)
+    _draw_download(context, period)
 
 
 _draw_once = part(_draw_figures)

@@ -86,6 +86,11 @@ class Period:
             return Hours(self.begins, self.ends)
         return (Months if interval is Interval.MONTH else Days)(self.first, self.last)
 
+    def complete_days(self, first_day: date, today: date) -> Months | None:
+        """Return the days of the period after the first day with use and before today, None if it has none."""
+        first, last = max(self.first, first_day + _DAY), min(self.last, today - _DAY)
+        return Months(first, last) if first <= last else None
+
     def labels(self, interval: Interval) -> list[str]:
         """Return each interval of the period, including those without use."""
         step = _HOUR if self.is_hourly else _DAY

@@ -27,11 +27,16 @@ _SHIPPED = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class HeadlineFacts:
-    """What the metrics need beside the counts: `this_month` has the key requests of the month so far."""
+    """What the metrics need beside the counts.
+
+    The complete days of the period are those after the tenant's first day with use and before today;
+    `on_complete_days` has their key requests, and `this_month` those of the month so far.
+    """
 
     period: Period
-    first_day: date
     today: date
+    complete_days: int
+    on_complete_days: int
     this_month: int
 
 
@@ -142,14 +147,14 @@ class Refusal:
 
 
 def headlines(totals: Sequence[UsageSum], counts: Sequence[UsageCount], facts: HeadlineFacts) -> Headlines:
-    """Return the four metrics; `counts` are the key requests of the period by day or hour."""
+    """Return the four metrics; `counts` are the key requests of the period."""
     everything = sum(one.count for one in totals)
     refused = sum(one.count for one in totals if one.refusal)
     denied = sum(one.count for one in totals if one.refusal and reason(one.refusal).denied)
     latency = _of_key_requests(totals)
     return Headlines(
         requests=short(sum(one.count for one in counts)),
-        per_day=_per_day(counts, facts),
+        per_day=_per_day(facts),
         this_month=short(facts.this_month),
         this_month_note=f"{facts.this_month:,} since the 1st, UTC",
         refused=short(refused),
@@ -159,20 +164,16 @@ def headlines(totals: Sequence[UsageSum], counts: Sequence[UsageCount], facts: H
     )
 
 
-def _per_day(counts: Sequence[UsageCount], facts: HeadlineFacts) -> str:
-    """Return the average of the complete days: without the first day of use and without today."""
+def _per_day(facts: HeadlineFacts) -> str:
+    """Return the average of the complete days, or what the number of a period in hours covers."""
     period = facts.period
     if period.is_hourly:
         if period.first != period.last:
             return "in 24 hours, with the current one"
         return "today since 00:00 UTC" if period.last == facts.today else "in this UTC day"
-    first = max(period.first, facts.first_day + timedelta(days=1))
-    last = min(period.last, facts.today - timedelta(days=1))
-    days = (last - first).days + 1
-    if days < 1:
+    if not facts.complete_days:
         return "no complete UTC day yet"
-    number = sum(one.count for one in counts if first <= one.day <= last)
-    return f"average {_rounded(number / days)} per complete UTC day"
+    return f"average {_rounded(facts.on_complete_days / facts.complete_days)} per complete UTC day"
 
 
 def course(

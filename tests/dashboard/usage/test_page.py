@@ -22,7 +22,7 @@ from tests.dashboard.seats import TENANT, a_page_context
 from tests.database.builders import a_connected_service, a_provisioned_tenant, some_uses, took
 from tests.database.fixtures import Field
 
-DAY = timedelta(days=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 GET = CryptoOperation.GET
 SERIES, CAUSES, REFUSALS, LATENCY, LINES = range(5)
@@ -126,7 +126,11 @@ def test_the_period_is_chosen_on_the_page_or_by_the_address(used: PageContext) -
     app = draw(used)
     app.radio(key="period").set_value("Today").run()
     assert metrics(app)["Key requests"] == ("1,007", "today since 00:00 UTC")
-    assert metrics(draw(used, period="12 months"))["Key requests"][0] == "1,212"
+    year = metrics(draw(used, period="12 months"))["Key requests"]
+    assert year == ("1,212", "average 0.7 per complete UTC day")
+    for query in ({"period": "12 months", "step": "Day"}, {"step": "Day"}, {"step": "Month"}):
+        asked = metrics(draw(used, **query))["Key requests"]
+        assert asked == (year if "period" in query else metrics(draw(used))["Key requests"])
 
     def between(first: int, last: int) -> AppTest:
         days = ((NOW - first * DAY).date(), (NOW - last * DAY).date())
@@ -269,6 +273,17 @@ def test_the_export_of_hours_has_their_times(used: PageContext, field: Field) ->
     ]
     [record] = exported(field)
     assert record["subject"] == "usage 2026-11-24T13:00Z to 2026-11-25T13:00Z"
+
+
+def test_the_export_of_an_open_page_ends_with_its_figures(used: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    exports: list[Callable[[], bytes]] = []
+    monkeypatch.setattr(page.st, "download_button", lambda *_, data, **__: exports.append(data))
+    today = page._Chosen("Today", (), Group.SERVICE, Interval.HOUR)
+    for time in (NOW - 3 * HOUR, NOW):  # the fragment alone: the page around it is not drawn again
+        page._draw_figures(replace(used, now=lambda time=time: time), today)
+    earlier, later = (export().decode() for export in exports)
+    assert "2026-11-25T12:00Z" not in earlier
+    assert "2026-11-25T12:00Z" in later
 
 
 def test_a_role_without_the_permission_sees_nothing_and_gets_no_file(

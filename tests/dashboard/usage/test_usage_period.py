@@ -2,13 +2,14 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from dashboard.usage.periods import LONGEST, Interval, period, this_month, whole_days
+from dashboard.usage.periods import LONGEST, Interval, Period, period, this_month, whole_days
 from database.usage import Days, Hours, Months
 
 NOW = datetime(2026, 11, 25, 12, 34, 56, tzinfo=UTC)
 TODAY = NOW.date()
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 THIRTY_DAYS = whole_days(date(2026, 10, 27), TODAY)
+FEBRUARY = whole_days(date(2026, 2, 2), date(2026, 2, 20))
 
 
 @pytest.mark.parametrize(
@@ -89,3 +90,21 @@ def test_an_invalid_choice_is_the_default(choice: str | None, picked: tuple[date
 def test_a_period_is_shown_with_the_required_years(first: date, words: str):
     assert whole_days(first, TODAY).words() == words
     assert this_month(NOW) == Days(date(2026, 11, 1), TODAY)
+
+
+@pytest.mark.parametrize(
+    ("shown", "first_day", "expected"),
+    [
+        (THIRTY_DAYS, TODAY - 60 * DAY, Months(date(2026, 10, 27), TODAY - DAY)),
+        (THIRTY_DAYS, TODAY - 2 * DAY, Months(TODAY - DAY, TODAY - DAY)),
+        (THIRTY_DAYS, TODAY - DAY, None),
+        (THIRTY_DAYS, TODAY, None),
+        (
+            whole_days(date(2026, 2, 2), date(2026, 2, 20)),
+            date(2026, 1, 1),
+            Months(date(2026, 2, 2), date(2026, 2, 20)),
+        ),
+    ],
+)
+def test_days_between_the_first_use_and_today_are_complete(shown: Period, first_day: date, expected: Months | None):
+    assert shown.complete_days(first_day, TODAY) == expected

@@ -12,7 +12,7 @@ from core.services import KEY_REQUESTS, CryptoOperation
 from dashboard.audit.address import parse
 from dashboard.components.formatting import short
 from dashboard.usage import view
-from dashboard.usage.periods import Interval, Period, period, whole_days
+from dashboard.usage.periods import Interval, period, whole_days
 from dashboard.usage.view import OPERATIONS, reason
 from database.usage import SpanSum, UsageCount, UsageLatency, UsageSum
 from tests.database.builders import took
@@ -43,9 +43,7 @@ TOTALS = [
 
 
 def headlines(totals: Sequence[UsageSum], counts: Sequence[UsageCount], **changed: object) -> view.Headlines:
-    return view.headlines(
-        totals, counts, replace(view.HeadlineFacts(WEEK, TODAY - 60 * DAY, TODAY, this_month=1001), **changed)
-    )
+    return view.headlines(totals, counts, replace(view.HeadlineFacts(WEEK, TODAY, 6, 600, this_month=1001), **changed))
 
 
 def test_the_metrics_count_key_requests_and_refusals():
@@ -63,21 +61,20 @@ def test_the_metrics_count_key_requests_and_refusals():
 
 
 @pytest.mark.parametrize(
-    ("shown", "first_day", "words"),
+    ("changed", "words"),
     [
-        (WEEK, TODAY - 60 * DAY, "average 100 per complete UTC day"),
-        (WEEK, TODAY - 2 * DAY, "average 600 per complete UTC day"),
-        (WEEK, TODAY - DAY, "no complete UTC day yet"),
-        (WEEK, TODAY, "no complete UTC day yet"),
-        (whole_days(TODAY - 9 * DAY, TODAY - 8 * DAY), TODAY - 60 * DAY, "average 0 per complete UTC day"),
-        (HOURS, TODAY - DAY, "today since 00:00 UTC"),
-        (period("24 hours", (), NOW), TODAY, "in 24 hours, with the current one"),
-        (period("Custom", (TODAY - DAY,), NOW), TODAY - DAY, "in this UTC day"),
+        ({}, "average 100 per complete UTC day"),
+        ({"complete_days": 1}, "average 600 per complete UTC day"),
+        ({"complete_days": 0, "on_complete_days": 0}, "no complete UTC day yet"),
+        ({"on_complete_days": 0}, "average 0 per complete UTC day"),
+        ({"period": HOURS}, "today since 00:00 UTC"),
+        ({"period": period("24 hours", (), NOW)}, "in 24 hours, with the current one"),
+        ({"period": period("Custom", (TODAY - DAY,), NOW)}, "in this UTC day"),
     ],
 )
-def test_the_average_is_of_complete_days_and_the_note_says_so(shown: Period, first_day: date, words: str):
+def test_the_average_is_of_complete_days_and_the_note_says_so(changed: dict[str, object], words: str):
     counts = [UsageCount(MIDNIGHT - DAY, "encrypt", 600), UsageCount(MIDNIGHT, "encrypt", 5000)]
-    assert headlines([], counts, period=shown, first_day=first_day).per_day == words
+    assert headlines([], counts, **changed).per_day == words
 
 
 def test_every_interval_of_the_period_is_drawn_and_the_largest_part_comes_first():
