@@ -133,7 +133,7 @@ def _draw_signed_in(parts: Dependencies, route: Route) -> None:
     _set_title(entry.title, _organization(tenant, sign_on))
     restore_query(entry.path)
     with st.sidebar:
-        _draw_person(parts, sign_on, tenant, source)
+        _draw_person(sign_on, tenant)
         draw_help(entry.title, parts.settings.documentation_url)
     _watch(parts, sign_on, source)
     chosen.run()
@@ -189,7 +189,7 @@ def _retry(parts: Dependencies, drawn_at: float) -> None:
         st.rerun()
 
 
-def _draw_person(parts: Dependencies, sign_on: Session, tenant: TenantRow | None, source: str) -> None:
+def _draw_person(sign_on: Session, tenant: TenantRow | None) -> None:
     person = sign_on.person
     if organization := _organization(tenant, sign_on):
         st.markdown(f"**{plain(organization)}**")
@@ -198,12 +198,7 @@ def _draw_person(parts: Dependencies, sign_on: Session, tenant: TenantRow | None
     roles = ", ".join(sorted(role.replace("-", " ") for role in person.roles))
     st.caption(plain(f"{person.name} · {roles}"))
     if st.button("Sign out", icon=":material/logout:", key="sign-out", width="stretch"):
-        try:
-            parts.guard.end(sign_on, source)
-        except OpenKcmError as failed:
-            # Signing out of this browser must work even so; the session ends automatically when it is idle.
-            st.warning(f"{failed.message}. {failed.hint}.")
-        st.logout()
+        st.logout()  # the middleware ends the session
 
 
 @st.fragment(run_every=_WATCH_SECONDS)

@@ -108,9 +108,21 @@ class SessionAuthorizer:
         with self.database.tenant_tx(sign_on.person.tenant_id) as tx:
             return tx.tenants.get()
 
+    def leave(self, claims: Mapping[str, object], source: str) -> None:
+        """End the session of a user who signs out; a failure is logged, because the browser must be signed out."""
+        try:
+            self.require_database()
+            self.end(read(claims, self.names, self.now()), source)
+        except SessionEnded:
+            return
+        except OpenKcmError as failed:
+            log.warning("the session of a user who signed out was not ended", code=failed.code)
+
     def end(self, sign_on: Session, source: str) -> None:
         """End a session in all tabs; idempotent."""
         with self.database.tenant_tx(sign_on.person.tenant_id) as tx:
+            # Also one that no page has stored yet: a copy of its cookie would begin it within `FRESH`.
+            tx.sessions.begin(sign_on.session_id, sign_on.person.subject, sign_on.expires_at)
             if tx.sessions.end(sign_on.session_id):
                 tx.audit.append(self._event(sign_on, AuditName.SIGNED_OUT, "success", source))
 

@@ -44,7 +44,8 @@ SOURCE_HEADER = "x-openkcm-source"
 RETURN_COOKIE = "openkcm_return"
 """The page that a user left to sign in, for the time at the single sign-on."""
 _RETURN_SECONDS = 900
-_LEAVING = ("/auth/login", "/auth/logout")
+_SIGN_OUT = "/auth/logout"
+_LEAVING = ("/auth/login", _SIGN_OUT)
 CHECKS = HEALTH, READINESS = "/healthz", "/readyz"
 """Requests of a load balancer, which uses the address instead of the name."""
 _UNROUTED = ("/auth/", "/oauth2callback", *CHECKS)
@@ -93,6 +94,8 @@ class AuthMiddleware:
         if self.develops and path not in CHECKS and _host(scope) != urlsplit(self.origin).netloc:
             await _not_found(scope, receive, send)
             return
+        if path == _SIGN_OUT:
+            await self._end_session(HTTPConnection(scope))
         if path.startswith(_UNROUTED) or (self.develops and path.startswith(f"{DEVELOPMENT_SIGN_ON}/")):
             await self.app(_with_route(scope, path, None), receive, send)
             return
@@ -145,6 +148,15 @@ class AuthMiddleware:
             return False
         await asyncio.to_thread(self.guard.admit, claims, route, connection.query_params, source)
         return True
+
+    async def _end_session(self, connection: HTTPConnection) -> None:
+        """End the session of the cookie: Streamlit only deletes the cookie, of which there may be a copy."""
+        try:
+            claims = cookies.read_claims(connection.cookies, self.cookie_secrets[0], self.origin)
+        except cookies.InvalidCookie:
+            return
+        if claims is not None:
+            await asyncio.to_thread(self.guard.leave, claims, _source(connection.scope))
 
     async def _redirect_after_sign_in(self, request: Request) -> Response:
         """Redirect from `/`, the target of Streamlit after sign-in and sign-out, to the page that the user left.

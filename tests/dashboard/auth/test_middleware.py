@@ -12,6 +12,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from core.errors.platform import DatabaseUnavailable
 from dashboard.auth.cookies import read_claims
 from dashboard.auth.middleware import PLACE_HEADER, RETURN_COOKIE, SOURCE_HEADER, AuthMiddleware
 from database.connection.database import Database
@@ -224,6 +225,27 @@ def test_signing_out_leads_to_the_sign_in_at_the_same_page_and_back(stand: Stand
     browser.get("/auth/logout", headers={"referer": f"{ORIGIN}{page}"})
     assert browser.get("/").headers["location"] == page
     assert sign_in_from(stand, f"{ORIGIN}{page}") == page
+
+
+@pytest.mark.parametrize("pages", [0, 1])
+def test_signing_out_ends_the_session_of_a_copied_cookie(stand: Stand, pages: int) -> None:
+    user = {"nonce": f"signs out after {pages} pages"}
+    browser, copied = stand.signed_in(**user), stand.signed_in(**user)
+    for _ in range(pages):
+        assert copied.get(HOME).status_code == 200
+    assert browser.get("/auth/logout").status_code == 200
+    refused = copied.get(HOME)
+    assert (refused.status_code, "session" in refused.text) == (403, True)
+    for forged in (ALTERED, FOREIGN):
+        assert stand.browser(forged).get("/auth/logout").status_code == 200
+
+
+def test_a_user_signs_out_while_the_database_is_unavailable(stand: Stand) -> None:
+    def unavailable() -> None:
+        raise DatabaseUnavailable
+
+    stand.edge = replace(stand.edge, guard=replace(stand.edge.guard, require_database=unavailable))
+    assert stand.signed_in().get("/auth/logout").status_code == 200
 
 
 ATTACKS = (
