@@ -11,6 +11,7 @@ import streamlit as st
 from core.audit import AuditFilter
 from core.errors.platform import DatabaseUnavailable
 from core.tenants.lifecycle import State
+from core.tenants.locks import LockReason
 from core.tenants.status import verdict
 from dashboard.approvals import view as approvals
 from dashboard.components.fragments import REFRESH_SECONDS, draw_notices
@@ -118,18 +119,26 @@ def _read_lock(context: PageContext, tx: TenantTransaction, measured: Measuremen
     change, uses = tx.tenants.last_change(), tx.usage.last_uses(context.now() - _USES)
     known: tuple[int | None, LockedBy | None] | None = st.session_state.get(_LOCKED_BY)
     if known is None or known[0] != change or known[1] is None:
-        st.session_state[_LOCKED_BY] = known = (change, _locked_by(tx))
+        by_a_person = LockReason.MANUAL in measured.tenant.locks
+        st.session_state[_LOCKED_BY] = known = (change, _locked_by(tx) if by_a_person else None)
     return lock_progress(change, measured.processes, uses, known[1])
 
 
 def _locked_by(tx: TenantTransaction) -> LockedBy | None:
-    """Return the user who requested the newest lock; None if no recent record says so, as for a lost root key."""
-    wanted = AuditFilter(names=frozenset({AuditName.LOCK_REQUESTED}), outcomes=frozenset({"success"}))
+    """Return the user whose request locked the tenant; None if no recent record says so, as after an approval.
+
+    A request before the last unlock does not count: that lock is over.
+    """
+    wanted = AuditFilter(
+        names=frozenset({AuditName.LOCK_REQUESTED, AuditName.TENANT_UNLOCKED}), outcomes=frozenset({"success"})
+    )
     every = tx.audit.numbers(AuditFilter())
     recent = range(max(every.start, every.stop - _SEARCHED), every.stop)
     for part in reversed(tx.audit.parts(wanted, recent)):
         for one in tx.audit.found(wanted, part, 1, newest_first=True):
             fields = fields_of(one.stored.record)
+            if fields["name"] == AuditName.TENANT_UNLOCKED:
+                return None
             return LockedBy(str(fields["actor"]), datetime.fromisoformat(str(fields["time"])))
     return None
 

@@ -9,13 +9,16 @@ from streamlit.testing.v1 import AppTest
 from core.errors.platform import DatabaseUnavailable
 from core.services import CryptoOperation
 from core.tenants.lifecycle import State
+from core.tenants.locks import LockReason
 from core.tenants.roles import PersonRole
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
 from database.root_keys import RootKeyRead
 from database.usage import UsesRow
+from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, SECONDS, Scene, shortcodes, shown, text
+from tests.database.builders import an_audit_event
 
 PAGES = ("overview", "keys", "services", "approvals", "usage", "audit", "reports", "settings")
 
@@ -120,6 +123,22 @@ def test_lock_names_who_and_when_and_each_process_until_it_rejects(scene: Scene)
     assert "Last rejected request: ledger" in said
     assert at.button(key="standing.unlock").label == "Unlock…"
     assert ":red-badge[:material/error: Stopped]" in strip(at)
+
+
+def test_a_lock_is_not_attributed_to_the_user_of_an_earlier_one(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    context = scene.page_context()
+    with scene.dashboard.tenant_tx(ACME) as tx:
+        tx.audit.append(context.event(AuditName.LOCK_REQUESTED, ACME, "success"))
+    with scene.worker.tenant_tx(ACME) as tx:
+        tx.tenants.hold(LockReason.ROOT_KEY)
+    assert "Locked by ada" not in text(shown("keys", context)), "the root key locks it"
+    with scene.worker.tenant_tx(ACME) as tx:
+        tx.tenants.hold(LockReason.MANUAL)
+    assert "Locked by ada@acme\\.example" in text(shown("keys", context))
+    with scene.worker.tenant_tx(ACME) as tx:
+        tx.audit.append(an_audit_event("unlocked", name=AuditName.TENANT_UNLOCKED))
+    assert "Locked by ada" not in text(shown("keys", context)), "locked again by an approval"
 
 
 @pytest.mark.parametrize("state", [State.ACTIVE, State.PROVISIONING])
