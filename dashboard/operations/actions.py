@@ -6,8 +6,9 @@ from core import names as ids
 from core.errors.tenants import SessionEnded, TenantUnknown
 from core.tenants.roles import OPERATORS, Permission
 from dashboard.page_context import PageContext
-from openkcm.contract.audit_events import AuditEvent, AuditName
+from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
 from openkcm.errors import CallerError, OpenKcmError
+from workflows.client.updates import OperationTimeout
 
 
 class RetryNotAllowed(CallerError):
@@ -17,7 +18,7 @@ class RetryNotAllowed(CallerError):
 
 
 def retry(context: PageContext, tenant_id: str) -> None:
-    """Request a retry of a failed provisioning; record the request, and its rejection.
+    """Request a retry of a failed provisioning; record the request, and why it is rejected or not complete.
 
     The record is in the streams of the tenant and of the operators. The workflow records the execution.
 
@@ -25,6 +26,7 @@ def retry(context: PageContext, tenant_id: str) -> None:
         SessionEnded: the session is over; dialogs rerun without the authorizer.
         RetryNotAllowed: the user is no operator; this is recorded too.
         TenantUnknown, TemporalUnavailable, DatabaseUnavailable or the workflow's rejection: nothing was changed.
+        OperationTimeout: the request is queued or continues.
     """
     if not context.present():
         raise SessionEnded
@@ -42,7 +44,8 @@ def retry(context: PageContext, tenant_id: str) -> None:
     try:
         context.workflows.retry(tenant_id)
     except OpenKcmError as refused:
-        _record(context, streams, context.event(AuditName.RETRY_REQUESTED, subject, "refused", code=refused.code))
+        outcome: Outcome = "failure" if isinstance(refused, OperationTimeout) else "refused"
+        _record(context, streams, context.event(AuditName.RETRY_REQUESTED, subject, outcome, code=refused.code))
         raise
 
 

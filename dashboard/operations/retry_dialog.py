@@ -1,15 +1,21 @@
 """The dialog that confirms the retry of a failed provisioning, and its result."""
 
+from types import MappingProxyType
+
 import streamlit as st
 
 from dashboard.components.formatting import said
+from dashboard.components.fragments import ICONS
+from dashboard.components.tenant_status import Severity
 from dashboard.operations.actions import retry
 from dashboard.page_context import PageContext
 from openkcm.errors import OpenKcmError
+from workflows.client.updates import OperationTimeout
 
 # Session state.
 _CONFIRMING = "operations-confirming"
 _RESULT = "operations-result"
+_BOXES = MappingProxyType({Severity.GOOD: st.success, Severity.WORKING: st.info, Severity.BAD: st.error})
 
 
 def ask(tenant_id: str) -> None:
@@ -49,18 +55,20 @@ def _confirm(context: PageContext, tenant_id: str) -> None:
             st.rerun()
 
 
-def _retry(context: PageContext, tenant_id: str) -> tuple[bool, str]:
-    """Return whether the request was accepted, and the text for the user."""
+def _retry(context: PageContext, tenant_id: str) -> tuple[Severity, str]:
+    """Return how the request ended, and the text for the user."""
     try:
         retry(context, tenant_id)
+    except OperationTimeout as pending:
+        return Severity.WORKING, f"The retry of {tenant_id} is not complete. {said(pending)}"
     except OpenKcmError as refused:
-        return False, f"{tenant_id} was not retried; nothing was changed. {said(refused)}"
-    return True, f"Provisioning of {tenant_id} started again. Its steps show the progress."
+        return Severity.BAD, f"{tenant_id} was not retried; nothing was changed. {said(refused)}"
+    return Severity.GOOD, f"Provisioning of {tenant_id} started again. Its steps show the progress."
 
 
 def draw_result() -> None:
-    """Draw once whether the last retry was accepted."""
-    result = st.session_state.pop(_RESULT, None)
+    """Draw once how the last retry ended."""
+    result: tuple[Severity, str] | None = st.session_state.pop(_RESULT, None)
     if result is not None:
-        accepted, words = result
-        (st.success if accepted else st.error)(words, icon=":material/check:" if accepted else ":material/error:")
+        severity, words = result
+        _BOXES[severity](words, icon=ICONS[severity])

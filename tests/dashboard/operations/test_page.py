@@ -24,6 +24,7 @@ from tests.dashboard.scene import ACME, audit_records, press, shown, text
 from tests.database.builders import an_announcement, an_event
 from tests.database.fixtures import Field, Server, clone
 from tests.database.platform.many import TENANTS, add_many_tenants
+from workflows.client.updates import OperationQueued
 
 PROMISE = 180.0
 OPERATOR = Person("otto", "Otto", OPERATORS, frozenset({PersonRole.OPERATOR}))
@@ -213,6 +214,15 @@ def test_with_temporal_down_the_retry_fails_and_can_be_repeated(
     gateway.asked.clear()
     retried(at)
     assert gateway.asked == [f"retry {ACME}"]
+
+
+def test_a_queued_retry_is_not_reported_as_rejected(field: Field, worker: Database, gateway: FakeGateway) -> None:
+    failed(worker, ACME)
+    gateway.fails = OperationQueued()
+    said = text(retried(shown("operations", a_page_context(field, gateway))))
+    assert f"The retry of {ACME} is not complete. No worker has accepted the request yet." in said
+    assert "nothing was changed" not in said
+    assert [record["outcome"] for record in audit_records(worker, ACME)] == ["intended", "failure"]
 
 
 def test_a_tenant_that_has_recovered_is_not_retried(field: Field, worker: Database, gateway: FakeGateway) -> None:
