@@ -126,13 +126,15 @@ def draw_notices(notices: Iterable[TenantStatusView]) -> None:
 def draw_refusal(refused: OpenKcmError, title: str, still: str = "") -> None:
     """Draw a refusal: what was not done, why, what to do next, and what is unchanged.
 
-    A request that is queued or continues is none: its own title replaces `title`.
+    A request that is queued or continues is none: its own title replaces `title`, and `still` does not apply.
     """
     parts = customer_words(refused) or (refused.message, refused.hint)
     words = " ".join(sentence(part) for part in parts if part)
     later = pending_title(refused)
-    severity = Severity.BAD if later is None else Severity.WORKING
-    _BOXES[severity](f"{words} {still}".strip(), title=later or title, icon=ICONS[severity])
+    if later is None:
+        st.error(f"{words} {still}".strip(), title=title, icon=ICONS[Severity.BAD])
+    else:
+        st.info(words, title=later, icon=ICONS[Severity.WORKING])
 
 
 def _draw_outage(context: PageContext, down: DatabaseUnavailable, still: str) -> None:

@@ -14,6 +14,7 @@ from core.certificates import APPLIANCE_DAYS
 from core.errors.services import ServiceAlreadyConnected
 from dashboard.components.formatting import KIND_NAMES, moment, plain
 from dashboard.components.fragments import draw_refusal
+from dashboard.components.outage_words import pending_title
 from dashboard.page_context import PageContext
 from dashboard.services import actions as service_actions
 from dashboard.services import setup_guides
@@ -28,9 +29,10 @@ from openkcm.contract.enrolment import agent_command
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import OpenKcmError
 
-_OPEN, _WISH, _DELIVERY, _EXISTS, _TOKEN = (
+_OPEN, _WISH, _PENDING, _DELIVERY, _EXISTS, _TOKEN = (
     "services.connecting",
     "services.wish",
+    "services.pending",
     "services.delivery",
     "services.exists",
     "services.token",
@@ -49,6 +51,13 @@ class _Entered(NamedTuple):
     csr_pem: str | None
     certificate_days: int | None
     another: bool
+
+
+class _Pending(NamedTuple):
+    """A request that is queued or continues: only this dialog has the private key for its certificate."""
+
+    entered: _Entered
+    title: str
 
 
 class _Guide(NamedTuple):
@@ -76,7 +85,7 @@ def draw_open(context: PageContext, tenant: TenantRow) -> None:
 
 
 def _forget() -> None:
-    for name in (_OPEN, _WISH, _DELIVERY, _EXISTS, _TOKEN):
+    for name in (_OPEN, _WISH, _PENDING, _DELIVERY, _EXISTS, _TOKEN):
         st.session_state.pop(name, None)
 
 
@@ -138,10 +147,11 @@ def _draw_form(context: PageContext, tenant: TenantRow) -> IssuedCredentials | N
     exists = st.session_state.get(_EXISTS) == name.strip() != ""
     another = _draw_existing(context, name.strip()) if exists else False
     entered = _Entered(name, kind, where, csr_pem, days, another)
+    label = "Issue another certificate" if another else "Connect"
+    is_pending = _draw_pending(entered, label)
     with st.container(horizontal=True):
-        label = "Issue another certificate" if another else "Connect"
         asked = st.button(label, type="primary", icon=":material/add_link:", key="services.connect.do")
-        if st.button("Cancel", key="services.cancel"):
+        if st.button("Discard the private key" if is_pending else "Cancel", key="services.cancel"):
             _close()
     if not asked:
         return None
@@ -183,6 +193,21 @@ def _draw_existing(context: PageContext, name: str) -> bool:
     return st.checkbox(
         "Issue another certificate: a second key then has access to the service's keys", key="services.another"
     )
+
+
+def _draw_pending(entered: _Entered, label: str) -> bool:
+    """Draw how to get the files of this input's request, if it is pending; return whether it is."""
+    pending: _Pending | None = st.session_state.get(_PENDING)
+    if pending is None or pending.entered != entered:
+        return False
+    st.info(
+        "The certificate is issued as soon as the platform can. Keep this window open: the private key exists only "
+        f"here. Select {label} again in a minute, with the same input, to get the files. If you close the window, the "
+        "service needs another certificate.",
+        title=pending.title,
+        icon=":material/pending:",
+    )
+    return True
 
 
 def _draw_lifetime() -> int | None:
@@ -228,6 +253,9 @@ def _connected(context: PageContext, entered: _Entered) -> IssuedCredentials | N
     except OpenKcmError as refused:
         if refused.code == ServiceAlreadyConnected.code and not entered.another:
             st.session_state[_EXISTS] = entered.service.strip()
+            st.rerun()
+        if (pending := pending_title(refused)) and entered.csr_pem is None:
+            st.session_state[_PENDING] = _Pending(entered, pending)
             st.rerun()
         draw_refusal(refused, "Service not connected", "Your input is still here.")
         return None

@@ -12,7 +12,7 @@ from compliance.coverage.assessment import Coverage
 from compliance.coverage.reader import read_coverage
 from core.tenants.roles import Permission
 from dashboard.certificates import section as authorities_section
-from dashboard.components.formatting import KIND_NAMES
+from dashboard.components.formatting import KIND_NAMES, excerpt
 from dashboard.components.fragments import admitted, draw_tabs, draw_unknown
 from dashboard.components.selection import select, selected
 from dashboard.page_context import PageContext
@@ -182,7 +182,7 @@ def _draw_selected(context: PageContext, facts: Facts, found: Coverage, service:
     covered = next((one for one in found.services if one.service == service), None)
     shown = services.details(facts, service, context.now())
     if shown is None:
-        st.caption(f"There is no service named {service[:40]!r}.")
+        st.caption(f"There is no service named {excerpt(service)}.")
         return
     with st.container(border=True, key="services.selected"):
         st.subheader(shown.service, anchor=False)

@@ -15,6 +15,7 @@ from database.usage import UsesRow
 from openkcm.contract.enrolment import parse_join_token
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, a_request_pem, press, shown, text
+from workflows.client.updates import OperationQueued, OperationTimeout
 
 OWN_MACHINE = "Generate on the service's machine"
 _BUTTONS = ("services.renew", "services.disconnect", "services.fields", "services.guide", "services.join.selected")
@@ -130,7 +131,8 @@ def test_the_table_is_filtered_by_the_values_in_the_address(scene: Scene) -> Non
     assert names(kind="MongoDB cluster") == ["orders-db"]
     assert names(status="Connected") == ["shop"]
     assert "None of 3 services matches the filter." in text(shown("services", scene.page_context(), find="nothing"))
-    assert "There is no service named" in text(shown("services", scene.page_context(), service="nothing"))
+    forged = "[Sign in again](https://evil.example)"
+    assert f"There is no service named `{forged}`." in text(shown("services", scene.page_context(), service=forged))
 
 
 def test_a_locked_tenants_services_are_blocked_and_not_encrypting(scene: Scene) -> None:
@@ -265,6 +267,44 @@ def test_with_temporal_down_the_page_works_and_the_same_request_is_retried(scene
     at.button(key="services.connect.do").click().run()
     assert state_of(scene, "orders") is ServiceState.CONNECTED
     assert len(set(scene.gateway.asked)) == 1
+
+
+@pytest.mark.parametrize("pending", [OperationQueued(), OperationTimeout()])
+def test_the_key_of_a_pending_request_is_kept_until_its_files_are_downloaded_or_discarded(
+    scene: Scene, pending: OperationTimeout
+) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.gateway.fails = pending
+    at = shown("services", scene.page_context())
+    fill(at, "orders")
+    said = press(at, "services.connect.do")
+    assert "Keep this window open: the private key exists only here." in said
+    assert "You can close this window" not in said
+    assert at.button(key="services.cancel").label == "Discard the private key"
+    scene.gateway.fails = None
+    assert "Download it now" in press(at, "services.connect.do")
+    assert len(set(scene.gateway.asked)) == 1
+
+
+def test_a_pending_request_for_a_key_elsewhere_can_be_left(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.gateway.fails = OperationQueued()
+    at = shown("services", scene.page_context())
+    fill(at, "orders", a_request_pem())
+    assert "You can close this window." in press(at, "services.connect.do")
+    assert at.button(key="services.cancel").label == "Cancel"
+
+
+def test_a_pending_disconnection_does_not_say_that_certificates_are_valid(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("orders", ServiceKind.MONGODB)
+    at = shown("services", scene.page_context(), service="orders")
+    at.button(key="services.disconnect").click().run()
+    at.text_input(key="services.confirm").set_value("orders").run()
+    scene.gateway.fails = OperationTimeout()
+    said = press(at, "services.disconnect.do")
+    assert "In progress" in said
+    assert "still valid" not in said
 
 
 def test_a_service_is_disconnected_only_after_its_name_is_entered(scene: Scene) -> None:
