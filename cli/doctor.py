@@ -19,6 +19,7 @@ from rich.text import Text
 from cli.audited import audited
 from cli.connections import Ask, ask_gateway, operator_database, operator_vault, parse_any_tenant_id
 from config.settings import Settings, load_settings
+from core.errors.tenants import TenantUnknown
 from core.tenants.store_comparison import Skew, SkewKind, compare
 from database.connection.database import Database
 from openkcm.cli import output
@@ -65,6 +66,8 @@ class Doctor:
         settings, wanted = load_settings(), None if tenant is None else parse_any_tenant_id(tenant)
         with operator_database(settings) as database:
             found = self._compared(settings, database, wanted)
+            if not found and wanted is not None:
+                _require_tenant(database, wanted)
             asked = [skew for skew in found if repair and skew.remedy.repair]
             if asked:
                 self._repair(settings, database, asked)
@@ -137,6 +140,13 @@ class Doctor:
                     await gateway.repair_tenant(tenant_id, uuid4().hex, replace_workflows=replaces)
 
         self._ask(settings, repair)
+
+
+def _require_tenant(database: Database, tenant_id: str) -> None:
+    """Raise TenantUnknown for a tenant that no store has: a misspelt name must not pass as one without differences."""
+    with database.tenant_tx(tenant_id) as tx:
+        if tx.tenants.get() is None:
+            raise TenantUnknown
 
 
 def _described(skew: Skew) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from cli.connections import ask_gateway
 from cli.doctor import Doctor
 from core import names as ids
+from core.errors.tenants import TenantUnknown
 from core.tenants.lifecycle import State
 from core.tenants.locks import LockReason, LockRecord
 from tests.cli.services.service_stand import Command
@@ -58,6 +59,11 @@ def stores(command: Command, vault: Server) -> Stores:
     assert stores.doctor("--repair") == (0, [])
     command.connect()
     return stores
+
+
+def test_misspelt_tenant_does_not_pass_as_one_without_differences(stores: Stores) -> None:
+    words = ["doctor", "--stores", "--tenant", f"{stores.tenant_id}-5"]
+    assert isinstance(CliRunner().invoke(application(), words).exception, TenantUnknown)
 
 
 def test_lock_that_only_the_key_server_has_is_applied_again(stores: Stores) -> None:
