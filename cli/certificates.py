@@ -15,6 +15,7 @@ from core.certificates import AuthorityState
 from core.errors.tenants import TenantUnknown
 from core.names import PLATFORM_TENANTS
 from openkcm.cli import output
+from openkcm.cli.files import replace_file
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id
 from openkcm.errors import CallerError
@@ -79,7 +80,7 @@ class CaCommands:
             found = next((one for one in tx.certificates.revocation_lists() if one.authority in issuers), None)
         if found is None:
             raise NoRevocationList
-        out.write_bytes(found.der)
+        replace_file(out, found.der)
         summary = f"number {found.number}, valid until {found.next_update:%Y-%m-%d %H:%M} UTC, written to {out}"
         output.answer(
             {"tenant_id": tenant_id, "authority": found.authority, "file": str(out)} | describe_crl(found),

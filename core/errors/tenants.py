@@ -204,7 +204,10 @@ class DestructionStarted(CallerError):
 
     code = "destruction_started"
     message = "the destruction of the tenant's keys has begun"
-    hint = "the tenant cannot be restored; the erasure certificate lists the destroyed keys: openkcmctl tenant show"
+    hint = (
+        "the tenant cannot be restored; the erasure certificate lists the destroyed keys:"
+        " openkcmctl audit erasure-certificate"
+    )
 
 
 class OffboardingAlreadyScheduled(CallerError):

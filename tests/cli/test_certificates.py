@@ -7,6 +7,7 @@ import pytest
 
 from cli.certificates import NoRevocationList
 from core.errors.services import CaRotationInProgress
+from openkcm.errors import FileRefused
 from tests.cli.root_key_stand import refused
 from tests.dashboard.scene import ACME
 from tests.database.builders import NOW, an_authority_serial
@@ -63,3 +64,15 @@ def test_the_crl_of_the_former_ca_needs_an_option(operator_cli, tmp_path: Path) 
     operator_cli.run("certificate", "rotate-ca", ACME, "--confirm", ACME)
     operator_cli.run("certificate", "crl", ACME, "--out", str(out), "--former")
     assert out.read_bytes() == b"der"
+
+
+def test_a_crl_replaces_an_older_one_and_a_failure_leaves_it_unchanged(operator_cli, tmp_path: Path) -> None:
+    out = tmp_path / "acme.crl"
+    out.write_bytes(b"older")
+    operator_cli.run("certificate", "crl", ACME, "--out", str(out))
+    assert out.read_bytes() == b"der"
+    for path in (tmp_path / "missing" / "acme.crl", out / "acme.crl"):
+        with pytest.raises(FileRefused) as refused_path:
+            operator_cli.run("certificate", "crl", ACME, "--out", str(path))
+        assert str(path) in refused_path.value.message
+    assert [file.name for file in tmp_path.iterdir() if "crl" in file.name] == ["acme.crl"]

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from threading import Barrier, Event
 
 import pytest
@@ -124,6 +125,11 @@ async def test_status_changes_complete_while_every_slot_of_slow_activities_is_bu
         rotation.cancel()
     for entity in (target, *notified, *rotating):
         await entity.handle.terminate()
+
+
+def test_the_documented_number_of_database_connections_is_that_of_the_defaults():
+    page = (Path(__file__).parents[2] / "docs" / "own-servers.md").read_text()
+    assert f": {database_connections(Settings())} with the defaults." in page
 
 
 def test_each_thread_of_an_activity_can_hold_a_database_connection(parts, tenant):

@@ -1,8 +1,9 @@
-"""Output files of a command: written completely or not at all, and never over an existing file."""
+"""Output files of a command: written completely or not at all."""
 
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,3 +36,19 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a public file that other programs read, over an existing one.
+
+    Raises:
+        FileRefused: it cannot be written, and an existing file is unchanged.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    except OSError as failed:
+        with suppress(OSError):
+            draft.unlink()
+        raise FileRefused(f"{path} cannot be written: {failed.strerror}", "choose another path") from None
