@@ -5,11 +5,11 @@ It is a decryption oracle and therefore isolated from the worker: a separate pro
 An operator signs in once with the codec token. The session cookie is not available to other sites (SameSite) or to
 scripts (HttpOnly). Command line clients send the token as a bearer token.
 
-Session ids are random, kept in memory, and expire after eight hours or at a restart.
+A session ends after eight hours, or when its token is removed. Every instance with the same tokens accepts it.
 """
 
+import hmac
 import json
-import secrets
 import sys
 import time
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ class CodecServer:
         """During a replacement there are two `tokens`, and each is accepted."""
         self._codec = codec
         self._tokens = tokens
-        self._cookies = SessionCookies()
+        self._cookies = SessionCookies(tokens)
 
     def app(self, ui_origins: Sequence[str]) -> Starlette:
         """Return the application; only pages of `ui_origins` may read its responses."""
@@ -156,23 +156,28 @@ def main() -> None:
 
 
 _SECONDS = 8 * 3600
+_COOKIE_LABEL = b"openkcm codec session 1"
 
 
 class SessionCookies:
-    def __init__(self) -> None:
-        self._until: dict[str, float] = {}
+    """Cookies that each instance with the same tokens accepts: the session's end, and its HMAC under a token's key."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self._keys = [hmac.digest(token.encode(), _COOKIE_LABEL, "sha256") for token in tokens]
 
     def issue(self) -> str:
         """Return the value of a new session's cookie."""
-        now = time.monotonic()
-        self._until = {value: until for value, until in self._until.items() if until > now}
-        value = secrets.token_urlsafe(32)
-        self._until[value] = now + _SECONDS
-        return value
+        until = str(int(time.time()) + _SECONDS)
+        return f"{until}.{_signature(self._keys[0], until)}"
 
     def valid(self, value: str) -> bool:
         """Return whether `value` is a running session's cookie."""
-        return self._until.get(value, 0.0) > time.monotonic()
+        until, _, signature = value.partition(".")
+        return is_one_of(signature, [_signature(key, until) for key in self._keys]) and int(until) > time.time()
+
+
+def _signature(key: bytes, until: str) -> str:
+    return hmac.digest(key, until.encode(), "sha256").hex()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from core.errors.platform import VaultRefused
 from devstack.servers.ports import free_port
 from tests.e2e.sockets import listening_addresses
 from vault.transit.payload_keys import TransitPayloadKeys
+from worker import codec_server
+from worker.codec_server import SessionCookies
 from worker.payload_codec import ENCODING, PayloadKeyCache, TenantCodec
 
 ROOT = Path(__file__).parents[2]
@@ -171,6 +173,19 @@ def test_sign_in_sets_a_cookie_that_scripts_and_other_sites_cannot_use(http, sea
     assert TOKEN not in signed_in.headers["set-cookie"]
     assert http.post("/decode", json=body(sealed)).is_success
     assert "signed in" in http.get("/").text
+
+
+def test_session_is_accepted_by_each_instance_with_its_token_until_its_end(monkeypatch):
+    now = time.time()
+    cookie = SessionCookies([TOKEN]).issue()
+    assert SessionCookies([TOKEN]).valid(cookie)
+    assert SessionCookies(["new", TOKEN]).valid(cookie)
+    assert not SessionCookies(["new"]).valid(cookie), "its token was removed"
+    until, _, signature = cookie.partition(".")
+    for forged in ("", ".", until, f"{until}.", f".{signature}", f"{int(until) + 1}.{signature}", f"é.{signature}"):
+        assert not SessionCookies([TOKEN]).valid(forged)
+    monkeypatch.setattr(codec_server.time, "time", lambda: now + 8 * 3600 + 1)
+    assert not SessionCookies([TOKEN]).valid(cookie)
 
 
 def test_only_pages_of_the_temporal_ui_may_read_the_response(http, codec):
