@@ -347,6 +347,17 @@ def test_only_processes_with_tracing_reach_the_collector():
         assert {name for name, found in rules.items() if "4318" in str(found)} == expected
 
 
+def test_the_worker_reaches_the_port_of_the_mail_server():
+    def reached(values: Manifest) -> set[int]:
+        rules = named(rendered(values), "NetworkPolicy", "worker")["spec"]["egress"]
+        return {port["port"] for rule in rules for port in rule["ports"]}
+
+    default, mail = Settings.model_fields["smtp_port"].default, changed(EXAMPLE, "settings.smtp_host", "mail.example")
+    assert default not in reached(EXAMPLE)
+    assert default in reached(mail)
+    assert 587 in reached(changed(mail, "settings.smtp_port", 587))
+
+
 def server_of(rule: Manifest, peer: dict[str, Manifest], ports: dict[str, int], crypto: Manifest) -> str:
     if rule["to"] == [{"podSelector": crypto}]:
         return "crypto"
