@@ -13,8 +13,9 @@ from config.secrets import ensure_pair
 from core.errors.platform import SecretsDiffer, VaultRefused
 from core.existing_secrets import ExistingSecrets
 from tests.vault.server import ROLES, Server, start, wanted_in
-from vault.auth.client import TokenSession, VaultRejected, VaultSession
+from vault.auth.client import TokenSession, VaultRejected, VaultSession, token_session
 from vault.auth.tenant_tokens import TenantTokens
+from vault.health import KeyServerProbe
 from vault.setup import SetupConfig, apply, require_same_secrets
 
 
@@ -38,6 +39,22 @@ def test_apply_builds_what_self_initialisation_builds_and_a_killed_server_keeps_
     bare.kill()
     bare.start_again()
     assert _state(bare.admin()) == first
+
+
+@pytest.mark.integration
+def test_setup_and_processes_work_in_a_namespace(bare: Server) -> None:
+    admin = bare.admin()
+    admin.write("sys/namespaces/openkcm")
+    token = admin.request("POST", "auth/token/create")
+    inside = token_session(bare.url, token["auth"]["client_token"], namespace="openkcm")
+    for _ in range(2):
+        apply(inside, wanted_in(bare.folder))
+    secret_id = (bare.folder / "worker.secret").read_text(encoding="ascii")
+    worker = VaultSession(bare.url, "worker", secret_id, namespace="openkcm")
+    assert worker.read("transit/keys/audit-checkpoints") is not None
+    probe = KeyServerProbe(worker.for_token(""))
+    probe.probe()
+    assert probe.state == "ok"
 
 
 def test_setup_role_restores_a_weakened_policy(server: Server) -> None:

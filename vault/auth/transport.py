@@ -26,6 +26,8 @@ PROCESS_HEADER = "X-OpenKCM-Process"
 """The name of the calling process, independent of its identity; the server's audit log contains it too."""
 _MAX_ID_LENGTH = 128
 """More than the longest id, that of a service's workflow."""
+_ROOT_NAMESPACE = ("/v1/sys/health", "/v1/sys/config/auditing/")
+"""Paths that the server has in the root namespace only."""
 _INLINE_AUTH_FAILED = "X-Vault-Inline-Auth-Failed"
 """OpenBao's header in the response to a request whose inline login was rejected."""
 
@@ -70,8 +72,6 @@ class PooledAdapter(Adapter):  # type: ignore[misc]  # hvac ships no types
         self._on_response = on_response
         self._prefix = urlsplit(base_uri).path.rstrip("/")
         self._headers = {"X-Vault-Request": "true", "Content-Type": "application/json", PROCESS_HEADER: process}
-        if namespace:
-            self._headers["X-Vault-Namespace"] = namespace
 
     def get_login_token(self, response: Answer) -> str:
         """Return the token in a login's response."""
@@ -93,6 +93,8 @@ class PooledAdapter(Adapter):  # type: ignore[misc]  # hvac ships no types
         body = options.get("json")
         correlation_id = correlation.shown(_MAX_ID_LENGTH)
         sent = self._headers | ({CORRELATION_HEADER: correlation_id} if correlation_id else {}) | (headers or {})
+        if self.namespace and not url.startswith(_ROOT_NAMESPACE):
+            sent["X-Vault-Namespace"] = self.namespace
         response = self.session.urlopen(
             method.upper(),
             self._prefix + url,
