@@ -140,10 +140,10 @@ class OffboardingHandlers(StatusHandlers):
     async def _leave(self, request: OffboardRequest) -> None:
         """Start the offboarding, or join one in progress; its workflow is started again if an operator ended it."""
         step = LeaveInput(**self._step("leave").model_dump(), **request.model_dump())
-        async with self._status_change(GracePeriodActivities.begin_leaving, step, "1 · start the grace period") as (
-            former,
-            begun,
-        ):
+        kind = EventKind.SERVICE_DISABLED if request.reason is LeaveReason.MARKETPLACE else Transition.LEAVE
+        async with self._requested_change(
+            kind, GracePeriodActivities.begin_leaving, step, "1 · start the grace period"
+        ) as (former, begun):
             await self._begin_offboarding(begun, is_new=former is not State.LEAVING)
 
     async def _begin_offboarding(self, begun: OffboardingResult, *, is_new: bool) -> None:
@@ -180,7 +180,8 @@ class OffboardingHandlers(StatusHandlers):
 
     async def _restore(self, reason: LeaveReason = LeaveReason.OPERATOR) -> None:
         step = RestoreInput(**self._step("restore").model_dump(), reason=reason)
-        async with self._status_change(GracePeriodActivities.restore_tenant, step, "restore the tenant"):
+        kind = EventKind.SERVICE_ENABLED if reason is LeaveReason.MARKETPLACE else Transition.RESTORE
+        async with self._requested_change(kind, GracePeriodActivities.restore_tenant, step, "restore the tenant"):
             # Within the block: this must not cancel an offboarding that starts afterwards.
             try:
                 await workflow.get_external_workflow_handle(ids.offboard_workflow(self._tenant.tenant_id)).cancel()

@@ -139,11 +139,11 @@ class OperationLost(CallerError):
 
 
 class OperationRepeated(CallerError):
-    """A late attempt of a completed operation would revoke the result of a later one; the tenant is unchanged."""
+    """A late attempt of an operation would revoke the result of a later one; the tenant is unchanged."""
 
     code = "operation_repeated"
-    message = "the operation was completed before, and a later one has changed its result"
-    hint = "request it again"
+    message = "a later operation was completed first, or has changed the result of this one"
+    hint = "request it again if it is still needed"
 
 
 class TenantNotOperational(CallerError):

@@ -6,9 +6,10 @@ among themselves and wait for no operation: a lock must take effect at once.
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from temporalio import workflow
@@ -20,6 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.tenants import StoredTenantActivities, TenantStatusActivities
     from core.errors.tenants import (
         InvalidTransition,
+        OperationRepeated,
         OperationRunning,
         TenantNotOperational,
         TenantUnknown,
@@ -52,6 +54,19 @@ LIVE = DECRYPTS | {State.LOCKED}
 _REMEMBERED_UPDATES = 64
 _LOAD_PAUSE = timedelta(minutes=1)
 """The pause after the database rejected the first read, for example before a migration. An outage is retried sooner."""
+
+_UNDONE_BY: Mapping[str, str] = MappingProxyType(
+    {
+        StatusChange.SUSPEND: StatusChange.RESUME,
+        StatusChange.RESUME: StatusChange.SUSPEND,
+        StatusChange.LOCK: StatusChange.UNLOCK,
+        StatusChange.UNLOCK: StatusChange.LOCK,
+        Transition.LEAVE: Transition.RESTORE,
+        Transition.RESTORE: Transition.LEAVE,
+    }
+)
+"""Requests and what undoes them. Events of the marketplace are not here: the rows decide which is its last word."""
+_REQUESTS_IN_ORDER = "status-requests-in-order"
 
 
 class TenantWorkflowBase:
@@ -228,6 +243,12 @@ class TenantWorkflowBase:
 
 
 class StatusHandlers(TenantWorkflowBase):
+    def __init__(self, tenant: TenantInput) -> None:
+        super().__init__(tenant)
+        self._requests = itertools.count(1)
+        self._newest: dict[str, int] = {}
+        """The number of the newest completed request of each kind. A run ends only without pending requests."""
+
     @workflow.update(name="change-status", description="Suspend, resume, lock or unlock the tenant")
     async def change_standing(self, request: StatusChangeRequest) -> None:
         await self._move(request)
@@ -241,8 +262,9 @@ class StatusHandlers(TenantWorkflowBase):
 
     async def _move(self, request: StatusChangeRequest) -> None:
         step = StatusChangeInput(**self._step(request.move).model_dump(), **request.model_dump())
+        activity, summary = TenantStatusActivities.change_standing, f"{step.move} the tenant"
         try:
-            async with self._status_change(TenantStatusActivities.change_standing, step, f"{step.move} the tenant"):
+            async with self._requested_change(request.move, activity, step, summary):
                 pass
         except ActivityError as failed:
             raise refusal_of(failed) from None
@@ -268,8 +290,34 @@ class StatusHandlers(TenantWorkflowBase):
             workflow.logger.warning("status not changed", extra={"code": code_of(failed)})
 
     @asynccontextmanager
+    async def _requested_change(
+        self, request: str, activity: Callable[[Any, Input], Change], step: Input, summary: str
+    ) -> AsyncIterator[tuple[State, Change]]:
+        """Run a requested status change as `_status_change` does, unless a later request that undoes it is complete.
+
+        Otherwise an unlock that is retried after an outage would undo a later lock that its caller relies on.
+
+        Raises:
+            ApplicationError: of OperationRepeated; the later request decides.
+        """
+        number = next(self._requests)
+
+        def require_not_undone() -> None:
+            undone = self._newest.get(_UNDONE_BY.get(request, ""), 0) > number
+            if undone and workflow.patched(_REQUESTS_IN_ORDER):
+                raise refusal(OperationRepeated())
+
+        async with self._status_change(activity, step, summary, require_not_undone) as changed:
+            self._newest[request] = max(number, self._newest.get(request, 0))
+            yield changed
+
+    @asynccontextmanager
     async def _status_change(
-        self, activity: Callable[[Any, Input], Change], step: Input, summary: str
+        self,
+        activity: Callable[[Any, Input], Change],
+        step: Input,
+        summary: str,
+        before_attempt: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[tuple[State, Change]]:
         """Run the step of a status change and apply its result; no other status change runs until the block ends.
 
@@ -282,6 +330,7 @@ class StatusHandlers(TenantWorkflowBase):
         """
         for attempt in itertools.count(1):
             async with self._status_lock:
+                before_attempt()
                 try:
                     result = await run_local_activity(activity, step, summary, once=True)
                 except ActivityError as failed:

@@ -4,16 +4,19 @@ import asyncio
 
 import pytest
 from temporalio.client import WorkflowHandle, WorkflowUpdateStage
+from temporalio.exceptions import ApplicationError
 
-from core.messages.tenants import OffboardRequest, StatusChange
+from core.errors.tenants import OperationRepeated
+from core.messages.tenants import OffboardRequest, StatusChange, StatusChangeInput, StatusChangeResult
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
-from tests.workflows.entities import Entity
+from tests.workflows.entities import Entity, refused
+from workflows.offboarding import OffboardTenant
 from workflows.runtime import timeouts
 from workflows.runtime.signals import BOUNDARIES_REPORTED, ROOT_KEY_REPORTED
 from workflows.tenants import Tenant
 
-WORKFLOWS = [Tenant]
+WORKFLOWS = [Tenant, OffboardTenant]
 
 
 async def report_breach(tenant: WorkflowHandle) -> None:
@@ -58,3 +61,56 @@ async def test_change_without_an_answer_delays_a_lock_by_one_attempt(client, reg
         await entity.move(StatusChange.LOCK)
     script.answers[silent] = answer
     await wait_until_async(lambda: silent in script.calls)
+
+
+async def test_retried_request_undoes_no_later_one(client, region, script):
+    """An unlock that its key server delays ends when a lock completes meanwhile; an earlier lock changes nothing."""
+    step, answer = "change-status", script.answers["change-status"]
+
+    def change(request: StatusChangeInput) -> StatusChangeResult:
+        if request.move is StatusChange.UNLOCK and unlock_fails:
+            raise ApplicationError("down", "start it", type="vault_unavailable")
+        return answer(request)
+
+    script.answers[step], unlock_fails = change, True
+    entity = await Entity.start(client, region, State.ACTIVE)
+    await entity.move(StatusChange.LOCK)
+    unlock = asyncio.create_task(entity.move(StatusChange.UNLOCK))
+    await wait_until_async(lambda: script.attempts[step] > 2)
+    await entity.move(StatusChange.LOCK)
+    unlock_fails = False
+    await refused(OperationRepeated.code, unlock)
+    assert (await entity.state())[0] == State.LOCKED
+    await entity.move(StatusChange.UNLOCK)
+    assert (await entity.state())[0] == State.ACTIVE
+
+
+async def test_retried_request_is_completed_after_a_later_one_that_it_does_not_undo(client, region, script):
+    step, answer = "change-status", script.answers["change-status"]
+
+    def change(request: StatusChangeInput) -> StatusChangeResult:
+        if request.move is StatusChange.LOCK and lock_fails:
+            raise ApplicationError("down", "start it", type="database_unavailable")
+        return answer(request)
+
+    script.answers[step], lock_fails = change, True
+    entity = await Entity.start(client, region, State.ACTIVE)
+    lock = asyncio.create_task(entity.move(StatusChange.LOCK))
+    await wait_until_async(lambda: script.attempts[step])
+    for later in (StatusChange.CLEAR_BREACH, StatusChange.SUSPEND):
+        await entity.move(later)
+    lock_fails = False
+    await lock
+    assert (await entity.state())[0] == State.LOCKED
+
+
+async def test_retried_restore_undoes_no_later_offboarding(client, region, script):
+    entity = await Entity.start(client, region, State.ACTIVE)
+    await entity.offboard()
+    script.down.add("restore-tenant")
+    restore = asyncio.create_task(entity.restore())
+    await wait_until_async(lambda: script.attempts["restore-tenant"])
+    await entity.offboard()
+    script.down.clear()
+    await refused(OperationRepeated.code, restore)
+    assert (await entity.state())[0] == State.LEAVING
