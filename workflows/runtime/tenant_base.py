@@ -67,6 +67,8 @@ _UNDONE_BY: Mapping[str, str] = MappingProxyType(
 )
 """Requests and what undoes them. Events of the marketplace are not here: the rows decide which is its last word."""
 _REQUESTS_IN_ORDER = "status-requests-in-order"
+_SIGNALS_COMBINED = "status-signals-combined"
+_ROOT_KEY_HEALTH = ("root-key-health", "apply the root key's health")
 
 
 class TenantWorkflowBase:
@@ -248,6 +250,8 @@ class StatusHandlers(TenantWorkflowBase):
         self._requests = itertools.count(1)
         self._newest: dict[str, int] = {}
         """The number of the newest completed request of each kind. A run ends only without pending requests."""
+        self._signalled: dict[str, bool] = {}
+        """The kinds of signals with a running handler: whether another one arrived since its last attempt began."""
 
     @workflow.update(name="change-status", description="Suspend, resume, lock or unlock the tenant")
     async def change_standing(self, request: StatusChangeRequest) -> None:
@@ -272,19 +276,47 @@ class StatusHandlers(TenantWorkflowBase):
     @workflow.signal(name=BOUNDARIES_REPORTED, description="The newest isolation assessment found a breach")
     async def boundaries_reported(self) -> None:
         await self._until_loaded()
-        await self._follow(TenantStatusActivities.follow_boundaries, "boundaries", "apply the assessment")
+        await self._follow_signals(TenantStatusActivities.follow_boundaries, "boundaries", "apply the assessment")
 
     @workflow.signal(name=ROOT_KEY_REPORTED, description="The root key's health requires a status change")
     async def root_key_reported(self) -> None:
         await self._until_loaded()
-        await self._follow_root_key()
+        await self._follow_signals(TenantStatusActivities.follow_root_key, *_ROOT_KEY_HEALTH)
 
     async def _follow_root_key(self) -> None:
-        await self._follow(TenantStatusActivities.follow_root_key, "root-key-health", "apply the root key's health")
+        await self._follow(TenantStatusActivities.follow_root_key, *_ROOT_KEY_HEALTH)
 
-    async def _follow(self, activity: Callable[[Any, StepInput], StatusChangeResult], name: str, summary: str) -> None:
+    async def _follow_signals(
+        self, activity: Callable[[Any, StepInput], StatusChangeResult], name: str, summary: str
+    ) -> None:
+        """Follow the rows once for all signals until an attempt begins, because the attempt reads the rows.
+
+        Monitoring repeats its signal while rows and lock differ. With a handler for each, an outage of the key server
+        would fill the history, and a lock would wait for an attempt of each.
+        """
+        if name in self._signalled and workflow.patched(_SIGNALS_COMBINED):
+            self._signalled[name] = True
+            return
+
+        def begin_attempt() -> None:
+            self._signalled[name] = False
+
+        begin_attempt()
+        again = True
+        while again:
+            await self._follow(activity, name, summary, begin_attempt)
+            again = self._signalled.get(name, False)
+        self._signalled.pop(name, None)
+
+    async def _follow(
+        self,
+        activity: Callable[[Any, StepInput], StatusChangeResult],
+        name: str,
+        summary: str,
+        before_attempt: Callable[[], None] = lambda: None,
+    ) -> None:
         try:
-            async with self._status_change(activity, self._step(name), summary):
+            async with self._status_change(activity, self._step(name), summary, before_attempt):
                 pass
         except ActivityError as failed:
             workflow.logger.warning("status not changed", extra={"code": code_of(failed)})

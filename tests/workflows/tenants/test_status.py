@@ -7,6 +7,7 @@ from temporalio.client import WorkflowHandle, WorkflowUpdateStage
 from temporalio.exceptions import ApplicationError
 
 from core.errors.tenants import OperationRepeated
+from core.messages.base import StepInput
 from core.messages.tenants import OffboardRequest, StatusChange, StatusChangeInput, StatusChangeResult
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
@@ -114,3 +115,42 @@ async def test_retried_restore_undoes_no_later_offboarding(client, region, scrip
     script.down.clear()
     await refused(OperationRepeated.code, restore)
     assert (await entity.state())[0] == State.LEAVING
+
+
+SIGNALS = {"apply-isolation-result": report_breach, "apply-root-key-health": report_root_key}
+
+
+@pytest.mark.parametrize("step", SIGNALS)
+async def test_repeated_signals_during_an_outage_have_one_handler(client, region, script, step):
+    script.down.add(step)
+    script.answers[step] = StatusChangeResult(state=State.ACTIVE)
+    entity = await Entity.start(client, region, State.ACTIVE)
+    for _ in range(20):
+        await SIGNALS[step](entity.handle)
+    await entity.move(StatusChange.LOCK)
+    assert script.attempts[step] < 20
+    script.down.clear()
+    await wait_until_async(lambda: step in script.calls)
+    await entity.move(StatusChange.UNLOCK)
+    assert script.calls.count(step) == 1
+
+
+@pytest.mark.parametrize("step", SIGNALS)
+async def test_signals_during_an_attempt_cause_another_attempt(client, region, script, step):
+    """The attempt may have read the rows before the change that the signals report."""
+    proceeds = asyncio.Event()
+
+    async def attempt(_step: StepInput) -> StatusChangeResult:
+        await proceeds.wait()
+        return StatusChangeResult(state=State.ACTIVE)
+
+    script.answers[step] = attempt
+    entity = await Entity.start(client, region, State.ACTIVE)
+    await SIGNALS[step](entity.handle)
+    await wait_until_async(lambda: script.attempts[step])
+    for _ in range(10):
+        await SIGNALS[step](entity.handle)
+    proceeds.set()
+    await wait_until_async(lambda: script.calls.count(step) > 1)
+    await entity.move(StatusChange.LOCK)
+    assert script.calls.count(step) < 10
