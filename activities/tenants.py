@@ -165,7 +165,7 @@ class TenantStatusActivities:
             if unlocks and state in DECRYPTS:
                 # Also where the row has no lock: an administrator decides that a lock from a later time is void.
                 self._locks.remove(step.tenant_id)
-            result = self._result(tx, step, row, state)
+            result = _result(tx, step, self._outbox, row, state)
         if state is State.LOCKED:
             self._locks.record_soon(step.tenant_id)
         return result
@@ -186,22 +186,13 @@ class TenantStatusActivities:
                 return StatusChangeResult(
                     state=row.state, notification=NotificationKind.ROOT_KEY_WARNING if stored else None
                 )
-            state = (tx.tenants.hold if due else tx.tenants.release)(LockReason.ROOT_KEY)
-            append_audit_event(
-                tx,
-                step,
-                AuditName.TENANT_LOCKED if due else AuditName.TENANT_UNLOCKED,
-                step.tenant_id,
-                before=row.state,
-                after=state,
-                root_key="the platform's" if key is None else key.name,
-                health=HEALTHY if key is None else key.health,
-                health_since="" if key is None else key.health_since.isoformat(),
-            )
-            if state in DECRYPTS:
-                self._locks.remove(step.tenant_id)
-            result = self._result(tx, step, row, state)
-        if state is State.LOCKED:
+            if due:
+                state = tx.tenants.hold(LockReason.ROOT_KEY)
+                _append_root_key_event(tx, step, AuditName.TENANT_LOCKED, row.state, state)
+                result = _result(tx, step, self._outbox, row, state)
+            else:
+                result = release_root_key_lock(tx, step, self._outbox, self._locks)
+        if result.state is State.LOCKED:
             self._locks.record_soon(step.tenant_id)
         return result
 
@@ -235,10 +226,45 @@ class TenantStatusActivities:
             return False
         return requires_lock(key.health, (self._clock() - key.health_since).total_seconds(), self._grace_seconds)
 
-    def _result(self, tx: TenantTransaction, step: StepInput, row: TenantRow, state: State) -> StatusChangeResult:
-        kind = _notification_of(row.state, state)
-        stored = kind is not None and self._outbox.store(tx, step, row, kind)
-        return StatusChangeResult(state=state, notification=kind if stored else None)
+
+def release_root_key_lock(
+    tx: TenantTransaction, step: StepInput, outbox: NotificationOutbox, locks: LockRecorder
+) -> StatusChangeResult:
+    """Remove the lock by the root key, and its record at the key server if the tenant's services may work again.
+
+    The caller calls `record_soon` after the commit if the tenant is still locked.
+    """
+    row = tx.tenants.lock()
+    state = tx.tenants.release(LockReason.ROOT_KEY)
+    _append_root_key_event(tx, step, AuditName.TENANT_UNLOCKED, row.state, state)
+    if state in DECRYPTS:
+        locks.remove(step.tenant_id)
+    return _result(tx, step, outbox, row, state)
+
+
+def _append_root_key_event(
+    tx: TenantTransaction, step: StepInput, name: AuditName, before: State, after: State
+) -> None:
+    key = tx.root_keys.current()
+    append_audit_event(
+        tx,
+        step,
+        name,
+        step.tenant_id,
+        before=before,
+        after=after,
+        root_key="the platform's" if key is None else key.name,
+        health=HEALTHY if key is None else key.health,
+        health_since="" if key is None else key.health_since.isoformat(),
+    )
+
+
+def _result(
+    tx: TenantTransaction, step: StepInput, outbox: NotificationOutbox, row: TenantRow, state: State
+) -> StatusChangeResult:
+    kind = _notification_of(row.state, state)
+    stored = kind is not None and outbox.store(tx, step, row, kind)
+    return StatusChangeResult(state=state, notification=kind if stored else None)
 
 
 def _recorded_again(tx: TenantTransaction, step: StatusChangeInput) -> StatusChangeInput:

@@ -64,7 +64,7 @@ ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
         "register-root-key": (N.APPROVAL_EXECUTED, N.ROOT_KEY_CHANGED),
         "preflight-root-key": (N.ROOT_KEY_CHECKED,),
         "wrap-service-keys": _PART,
-        "switch-root-key": (N.ROOT_KEY_CHANGED,),
+        "switch-root-key": (N.ROOT_KEY_CHANGED, N.TENANT_UNLOCKED),
         "abandon-root-key": (N.ROOT_KEY_CHANGED,),
         "look-for-due-rotation": _READS_DUE_WORK,
         "find-due-rotations": _READS_DUE_WORK,

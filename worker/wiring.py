@@ -220,12 +220,15 @@ def build(
         lambda region: PlatformRootKey(root_keys, region), RootKeyProviders(reach(settings)), tenant_keys.decrypt
     )
     intake = read_secret_values(settings.secrets, secrets.INTAKE_KEY)
+    tenant_locks = TenantLocks(vault)
+    lock_records = LockRecords(database, tenant_locks)
     changes = RootKeyActivities(
         database,
         tenant_keys,
         root_key_cache,
         lambda tenant, request, sealed: decrypt_credentials(intake, tenant, request, sealed),
         outbox,
+        lock_records,
         Pace(0, stopping),
     )
     rotation = RotationActivities(
@@ -234,8 +237,6 @@ def build(
         metrics,
     )
     grace, stored = settings.root_key_grace_seconds, StoredTenantActivities(database)
-    tenant_locks = TenantLocks(vault)
-    lock_records = LockRecords(database, tenant_locks)
     standing = TenantStatusActivities(database, outbox, lock_records, grace, clock)
     approvals = ApprovalActivities(database, outbox, timedelta(hours=settings.approval_ttl_hours))
     pace = PollIntervals(settings.root_key_poll_seconds, settings.root_key_idle_poll_seconds, grace)

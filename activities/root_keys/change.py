@@ -14,9 +14,11 @@ from temporalio import activity
 
 from activities.approvals import require_approval
 from activities.keys import context_of, require_active_version, unwrap_service_key, verify_wrapped_key
+from activities.lock_records import LockRecorder
 from activities.notifications import NotificationOutbox
 from activities.runtime.audit_trail import append_audit_event
 from activities.runtime.concurrency import ContextThreadPool, Pace
+from activities.tenants import release_root_key_lock
 from core import names as ids
 from core.errors.keys import RootKeyRefused, RootKeyTimeout
 from core.errors.tenants import TenantNotOperational, TenantUnknown
@@ -31,6 +33,7 @@ from core.keys.root_keys import (
     refuse_incomplete,
 )
 from core.messages.keys import AbandonInput, PreflightResult, RootKeyStep, SwitchResult, WrapProgress
+from core.messages.tenants import StatusChangeResult
 from core.notifications import NotificationKind
 from core.tenants.approvals import Action
 from core.tenants.lifecycle import DECRYPTS, State
@@ -68,6 +71,7 @@ class RootKeyActivities:
         root_key_cache: RootKeyCache,
         unseal: Unseal,
         outbox: NotificationOutbox,
+        locks: LockRecorder,
         pace: Pace,
     ) -> None:
         """`pace` limits the time of one attempt to wrap service keys."""
@@ -76,6 +80,7 @@ class RootKeyActivities:
         self._root_keys = root_key_cache
         self._unseal = unseal
         self._outbox = outbox
+        self._locks = locks
         self._pace = pace
 
     @activity.defn(name="register-root-key")
@@ -208,10 +213,10 @@ class RootKeyActivities:
             before = tx.root_keys.change(step.number) or change
             if not tx.root_keys.switch(step.number):
                 return SwitchResult(state=tenant.state, switched=False, mode=change.to_mode)
-            state = tenant.state
+            status = StatusChangeResult(state=tenant.state)
             # The former key caused this lock, because the new one works; after the switch it would be the new one's.
             if LockReason.ROOT_KEY in tenant.locks and before.state != "done":
-                state = tx.tenants.release(LockReason.ROOT_KEY)
+                status = release_root_key_lock(tx, step, self._outbox, self._locks)
             append_audit_event(
                 tx,
                 step,
@@ -223,11 +228,13 @@ class RootKeyActivities:
             )
             stored = self._outbox.store(tx, step, tenant, NotificationKind.ROOT_KEY_CHANGED)
         self._root_keys.forget(step.tenant_id)
+        if status.state is State.LOCKED:
+            self._locks.record_soon(step.tenant_id)
         return SwitchResult(
-            state=state,
+            state=status.state,
             switched=True,
             mode=change.to_mode,
-            notification=NotificationKind.ROOT_KEY_CHANGED if stored else None,
+            notification=NotificationKind.ROOT_KEY_CHANGED if stored else status.notification,
         )
 
     @activity.defn(name="abandon-root-key")

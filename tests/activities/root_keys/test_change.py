@@ -33,9 +33,11 @@ from kms.providers import RootKeyProviders
 from openkcm.errors import OpenKcmError
 from tests.activities.dying import after_effect
 from tests.activities.provisioning import REGION, Provisioning, run_steps
+from tests.activities.recorded import LockCopies
 from tests.activities.root_keys.changing import SERVICES, Change
 from tests.activities.services.connecting import Connection
 from tests.concurrency import wait_until
+from vault.tenant_locks import TenantLocks
 
 SECRET = "hunter2"
 
@@ -185,7 +187,7 @@ def with_providers(change: Change, providers: FaultyProviders) -> Any:
     )
     outbox, pace = NotificationOutbox((), ""), Pace(0, threading.Event())
     activities = RootKeyActivities(
-        database, change.tenant_keys, cache, partial(decrypt_credentials, [intake]), outbox, pace
+        database, change.tenant_keys, cache, partial(decrypt_credentials, [intake]), outbox, LockCopies(), pace
     )
     return activities.preflight_root_key
 
@@ -323,6 +325,36 @@ def test_switch_unlocks_a_tenant_that_the_former_root_key_had_locked(change, bao
     assert (change.tenant_row.state, change.tenant_row.locks) == (State.ACTIVE, ())
 
 
+def test_switch_removes_the_lock_at_the_key_server_and_records_the_unlock(change, bao, key_server) -> None:
+    change.to(bao.place(), bao.token())
+    locks, step = TenantLocks(key_server.session("operator")), change.ask(bao.place(), bao.token())
+    change.through(step, until="wrap-service-keys")
+    change.hold(LockReason.ROOT_KEY)
+    change.tenant.run_platform("record-locks")
+    assert locks.get(change.tenant_id) is not None
+    assert change.run("switch-root-key", step).state is State.ACTIVE
+    assert locks.get(change.tenant_id) is None
+    (unlocked,) = change.records("tenant.unlocked")
+    details = {name: unlocked["details"][name] for name in ("before", "after", "root_key", "health")}
+    assert details == {"before": "locked", "after": "active", "root_key": bao.place().name, "health": "ok"}
+    assert "unlocked" in change.announced()
+
+
+def test_switch_updates_the_lock_at_the_key_server_when_another_reason_is_left(change, bao, key_server) -> None:
+    step = change.ask(bao.place(), bao.token())
+    change.through(step, until="wrap-service-keys")
+    change.hold(LockReason.ROOT_KEY)
+    change.hold(LockReason.MANUAL)
+    change.tenant.run_platform("record-locks")
+    assert change.run("switch-root-key", step).state is State.LOCKED
+    locks = TenantLocks(key_server.session("operator"))
+    wait_until(
+        lambda: (found := locks.get(change.tenant_id)) is not None and found.locks == {LockReason.MANUAL},
+        lambda: str(locks.get(change.tenant_id)),
+    )
+    assert "unlocked" not in change.announced()
+
+
 def test_suspended_tenant_stays_suspended_and_a_repeated_switch_leaves_a_later_lock(change, bao) -> None:
     change.connection.move(Transition.SUSPEND)
     step = change.to(bao.place(), bao.token())
@@ -418,7 +450,7 @@ def test_wrapping_returns_after_its_time_slice_and_the_next_slice_continues(chan
     step = change.ask(bao.place(), bao.token())
     change.through(step, until="preflight-root-key")
     wired = next(a.__self__ for a in change.tenant.parts.lifecycle if a.__name__ == "wrap_service_keys")
-    dependencies = wired._database, wired._tenant_keys, wired._root_keys, wired._unseal, wired._outbox
+    dependencies = wired._database, wired._tenant_keys, wired._root_keys, wired._unseal, wired._outbox, wired._locks
     sliced = RootKeyActivities(*dependencies, Pace(0, threading.Event(), slice_seconds=0))
     slices = [ActivityEnvironment().run(sliced.wrap_service_keys, step) for _ in range(2)]
     done = len(SERVICES)

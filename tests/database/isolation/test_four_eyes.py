@@ -94,7 +94,7 @@ class Installation:
         outbox, never, worker = NotificationOutbox((), ""), Untouched(), self.scene.worker
         approvals = ApprovalActivities(worker, outbox, timedelta(hours=24))
         status = TenantStatusActivities(worker, outbox, LockCopies(), 60.0, lambda: datetime.now(UTC))
-        root_keys = RootKeyActivities(worker, never, never, lambda *_: never, outbox, Pace(0, Event()))
+        root_keys = RootKeyActivities(worker, never, never, lambda *_: never, outbox, LockCopies(), Pace(0, Event()))
         return [
             approvals.admit_approval,
             approvals.decide_approval,
