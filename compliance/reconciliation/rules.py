@@ -234,10 +234,17 @@ class _TenantComparison:
         wrapped = _each(
             event for event in self._done if event.act is KeyOperation.WRAPPED and event.context is not None
         )
-        checks = [_entry(one, Purpose.BOUNDARY) for one in self.sides.records if one.name is AuditName.BOUNDARY_CHECKED]
-        attacks = [_entry(one, Purpose.BOUNDARY) for one in self._done if self._purpose(one) is Purpose.BOUNDARY]
-        alone = [*uncovered(made, wrapped, LATE, SLACK), *uncovered(checks, attacks, CHECKING, SLACK)]
+        checks = [_entry(one, _proof(one)) for one in self.sides.records if one.name is AuditName.BOUNDARY_CHECKED]
+        alone = [*uncovered(made, wrapped, LATE, SLACK), *uncovered(checks, self._attacks(), CHECKING, SLACK)]
         yield from self._discrepancies((), alone, DiscrepancyKind.UNRECORDED_USE, DiscrepancyKind.MISSING_USE)
+
+    def _attacks(self) -> Iterator[Entry]:
+        """Yield the events of isolation checks at the key server; see `_proof`."""
+        for event in self._done:
+            if self._purpose(event) is Purpose.BOUNDARY:
+                yield _entry(event, Purpose.BOUNDARY)
+            elif event.act is KeyOperation.READ and (event.key, event.who) == (self._own_keys[0], WORKER):
+                yield _entry(event, KeyOperation.READ)
 
     def _is_opening(self, event: ServerEvent) -> bool:
         """Return whether `_openings` matches the event: only the crypto service decrypts with the tenant key."""
@@ -392,6 +399,11 @@ def _is_repeatable(event: ServerEvent) -> bool:
         KeyOperation.DELETION_ALLOWED,
         KeyOperation.CONFIGURED,
     }
+
+
+def _proof(check: AuditRecord) -> Hashable:
+    """Return the event that proves an isolation check: a daily one uses no key, it only reads the tenant key."""
+    return KeyOperation.READ if check.details.get("scope") == "daily" else Purpose.BOUNDARY
 
 
 def _key_version(record: AuditRecord) -> tuple[str, str]:

@@ -24,6 +24,9 @@ from core.keys.rotation import RotationScope
 from core.tenants.provisioning import Step
 from openkcm.contract.audit_events import AuditName
 from tests.activities.counting import UNCOUNTED, Counted, counting
+from tests.activities.isolation.attacking import attacks_of
+from tests.activities.isolation.test_assessment import HELD
+from tests.activities.isolation.test_daily import RealControls
 from tests.activities.provisioning import Provisioning, run_steps
 from tests.activities.rotation.rotating import Rotating
 from tests.vault import server as openbao
@@ -112,6 +115,21 @@ def test_unrecorded_destruction_of_keys_is_detected(differences, leaving, monkey
     key = ids.l2_key(leaving.tenant_id)
     found = {what for _, what in differences(leaving.tenant)}
     assert found >= {f"{key} was made deletable", f"{key} was deleted"}
+
+
+def test_record_of_a_daily_isolation_check_needs_no_attack_and_that_of_a_complete_one_does(
+    differences, active, settings
+) -> None:
+    keys = attacks_of(active.parts, settings)
+    checked = RealControls(active, keys)
+    checked.suites = {"complete": (lambda _tenant_id: HELD,), "daily": (keys.attack_record,)}
+    assert [checked.run("examination-first"), checked.run("examination-daily")] == [["complete"], ["daily"]]
+    complete, daily = checked.records(AuditName.BOUNDARY_CHECKED)
+    assert daily["details"]["scope"] == "daily"
+    # The complete assessment has scripted results, so the key server's log has none of its attacks.
+    ((kind, what),) = differences(active)
+    assert kind is DiscrepancyKind.MISSING_USE
+    assert what.startswith(f"record {complete['seq']} states isolation.checked")
 
 
 # ── by schedule ──────────────────────────────────────────────────────────────────────────────────────────────────────

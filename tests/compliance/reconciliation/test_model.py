@@ -279,6 +279,16 @@ def test_isolation_check_explains_only_rejected_attacks() -> None:
     assert [one.kind for one in differences([], [checked])] == [DiscrepancyKind.MISSING_USE]
 
 
+def test_daily_isolation_check_needs_only_the_workers_read_of_the_tenant_key() -> None:
+    daily = replace(record(AuditName.BOUNDARY_CHECKED, TENANT, scope="daily"), at=T0 + timedelta(hours=1), seq=1)
+    read = event(KeyOperation.READ, L2, "worker", at=daily.at - timedelta(seconds=1))
+    assert differences([read], [daily]) == ()
+    assert [one.kind for one in differences([read], [replace(daily, details={})])] == [DiscrepancyKind.MISSING_USE]
+    for other in (replace(read, at=daily.at - CHECKING - SLACK), replace(read, who="operator"), replace(read, key=CA)):
+        (one,) = differences([other], [daily])
+        assert (one.kind, one.severity, one.reference) == (DiscrepancyKind.MISSING_USE, Severity.ALARM, "1")
+
+
 def test_rewrap_is_explained_only_by_a_running_rotation() -> None:
     begun = replace(record(AuditName.KEYS_ROTATED, L2, "intended"), at=T0 + timedelta(hours=3), correlation_id="w/1")
     ended = replace(record(AuditName.KEYS_ROTATED, L2), at=T0 + timedelta(hours=8), correlation_id="w/1")
