@@ -20,6 +20,7 @@ TABLES = """
 CREATE TABLE customers (id serial PRIMARY KEY, name text, ssn text, email text, photo bytea);
 CREATE TABLE orders (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), customer int, note text);
 CREATE TABLE plain (id int PRIMARY KEY, ssn text);
+CREATE TABLE invited (customer int, email text);
 CREATE VIEW people AS SELECT id, ssn FROM customers;
 CREATE VIEW named AS SELECT id, name FROM customers;
 CREATE VIEW crowd AS SELECT * FROM people;
@@ -37,6 +38,7 @@ def conn(stand):
         insert = "INSERT INTO customers (id, name, ssn, email) VALUES "
         connection.execute(insert + "(101, 'Ann', 's1', 'ann@x'), (102, 'Bob', 's2', 'bob@x')")
         connection.execute("INSERT INTO orders (customer, note) VALUES (101, 'first')")
+        connection.execute("INSERT INTO invited VALUES (101, 'ann@x'), (102, 'other@x')")
         yield connection
 
 
@@ -179,6 +181,82 @@ def test_equality_by_parameter_and_by_array(conn):
     assert conn.execute(query + "= ANY(%s)", (["ann@x", None, "zed@x"],)).fetchall() == [("Ann",)]
     assert conn.execute(query + "<> ALL(%s)", (["ann@x", "zed@x"],)).fetchall() == [("Bob",)]
     assert conn.execute(query + "= %s", (None,)).fetchall() == []
+
+
+# PostgreSQL looks for a column in the inner query first. `invited` is not protected, so its columns are not known.
+UNQUALIFIED = [
+    ("SELECT name FROM customers WHERE id IN (SELECT customer FROM invited WHERE {}email = 'ann@x')", [("Ann",)]),
+    ("SELECT name FROM customers WHERE id NOT IN (SELECT customer FROM invited WHERE {}email = 'ann@x')", [("Bob",)]),
+    (
+        (
+            "SELECT name FROM customers WHERE NOT EXISTS "
+            "(SELECT 1 FROM invited WHERE customer = customers.id AND {}email = 'ann@x')"
+        ),
+        [("Bob",)],
+    ),
+    ("SELECT (SELECT count(*) FROM invited WHERE {}email = 'ann@x') FROM customers WHERE id = 101", [(1,)]),
+    ("SELECT (SELECT count({}email) FROM invited) FROM customers WHERE id = 101", [(2,)]),
+    (
+        "SELECT name FROM customers WHERE id IN (SELECT customer FROM invited WHERE {}email IS NOT NULL) ORDER BY id",
+        [("Ann",), ("Bob",)],
+    ),
+    (
+        "SELECT name FROM customers WHERE id IN (SELECT customer FROM invited ORDER BY {}email = 'ann@x' DESC LIMIT 1)",
+        [("Ann",)],
+    ),
+    (
+        (
+            "SELECT name FROM customers WHERE id IN (SELECT customer FROM (SELECT * FROM invited) AS invited"
+            " WHERE {}email = 'ann@x')"
+        ),
+        [("Ann",)],
+    ),
+    (
+        (
+            "SELECT name FROM customers c JOIN LATERAL (SELECT customer FROM invited WHERE {}email = 'ann@x') i"
+            " ON i.customer = c.id"
+        ),
+        [("Ann",)],
+    ),
+    (
+        (
+            "SELECT name FROM customers WHERE id IN (WITH invited AS (SELECT * FROM invited)"
+            " SELECT customer FROM invited WHERE {}email = 'ann@x')"
+        ),
+        [("Ann",)],
+    ),
+    (
+        "UPDATE customers SET name = (SELECT 'x' FROM invited WHERE {}email = 'ann@x') WHERE id = 101 RETURNING name",
+        [("x",)],
+    ),
+    (
+        "DELETE FROM customers WHERE id NOT IN (SELECT customer FROM invited WHERE {}email = 'ann@x') RETURNING name",
+        [("Bob",)],
+    ),
+]
+
+
+def test_column_of_an_inner_query_is_not_taken_for_the_protected_column_outside(stand, conn):
+    before = stand.stored("SELECT * FROM customers ORDER BY id")
+    assert [query for query, _ in UNQUALIFIED if not is_rejected(conn, query.format(""))] == []
+    assert stand.stored("SELECT * FROM customers ORDER BY id") == before
+    for query, rows in UNQUALIFIED:
+        with conn.transaction(force_rollback=True):
+            assert (query, conn.execute(query.format("invited.")).fetchall()) == (query, rows)
+
+
+def test_column_is_searched_where_postgresql_searches_it(conn):
+    joined = "SELECT name, i.email FROM customers c JOIN (SELECT customer, email FROM invited) i ON i.customer = c.id"
+    assert conn.execute(joined + " ORDER BY c.id").fetchall() == [("Ann", "ann@x"), ("Bob", "other@x")]
+    for inner in (
+        "(SELECT customer FROM invited WHERE email = 'ann@x') i",
+        "(invited i JOIN (SELECT 1 AS one) p ON email = 'ann@x')",
+    ):
+        query = f"SELECT name FROM customers c, {inner} WHERE i.customer = c.id"
+        assert (inner, conn.execute(query).fetchall()) == (inner, [("Ann",)])
+    assert conn.execute("SELECT name FROM customers WHERE id = (SELECT id WHERE email = 'ann@x')").fetchall() == [
+        ("Ann",)
+    ]
 
 
 MOVES = [

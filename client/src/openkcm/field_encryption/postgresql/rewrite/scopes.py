@@ -91,18 +91,31 @@ def find(ref: Mapping[str, Any], scope: Scope) -> tuple[Source, Field] | None:
         return None
     if len(names) > 1:
         return _qualified(names[-2], names[-1], scope)
+    unknown: Source | None = None
     for level in scope.chain():
         hits = [(source, hit) for source in level.sources if (hit := source.field(names[0])) is not None]
-        if len(hits) > 1:
-            raise StatementRefused(f"the column {names[0]} is ambiguous", "qualify it with its table")
         if hits:
-            return hits[0]
+            return _certain(hits, unknown)
         if any(source.names is not None and names[0] in source.names for source in level.sources):
             return None
         for source in level.sources:
             if source.alias == names[0] and source.fields:
                 raise whole_row(source)
+        unknown = unknown or next((source for source in level.sources if source.names is None), None)
     return None
+
+
+def _certain(hits: list[tuple[Source, Field]], unknown: Source | None) -> tuple[Source, Field]:
+    """Return the only hit. `unknown` is a source of an inner query: PostgreSQL prefers a column there."""
+    name = hits[0][1].name
+    if len(hits) > 1:
+        raise StatementRefused(f"the column {name} is ambiguous", "qualify it with its table")
+    if unknown is not None:
+        raise StatementRefused(
+            f"the column {name} may belong to {unknown.alias or 'the inner query'} or to {hits[0][0].alias}",
+            "qualify it with its table",
+        )
+    return hits[0]
 
 
 def _qualified(alias: str, name: str, scope: Scope) -> tuple[Source, Field] | None:

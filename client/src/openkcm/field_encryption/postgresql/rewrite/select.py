@@ -106,7 +106,9 @@ def add_source(a: Analysis, item: Node, scope: Scope) -> None:
         add_source(a, node["rarg"], scope)
         _check_join(a, node, scope, scope.sources[before:])
     elif kind == "RangeSubselect":
-        outputs = select(a, node["subquery"]["SelectStmt"], scope, EXPORTED)
+        # Without LATERAL, PostgreSQL does not see the other parts of this FROM.
+        visible = scope if node.get("lateral") else Scope(scope.parent, queries=scope.queries)
+        outputs = select(a, node["subquery"]["SelectStmt"], visible, EXPORTED)
         alias = node.get("alias") or {}
         scope.sources.append(_derived(alias.get("aliasname", ""), outputs, alias.get("colnames")))
     elif kind == "RangeTableSample":
@@ -150,7 +152,8 @@ def _check_join(a: Analysis, node: Node, scope: Scope, inside: list[Source]) -> 
             raise refusal(one.column, one.table, "join by")
     if node.get("alias") and fields:
         raise StatementRefused("an alias for a join hides protected columns", "leave the alias out")
-    conditions.check(a, node.get("quals"), scope)
+    # ON sees the two sides of its join only.
+    conditions.check(a, node.get("quals"), Scope(scope.parent, inside, scope.queries))
 
 
 def _exports(target: Node, scope: Scope) -> bool:
