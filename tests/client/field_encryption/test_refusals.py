@@ -5,6 +5,7 @@ import pytest
 
 from openkcm.contract.protected_fields import Mode, Store
 from openkcm.field_encryption.key_cache import KeyErrorScope, KeyUnwrapError
+from openkcm.field_encryption.postgresql.catalog import question, read_answer
 from openkcm.field_encryption.postgresql.errors import (
     KeysUnavailable,
     PlainValueFound,
@@ -386,6 +387,60 @@ def test_unsupported_table_raises_its_reason(stand):
                 conn.execute("SELECT * FROM t")
             conn.rollback()
             stand.stored("DROP TABLE t")
+
+
+PARTITIONS = """
+CREATE TABLE visits (id int, y int, note text, PRIMARY KEY (id, y)) PARTITION BY RANGE (y);
+CREATE TABLE visits_2020s PARTITION OF visits FOR VALUES FROM (2020) TO (2030) PARTITION BY RANGE (y);
+CREATE TABLE visits_2025 PARTITION OF visits_2020s FOR VALUES FROM (2025) TO (2026);
+CREATE VIEW recent AS SELECT id, note FROM visits_2025;
+"""
+PROTECT = "COMMENT ON COLUMN {}.note IS 'openkcm: encrypt'"
+
+
+def test_partition_of_a_partition_is_rejected(stand):
+    stand.stored(PARTITIONS + PROTECT.format("visits"))
+    with stand.connect(autocommit=True) as conn:
+        for name in ("visits_2020s", "visits_2025", "recent"):
+            assert is_rejected(conn, f"INSERT INTO {name} (id, note) VALUES (1, 'x')")
+            assert is_rejected(conn, f"SELECT note FROM {name}")
+        conn.execute("INSERT INTO visits VALUES (1, 2025, 'x')")
+        assert conn.execute("SELECT note FROM visits").fetchall() == [("x",)]
+    assert [note[:8] for (note,) in stand.stored("SELECT note FROM recent")] == ["okcm:c1:"]
+
+
+@pytest.mark.parametrize("protected", ["visits_2020s", "visits_2025"])
+def test_partition_without_its_parent_cannot_be_protected(stand, protected):
+    stand.stored(PARTITIONS + PROTECT.format(protected))
+    with stand.connect(autocommit=True) as conn:
+        for name in ("visits", "visits_2020s", "visits_2025"):
+            with pytest.raises(psycopg.Error, match=r"protect it there|is a partition of"):
+                conn.execute(f"INSERT INTO {name} (id, y, note) VALUES (1, 2025, 'x')")
+        with pytest.raises(ProtectionUnusable, match=r"is inherited from public\.visits"):
+            conn.execute("SELECT note FROM visits")
+    assert stand.stored("SELECT note FROM visits") == []
+
+
+def test_partition_that_is_protected_with_its_parent_belongs_to_the_parent(stand):
+    stand.stored(PARTITIONS + ";".join(PROTECT.format(name) for name in ("visits", "visits_2020s", "visits_2025")))
+    with stand.connect(autocommit=True) as conn:
+        conn.execute("INSERT INTO visits VALUES (1, 2025, 'x')")
+        assert conn.execute("SELECT note FROM visits").fetchall() == [("x",)]
+        assert is_rejected(conn, "SELECT note FROM visits_2025")
+    [[answer]] = stand.stored(question(()).decode())
+    assert list(read_answer(answer, ()).tables) == [("public", "visits")]
+
+
+def test_column_that_a_child_adds_can_be_protected(stand):
+    stand.stored(
+        "CREATE TABLE base (id int, note text); CREATE TABLE child (extra text, PRIMARY KEY (id)) INHERITS (base)"
+    )
+    stand.stored("COMMENT ON COLUMN child.extra IS 'openkcm: encrypt'")
+    with stand.connect(autocommit=True) as conn:
+        conn.execute("INSERT INTO base VALUES (1, 'x')")
+        conn.execute("INSERT INTO child VALUES (2, 'x', 'y')")
+        assert conn.execute("SELECT note, extra FROM child").fetchall() == [("x", "y")]
+    assert stand.stored("SELECT left(extra, 8) FROM child") == [("okcm:c1:",)]
 
 
 def test_values_of_another_type_are_rejected(conn):

@@ -6,7 +6,7 @@ One query reads them from the database's catalogue: columns, tables, keys.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -85,12 +85,11 @@ def read_answer(answer: str, fields: Iterable[ProtectedField]) -> Catalogue:
     listed: dict[tuple[str, str], dict[str, ProtectedField]] = {}
     for one in fields:
         listed.setdefault(table_of(one), {})[one.field] = one
-    tables: dict[tuple[str, str], Table] = {}
-    for described in document["tables"] or ():
-        name = (described["schema"], described["name"])
-        table = _table(described, listed.get(name, {}))
-        if table.protected or table.problem:
-            tables[name] = table
+    described: dict[int, Table] = {}
+    for one in document["tables"] or ():
+        described[one["oid"]] = _table(one, listed.get((one["schema"], one["name"]), {}))
+    found = _with_parents(described, document["parts"] or ())
+    tables = {(table.schema, table.name): table for table in found if table.protected or table.problem}
     avoided = _rejected_relations(document, {table.oid: table for table in tables.values()})
     words = sorted({name.replace('"', '""') for _, name in (*tables, *avoided)})
     # A name can also be written with Unicode escapes; the parser then decides.
@@ -182,17 +181,43 @@ def _column_problem(column: Column, raw: Mapping[str, Any]) -> str:
     return ""
 
 
+def _with_parents(described: Mapping[int, Table], parts: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Return the tables without the partitions that their parents protect, whose names place their values.
+
+    A parent that does not protect what its partition does has a problem: its rows would be stored in the partition
+    unencrypted.
+    """
+    problems: dict[int, str] = {}
+    covered: set[int] = set()
+    for part in parts:
+        parent, child = described[part["base"]], described.get(part["oid"])
+        inherited = [name for name in child.protected if parent.column(name)] if child is not None else []
+        unprotected = [name for name in inherited if name not in parent.protected]
+        if child is not None and unprotected:
+            problems[child.oid] = problems[parent.oid] = (
+                f"{child.full_name}: the protected column {unprotected[0]} is inherited from {parent.full_name}: "
+                "protect it there"
+            )
+        elif inherited:
+            covered.add(part["oid"])
+    return [
+        replace(table, problem=problems.get(oid, table.problem))
+        for oid, table in described.items()
+        if oid in problems or oid not in covered
+    ]
+
+
 def _rejected_relations(document: Mapping[str, Any], tables: Mapping[int, Table]) -> dict[tuple[str, str], str]:
     found = {}
     for view in document["views"] or ():
-        for oid, number in view["uses"] or ():
+        for oid, column in view["uses"] or ():
             table = tables.get(oid)
-            if table is not None and any(one.number == number for one in table.protected.values()):
+            if table is not None and column in table.protected:
                 found[view["schema"], view["name"]] = f"the view {view['name']} reads protected columns"
     for part in document["parts"] or ():
-        if part["base"] in tables:
-            parent = tables[part["base"]].full_name
-            found[part["schema"], part["name"]] = f"{part['name']} is a partition of {parent}: use that name"
+        parent = tables.get(part["base"])
+        if parent is not None and parent.protected:
+            found[part["schema"], part["name"]] = f"{part['name']} is a partition of {parent.full_name}: use that name"
     return found
 
 
@@ -234,7 +259,7 @@ def table_of(one: ProtectedField) -> tuple[str, str]:
 _QUERY = r"""
 WITH RECURSIVE named AS (
   SELECT * FROM pg_catalog.json_to_recordset(@named@) AS one("schema" text, "table" text)
-), protected AS (
+), chosen AS (
   SELECT c.oid, n.nspname, c.relname, c.relkind
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
    WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND (
@@ -242,13 +267,23 @@ WITH RECURSIVE named AS (
      OR c.oid IN (SELECT d.objoid FROM pg_catalog.pg_description d
                    WHERE d.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objsubid > 0
                      AND d.description LIKE '%openkcm:%encrypt%'))
+), protected AS (
+  SELECT * FROM chosen
+  UNION
+  SELECT c.oid, n.nspname, c.relname, c.relkind
+    FROM protected p JOIN pg_catalog.pg_inherits i ON i.inhrelid = p.oid
+    JOIN pg_catalog.pg_class c ON c.oid = i.inhparent JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+), family AS (
+  SELECT oid, oid AS base FROM protected
+  UNION
+  SELECT i.inhrelid, f.base FROM family f JOIN pg_catalog.pg_inherits i ON i.inhparent = f.oid
 ), dependent AS (
-  SELECT r.ev_class AS oid, d.refobjid AS base, d.refobjsubid AS attnum
-    FROM pg_catalog.pg_depend d
+  SELECT r.ev_class AS oid, f.base, a.attname
+    FROM family f JOIN pg_catalog.pg_depend d ON d.refobjid = f.oid
     JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.ev_class <> d.refobjid
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
    WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
      AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
-     AND d.refobjid IN (SELECT oid FROM protected)
 ), over AS (
   SELECT d.objid AS rule, r.ev_class AS oid, d.refobjid AS base
     FROM pg_catalog.pg_depend d
@@ -287,13 +322,13 @@ SELECT pg_catalog.json_build_object(
    FROM protected p),
  'views', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
    'schema', n.nspname, 'name', c.relname, 'uses',
-     (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(d.base::bigint, d.attnum))
+     (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(d.base::bigint, d.attname))
         FROM dependent d WHERE d.oid = v.base)))
    FROM reached v JOIN pg_catalog.pg_class c ON c.oid = v.oid
    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace),
  'parts', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
-   'schema', n.nspname, 'name', c.relname, 'base', i.inhparent::bigint))
-   FROM pg_catalog.pg_inherits i JOIN protected p ON p.oid = i.inhparent
-   JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace)
+   'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'base', f.base::bigint))
+   FROM family f JOIN pg_catalog.pg_class c ON c.oid = f.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  WHERE f.oid <> f.base)
 )::text
 """
