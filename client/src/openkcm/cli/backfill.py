@@ -128,7 +128,10 @@ def draw(console: Console, shown: Mapping[str, Any]) -> None:
         for column in one["columns"]:
             name = f"{one['table']}.{column['column']}"
             if column["unopened"]:
-                text = f"{name}: {column['unopened']} values look like ciphertext but cannot be decrypted; not changed"
+                text = (
+                    f"{name}: {column['unopened']} values look like ciphertext but cannot be decrypted;"
+                    " this run did not change them"
+                )
                 console.print(Text(text), soft_wrap=True)
     if shown["finished"]:
         console.print(Text(_finished(shown, undo=undo)), soft_wrap=True)

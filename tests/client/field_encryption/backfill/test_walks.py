@@ -4,7 +4,7 @@ import pytest
 
 from openkcm.contract.protected_fields import Backfill
 from openkcm.field_encryption.errors import BackfillRefused
-from tests.client.field_encryption.backfill.stage import FIELDS, PLAIN, Stage
+from tests.client.field_encryption.backfill.stage import FIELDS, PATIENTS, PLAIN, Stage
 
 READ = "SELECT id, name, diagnosis, insurance, photo FROM patients ORDER BY id"
 
@@ -126,6 +126,64 @@ def test_table_that_rejects_every_row_is_stopped_soon(stage: Stage):
     [table] = stage.backfill()
     assert table.state is Backfill.STOPPED
     assert 100 <= table.refused["23514"] < 150
+
+
+TRIGGER = """
+CREATE FUNCTION normalise() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN {} END';
+CREATE TRIGGER normalised {} UPDATE ON patients FOR EACH ROW {} EXECUTE FUNCTION normalise()
+"""
+CHANGING = [
+    ("NEW.diagnosis := lower(NEW.diagnosis); RETURN NEW;", "BEFORE", ""),
+    ("RETURN NULL;", "BEFORE", ""),
+    (
+        "UPDATE patients SET diagnosis = lower(diagnosis) WHERE id = NEW.id; RETURN NULL;",
+        "AFTER",
+        "WHEN (pg_trigger_depth() = 0)",
+    ),
+]
+
+
+@pytest.mark.parametrize("trigger", CHANGING, ids=["changes", "suppresses", "changes afterwards"])
+def test_trigger_that_changes_new_values_is_rejected_and_all_values_remain(stage: Stage, trigger):
+    before = stage.patients()
+    stage.stand.stored(TRIGGER.format(*trigger))
+    with pytest.raises(BackfillRefused, match=r"a trigger stored another value of public\.patients\.diagnosis"):
+        stage.backfill()
+    assert stage.stand.stored(PLAIN) == before
+
+
+def test_trigger_that_changes_decrypted_values_is_rejected_and_all_values_remain(stage: Stage):
+    stage.patients()
+    stage.backfill()
+    before = stage.stand.stored(PLAIN)
+    stage.stand.stored(TRIGGER.format("NEW.diagnosis := upper(NEW.diagnosis); RETURN NEW;", "BEFORE", ""))
+    with pytest.raises(BackfillRefused, match="a trigger stored another value"):
+        stage.backfill(undo=True)
+    assert stage.stand.stored(PLAIN) == before
+
+
+def test_trigger_that_changes_encrypted_values_is_rejected_while_another_column_is_encrypted(stage: Stage):
+    stage.stand.stored(PATIENTS)
+    stage.stand.protect(FIELDS[0])
+    stage.backfill()
+    stage.stand.protect(*FIELDS)
+    before = stage.stand.stored(PLAIN)
+    stage.stand.stored(TRIGGER.format("NEW.diagnosis := lower(NEW.diagnosis); RETURN NEW;", "BEFORE", ""))
+    with pytest.raises(BackfillRefused, match=r"a trigger stored another value of public\.patients\.diagnosis"):
+        stage.backfill()
+    assert stage.stand.stored(PLAIN) == before
+
+
+def test_one_row_whose_trigger_changes_it_ends_the_backfill_when_rows_are_stored_one_by_one(stage: Stage):
+    stage.patients()
+    stage.stand.stored("ALTER TABLE patients ADD CHECK (id <> 7 OR diagnosis NOT LIKE 'okcm%')")
+    stage.stand.stored(
+        TRIGGER.format("NEW.diagnosis := lower(NEW.diagnosis); RETURN NEW;", "BEFORE", "WHEN (NEW.id = 9)")
+    )
+    before = stage.stand.stored(PLAIN)
+    with pytest.raises(BackfillRefused, match="a trigger stored another value"):
+        stage.backfill()
+    assert stage.stand.stored(PLAIN) == before
 
 
 REFUSED = [

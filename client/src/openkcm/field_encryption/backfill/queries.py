@@ -90,6 +90,23 @@ class Queries:
             ),
         )
 
+    def stored(self) -> Composed:
+        """Return the query that reads rows by their keys; its parameters are one array for each column of the key."""
+        keys = [Identifier(f"k{number}") for number in range(len(self._key))]
+        arrays = [
+            SQL(f"pg_catalog.unnest(${at}::{{}}[])").format(SQL(_CASTS[one.kind]))
+            for at, one in enumerate(self._key, 1)
+        ]  # a number
+        return SQL("SELECT {}, {} FROM {} JOIN ROWS FROM ({}) AS k({}) ON {} = ({})").format(
+            self._names,
+            SQL(", ").join(_name(one) for one in self.columns),
+            self._table,
+            SQL(", ").join(arrays),
+            SQL(", ").join(keys),
+            self._place,
+            SQL(", ").join(SQL("k.{}").format(one) for one in keys),
+        )
+
     def _after(self, key: Sequence[object] | None) -> Composable:
         return SQL("true") if key is None else SQL("{} > ({})").format(self._place, self._values(key))
 

@@ -40,7 +40,8 @@ class BackfillRun:
     def run(self) -> None:
         """Process all tables.
 
-        Raises: BackfillRefused before any change, BackfillRunning, BackfillStopped.
+        Raises: BackfillRefused before any change or, with completed batches kept, when the database rejects a statement
+        or a trigger changes a new value; BackfillRunning, BackfillStopped.
         """
         try:
             self._prepare()

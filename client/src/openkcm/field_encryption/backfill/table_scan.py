@@ -1,7 +1,8 @@
 """The passes over one table.
 
 A batch is one short transaction: lock rows that no other transaction holds, encrypt their plain values, store them,
-commit. An interruption leaves all of it or nothing. An application waits for such a row at most that long.
+verify what is stored, commit. An interruption leaves all of it or nothing. An application waits for such a row at most
+that long.
 
 The rate is limited to a number of rows per second, and reduced while the database is slow; the batch size is limited by
 rows and bytes.
@@ -18,6 +19,7 @@ from openkcm.field_encryption import value_format as values
 from openkcm.field_encryption.backfill.preloaded_keys import KeyNotLoaded, PreloadedKeys, Stored
 from openkcm.field_encryption.backfill.progress import TableProgress
 from openkcm.field_encryption.backfill.queries import Queries
+from openkcm.field_encryption.errors import BackfillRefused
 from openkcm.field_encryption.postgresql.catalog import Column, key_value
 from openkcm.field_encryption.value_format import KeyValue
 
@@ -105,7 +107,10 @@ class TableScan:
             after, marked = self._window(after)
 
     def change(self) -> None:
-        """Encrypt plain values, or decrypt sealed ones, from the first row to the last; skips locked rows."""
+        """Encrypt plain values, or decrypt sealed ones, from the first row to the last; skips locked rows.
+
+        Raises: BackfillRefused when a trigger changes the new values.
+        """
         self._progress.refused.clear()
         begin: Key | None = None
         last, marked = self._window(begin)
@@ -186,6 +191,7 @@ class TableScan:
     def _changed(self, connection: Connection, after: Key | None, last: Key, size: int, *, one_by_one: bool) -> _Done:
         begun, refused, count = time.monotonic(), Counter[str](), 0
         changed: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
+        sent: dict[Key, dict[str, Stored]] = {}
         with connection.transaction():
             rows = connection.execute(self._queries.batch(after, last, size)).fetchall()
             groups: defaultdict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
@@ -196,9 +202,11 @@ class TableScan:
             for names, parameters in groups.items():
                 stored = self._store(connection, names, parameters, refused, one_by_one=one_by_one)
                 count += len(stored)
+                sent |= {one[len(names) :]: dict(zip(names, one, strict=False)) for one in stored}
                 for at, name in enumerate(names):
                     changed[name][0] += len(stored)
                     changed[name][1] += sum(len(one[at]) for one in stored)
+            self._verify_stored(connection, rows, sent)
         reached = self._key(rows[-1]) if rows else after
         sums = [(name, number, size) for name, (number, size) in changed.items()]
         size = sum(len(value) for row in rows for _, value in self._of(row))
@@ -233,6 +241,30 @@ class TableScan:
                 else:
                     stored.append(one)
             return stored
+
+    def _verify_stored(
+        self, connection: Connection, rows: Sequence[Sequence[Any]], sent: dict[Key, dict[str, Stored]]
+    ) -> None:
+        """Read the stored rows again; raise BackfillRefused if a value differs, which rolls the batch back.
+
+        A trigger that normalises text, for instance to lower case, would destroy the ciphertext, the only copy.
+        """
+        if not sent:
+            return
+        query, keys = self._queries.stored(), [list(one) for one in zip(*sent, strict=True)]
+        found = {self._key(row): self._by_name(row) for row in connection.execute(query, keys)}
+        for row in rows:
+            key = self._key(row)
+            if key not in sent:
+                continue
+            for name, value in (self._by_name(row) | sent[key]).items():
+                if found.get(key, {}).get(name) != value:
+                    raise BackfillRefused(
+                        f"a trigger stored another value of {self._table.full_name}.{name} than the backfill sent;"
+                        " the batch was rolled back",
+                        "remove the trigger, which would also change ciphertext of the application;"
+                        " then run it again to resume",
+                    )
 
     def _new(self, row: Sequence[Any]) -> dict[str, Stored]:
         """Return the new values of a row's columns, empty if none change. Raises KeyNotLoaded."""
@@ -289,6 +321,9 @@ class TableScan:
         """Return the values of a row that are not NULL."""
         found = zip(self._queries.columns, row[len(self._table.key) :], strict=True)
         return [(column, value) for column, value in found if value is not None]
+
+    def _by_name(self, row: Sequence[Any]) -> dict[str, Stored]:
+        return {column.name: value for column, value in self._of(row)}
 
 
 def _is_sealed(stored: Stored) -> bool:
