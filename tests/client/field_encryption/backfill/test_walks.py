@@ -64,6 +64,25 @@ def test_partitioned_table_is_processed_by_its_own_name(stage: Stage):
     assert set(stage.read("SELECT line FROM log")) == {("line",)}
 
 
+@pytest.mark.parametrize("partition", ["archive_2024", "measurements_2024"], ids=["before", "after"])
+def test_partition_with_a_copied_comment_is_processed_by_the_name_of_its_parent(stage: Stage, partition: str):
+    stage.stand.stored(
+        "CREATE TABLE measurements (day int, n int, line text, PRIMARY KEY (day, n)) PARTITION BY LIST (day)"
+    )
+    stage.stand.stored("COMMENT ON COLUMN measurements.line IS 'openkcm: encrypt'")
+    stage.stand.stored(f"CREATE TABLE {partition} (LIKE measurements INCLUDING ALL)")
+    stage.stand.stored(f"INSERT INTO {partition} SELECT 2024, n, 'line' FROM generate_series(1, 50) n")
+    stage.stand.stored(f"ALTER TABLE measurements ATTACH PARTITION {partition} FOR VALUES IN (2024)")
+    [table] = stage.backfill()
+    assert (table.table.full_name, table.rows, table.is_whole) == ("public.measurements", 50, True)
+    assert stage.read("SELECT line FROM measurements") == [("line",)] * 50
+    with pytest.raises(BackfillRefused, match=f"{partition} is a partition of public.measurements: use that name"):
+        stage.backfill(table=partition)
+    stage.stand.protect({"place": f"public.{partition}", "field": "line"})
+    with pytest.raises(BackfillRefused, match="use that name"):
+        stage.backfill(undo=True)
+
+
 def test_undo_restores_all_values(stage: Stage):
     before = stage.patients()
     stage.backfill()

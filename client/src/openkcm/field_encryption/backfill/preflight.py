@@ -7,7 +7,7 @@ import psycopg
 
 from openkcm.contract.protected_fields import ProtectedField, Store
 from openkcm.field_encryption.errors import BackfillRefused
-from openkcm.field_encryption.postgresql.catalog import Table, question, read_answer, table_of
+from openkcm.field_encryption.postgresql.catalog import Catalogue, Table, question, read_answer, table_of
 
 _RIGHTS = """
 SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
@@ -33,15 +33,19 @@ def tables(
 ) -> list[Table]:
     """Return the tables to process, from the same catalogue as the application. Raises BackfillRefused."""
     listed = tuple(one for one in fields if one.store is Store.POSTGRESQL)
-    found = sorted(_known(connection, listed), key=lambda table: table.full_name)
+    catalogue = _catalogue(connection, listed)
+    found = sorted(_walked(catalogue), key=lambda table: table.full_name)
     if wanted:
-        name = wanted if "." in wanted else f"public.{wanted}"
-        found = [table for table in found if table.full_name == name]
+        names = [wanted if "." in wanted else f"public.{wanted}"]
+        found = [table for table in found if table.full_name in names]
     else:
-        known = {(table.schema, table.name) for table in found}
-        missing = sorted(".".join(table_of(one)) for one in listed if table_of(one) not in known)
+        names = [".".join(table_of(one)) for one in listed]
+        missing = sorted(".".join(table_of(one)) for one in listed if table_of(one) not in catalogue.tables)
         if missing:
             raise BackfillRefused(f"{missing[0]} is listed as protected but not in this database", "check --database")
+    for place, reason in catalogue.avoided.items():
+        if ".".join(place) in names:
+            raise BackfillRefused(reason)
     if not found:
         what = wanted or "this database"
         raise BackfillRefused(f"no column of {what} is protected", "list its columns first: docs/postgresql.md#try-it")
@@ -53,12 +57,20 @@ def tables(
 def is_as_before(connection: psycopg.Connection[Any], fields: Iterable[ProtectedField], table: Table) -> bool:
     """Return whether a table and its protection are unchanged."""
     listed = tuple(one for one in fields if one.store is Store.POSTGRESQL)
-    return any(one == table for one in _known(connection, listed))
+    return table in _walked(_catalogue(connection, listed))
 
 
-def _known(connection: psycopg.Connection[Any], listed: tuple[ProtectedField, ...]) -> Iterable[Table]:
+def _catalogue(connection: psycopg.Connection[Any], listed: tuple[ProtectedField, ...]) -> Catalogue:
     [answer] = connection.execute(question(listed)).fetchone() or ("{}",)
-    return read_answer(answer, listed).tables.values()
+    return read_answer(answer, listed)
+
+
+def _walked(catalogue: Catalogue) -> list[Table]:
+    """Return the tables without partitions, to which LIKE … INCLUDING ALL copied the comment of their parent.
+
+    The application uses the parent's name, so a value that is encrypted for the partition could not be decrypted.
+    """
+    return [table for name, table in catalogue.tables.items() if name not in catalogue.avoided]
 
 
 def _refuse(connection: psycopg.Connection[Any], table: Table, *, reads_only: bool) -> None:
