@@ -1,7 +1,7 @@
 """The pieces of an operation: Init Indicator, Correlation Value and Final Indicator (KMIP 1.4, section 4.29).
 
-Each piece is charged, audited and counted like a request, and its key is checked again, so that a key that was revoked
-meanwhile is not used.
+Each piece is charged, audited and counted like a request, and its key is checked and decrypted again. The cipher of an
+earlier piece contains the key, and would outlast a revocation of the key or the loss of the root key.
 """
 
 from collections.abc import Awaitable, Callable
@@ -58,7 +58,9 @@ async def process_piece(batch: Batch, payload: Item, operation: int, begin: Begi
         transform, object_id = stream.transform, stream.object_id
         if use is not None:
             batch.subject = object_id
-            require_usable(await batch.objects.get(batch.caller, object_id), use, batch.now)
+            managed = await batch.objects.get(batch.caller, object_id)
+            require_usable(managed, use, batch.now)
+            await batch.objects.open_written(batch.caller, managed)
     data = read_octets(payload, Tag.DATA) or b""
     batch.bytes = len(data)
     result = await transform.update(batch, data)

@@ -270,6 +270,27 @@ async def test_lock_ends_operations_in_pieces(scene: Scene):
     assert refused.reason is ResultReason.PERMISSION_DENIED
 
 
+@pytest.mark.parametrize("operation", [Operation.ENCRYPT, Operation.DECRYPT, Operation.MAC, Operation.SIGN])
+async def test_piece_needs_the_service_key_like_a_request(scene: Scene, operation: Operation):
+    """A customer who disables the root key also stops operations that began before."""
+    client = scene.client()
+    if operation == Operation.SIGN:
+        key, parameters = (await a_pair(scene, EC)).private, HASHED
+    elif operation == Operation.MAC:
+        key, parameters = await client.activated(mask=MACS), HMAC
+    else:
+        key, parameters = await client.activated(), ecb(PaddingMethod.NONE)
+    first = await begin(client, operation, key, bytes(16), parameters)
+    assert first.reason is None, first.message
+    scene.keys.down = True
+    whole = await client.about(operation, key, parameters, octets(Tag.DATA, bytes(16)))
+    refused = await go_on(client, operation, first, bytes(16))
+    assert refused.reason is whole.reason is ResultReason.GENERAL_FAILURE
+    assert (refused.item.first(Tag.RESPONSE_PAYLOAD), refused.message) == (None, whole.message)
+    scene.keys.down = False
+    assert (await go_on(client, operation, first, bytes(16))).reason is ResultReason.INVALID_FIELD
+
+
 async def test_each_piece_is_audited_and_reduces_a_limit_of_bytes(scene: Scene):
     client = scene.client()
     total, unit = long(Tag.USAGE_LIMITS_TOTAL, len(DATA) + 2), choice(Tag.USAGE_LIMITS_UNIT, UsageLimitsUnit.BYTE)
