@@ -115,9 +115,21 @@ def check_change(managed: ManagedObject, name: str, value: Item | None, now: int
         raise denied("the attribute Sensitive cannot be reset")
     elif name == named.EXTRACTABLE and value is not None and not managed.extractable and value.value:
         raise denied("the attribute Extractable cannot be set again")
-    elif name == named.USAGE_LIMITS and managed.state_at(now) not in (*states.UNUSED, states.STATELESS):
+    elif name == named.USAGE_LIMITS:
+        _check_limits_change(managed, now)
+
+
+def _check_limits_change(managed: ManagedObject, now: int) -> None:
+    """Raise KmipRefused unless a client may now set or delete the usage limits.
+
+    Limits in use cannot be changed (KMIP 1.4, section 3.21): a client could use the key without limit.
+    """
+    if managed.state_at(now) not in (*states.UNUSED, states.STATELESS):
         message = "usage limits can be set only while the key is pre-active or active"
         raise denied(message, exact=ResultReason.WRONG_KEY_LIFECYCLE_STATE)
+    limits = named.first(managed.attributes, named.USAGE_LIMITS)
+    if limits is not None and read_long(limits, Tag.USAGE_LIMITS_TOTAL) != managed.usage_left():
+        raise named.read_only("the usage limits cannot be changed after the first use of the key")
 
 
 def is_stateless(object_type: int) -> bool:

@@ -18,7 +18,6 @@ from crypto_service.kmip.codec.enums import (
     Operation,
     PaddingMethod,
     ResultReason,
-    UsageLimitsUnit,
 )
 from crypto_service.kmip.codec.errors import KmipRefused, invalid, malformed, unsupported
 from crypto_service.kmip.codec.fields import (
@@ -39,7 +38,7 @@ from crypto_service.kmip.objects.key_formats import private_key_cost
 from crypto_service.kmip.objects.managed_object import ManagedObject
 from crypto_service.kmip.operations.invocation_limit import count_gcm_invocation
 from crypto_service.kmip.operations.streaming import is_piece, process_piece
-from crypto_service.kmip.operations.usage_limits import consume_usage
+from crypto_service.kmip.operations.usage_limits import PiecesUsage, consume_usage
 
 _TAG_IN_FIELD = 4
 """Since 1.4 a tag has a separate field; in older versions it follows the ciphertext."""
@@ -59,14 +58,11 @@ class _Parameters:
 class _Encryption:
     """An encryption with AES in pieces."""
 
-    def __init__(self, managed: ManagedObject, cipher: primitives.Encryptor) -> None:
-        self._managed, self._cipher, self._begun = managed, cipher, False
+    def __init__(self, cipher: primitives.Encryptor, usage: PiecesUsage) -> None:
+        self._cipher, self._usage = cipher, usage
 
     async def update(self, batch: Batch, data: bytes) -> bytes:
-        # A limit of objects counts the encryption once, a limit of bytes each piece.
-        if not self._begun or self._managed.usage_unit() == UsageLimitsUnit.BYTE:
-            await consume_usage(batch, self._managed, len(data))
-        self._begun = True
+        await self._usage.consume(batch, len(data))
         return self._cipher.update(data)
 
     async def finish(self, batch: Batch, _payload: Item) -> tuple[bytes, Payload]:
@@ -105,7 +101,7 @@ async def _begin_encryption(batch: Batch, payload: Item) -> tuple[_Encryption, P
         cipher = primitives.aes_cbc_encryptor(key, nonce, padded=parameters.padded)
     else:
         cipher = primitives.insecure_ecb_encryptor(key, padded=parameters.padded)
-    return _Encryption(managed, cipher), made
+    return _Encryption(cipher, PiecesUsage(managed)), made
 
 
 async def _begin_decryption(batch: Batch, payload: Item) -> tuple[_Decryption, Payload]:

@@ -32,6 +32,7 @@ from crypto_service.kmip.objects.managed_object import ManagedObject
 from crypto_service.kmip.operations.crypto import key_algorithm, required_nonce, whole_data
 from crypto_service.kmip.operations.invocation_limit import count_gcm_invocation
 from crypto_service.kmip.operations.streaming import is_piece, process_piece
+from crypto_service.kmip.operations.usage_limits import PiecesUsage, consume_usage
 
 _HASHES: Mapping[int, primitives.Hash] = MappingProxyType(
     {
@@ -46,17 +47,19 @@ _Method = primitives.Hash | BlockCipherMode
 
 
 class _Mac:
-    """A MAC of data in pieces, or its verification."""
+    """A MAC of data in pieces, or its verification, which is without `usage`: usage limits do not apply to it."""
 
-    def __init__(self, context: primitives.MacContext, *, verifies: bool) -> None:
-        self._context, self._verifies = context, verifies
+    def __init__(self, context: primitives.MacContext, usage: PiecesUsage | None) -> None:
+        self._context, self._usage = context, usage
 
-    async def update(self, _batch: Batch, data: bytes) -> bytes:
+    async def update(self, batch: Batch, data: bytes) -> bytes:
+        if self._usage is not None:
+            await self._usage.consume(batch, len(data))
         self._context.update(data)
         return b""
 
     async def finish(self, _batch: Batch, payload: Item) -> tuple[bytes, Payload]:
-        if not self._verifies:
+        if self._usage is not None:
             return b"", (octets(Tag.MAC_DATA, self._context.finish()),)
         valid = self._context.verify(required(read_octets(payload, Tag.MAC_DATA), Tag.MAC_DATA))
         return b"", (_validity(valid=valid),)
@@ -89,18 +92,18 @@ async def mac(batch: Batch, payload: Item) -> Payload:
         return await _process_piece(batch, payload, Operation.MAC, CryptographicUsageMask.MAC_GENERATE)
     managed = await batch.usable_key(payload, CryptographicUsageMask.MAC_GENERATE)
     data, method = whole_data(batch, payload), _method(managed, payload)
-    key = await _key(batch, managed)
-    made_nonce: Payload = ()
+    key, nonce, made_nonce = await _key(batch, managed), b"", Payload()
+    if method is BlockCipherMode.GCM:
+        given = read_octets(payload, Tag.IV_COUNTER_NONCE) or None
+        await count_gcm_invocation(batch, managed, given)
+        nonce = os.urandom(primitives.GCM_NONCE) if given is None else given
+        made_nonce = (octets(Tag.IV_COUNTER_NONCE, nonce),) if given is None else ()
+    await consume_usage(batch, managed, len(data))
     if isinstance(method, primitives.Hash):
         made = primitives.hmac_digest(method, key, data)
     elif method is BlockCipherMode.CMAC:
         made = primitives.aes_cmac(key, data)
     else:
-        nonce = read_octets(payload, Tag.IV_COUNTER_NONCE) or None
-        await count_gcm_invocation(batch, managed, nonce)
-        if nonce is None:
-            nonce = os.urandom(primitives.GCM_NONCE)
-            made_nonce = (octets(Tag.IV_COUNTER_NONCE, nonce),)
         made = primitives.aes_gmac(key, nonce, data)
     return (batch.about(managed.row.object_id), octets(Tag.MAC_DATA, made), *made_nonce)
 
@@ -135,7 +138,7 @@ async def _process_piece(batch: Batch, payload: Item, operation: Operation, use:
             raise unsupported("a GMAC is made only of data in one piece")
         algorithm = method if isinstance(method, primitives.Hash) else None
         context = primitives.MacContext(await _key(batch, managed), algorithm)
-        return _Mac(context, verifies=operation == Operation.MAC_VERIFY), ()
+        return _Mac(context, PiecesUsage(managed) if operation == Operation.MAC else None), ()
 
     return await process_piece(batch, payload, operation, begin, use)
 

@@ -39,6 +39,19 @@ async def consume_usage(batch: Batch, managed: ManagedObject, size: int) -> None
         await _subtract(batch, managed.row.object_id, size if unit == UsageLimitsUnit.BYTE else 1)
 
 
+class PiecesUsage:
+    """The usage of a key by one operation in pieces: a limit of objects counts it once, a limit of bytes each piece."""
+
+    def __init__(self, managed: ManagedObject) -> None:
+        self._managed, self._begun = managed, False
+
+    async def consume(self, batch: Batch, size: int) -> None:
+        """Subtract a piece of `size` bytes; raise when too little remains."""
+        if not self._begun or self._managed.usage_unit() == UsageLimitsUnit.BYTE:
+            await consume_usage(batch, self._managed, size)
+        self._begun = True
+
+
 async def check(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_here(managed)

@@ -14,8 +14,15 @@ from core.tenants.lifecycle import State
 from crypto_service.interfaces import ClientIdentity, Dependencies, ServiceKey
 from crypto_service.keys.operations import CryptoOperations
 from crypto_service.kmip.codec import ttlv
-from crypto_service.kmip.codec.enums import BlockCipherMode, ObjectType, Operation, PaddingMethod, ResultReason
-from crypto_service.kmip.codec.fields import choice, flag, number, octets, structure, text
+from crypto_service.kmip.codec.enums import (
+    BlockCipherMode,
+    ObjectType,
+    Operation,
+    PaddingMethod,
+    ResultReason,
+    UsageLimitsUnit,
+)
+from crypto_service.kmip.codec.fields import choice, flag, long, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType
 from crypto_service.kmip.dispatch import Dispatcher, Request
@@ -202,6 +209,11 @@ def a_name(name: str) -> Item:
 
 def a_date(name: str, seconds: float) -> Item:
     return attribute(name, Item(VALUE, ItemType.DATE_TIME, int(seconds)))
+
+
+def limited(total: int, unit: UsageLimitsUnit) -> Item:
+    limits = long(Tag.USAGE_LIMITS_TOTAL, total), choice(Tag.USAGE_LIMITS_UNIT, unit)
+    return attribute("Usage Limits", structure(VALUE, *limits))
 
 
 def custom(name: str, value: str) -> Item:

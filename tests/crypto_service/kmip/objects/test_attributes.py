@@ -12,6 +12,7 @@ from cryptography.x509.oid import NameOID
 from crypto_service.kmip.codec.enums import Operation, ResultReason
 from crypto_service.kmip.codec.fields import choice, flag, interval, long, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects.x509_attributes import with_certificate
 from tests.crypto_service.kmip.scene import VALUE, Scene, a_date, a_name, attribute, custom
@@ -113,6 +114,39 @@ async def test_usage_limits_start_full_and_are_used_once(scene: Scene):
     assert spent.reason is ResultReason.PERMISSION_DENIED
     negative = await client.about(Operation.GET_USAGE_ALLOCATION, object_id, long(Tag.USAGE_LIMITS_COUNT, -40))
     assert negative.reason is ResultReason.INVALID_FIELD
+
+
+@pytest.mark.parametrize("use", ["encrypt", "allocate"])
+async def test_client_changes_usage_limits_only_before_the_first_use(scene: Scene, use: str):
+    """The attack: the client of a key whose limits are spent raises or deletes them."""
+    client, newer = scene.client(), scene.client(minor=1, major=2)
+
+    def limits(total: int, tag: int = VALUE) -> Item:
+        return structure(tag, long(Tag.USAGE_LIMITS_TOTAL, total), choice(Tag.USAGE_LIMITS_UNIT, 1))
+
+    object_id = await client.activated(attribute("Usage Limits", limits(100)))
+    corrected = await client.about(Operation.MODIFY_ATTRIBUTE, object_id, attribute("Usage Limits", limits(60)))
+    assert corrected.reason is None
+    if use == "encrypt":
+        assert (await client.encrypt(object_id, bytes(60))).reason is None
+    else:
+        used = await client.about(Operation.GET_USAGE_ALLOCATION, object_id, long(Tag.USAGE_LIMITS_COUNT, 60))
+        assert used.reason is None
+    before = (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes["Usage Limits"]
+    more = structure(Tag.NEW_ATTRIBUTE, limits(10**9, Tag.USAGE_LIMITS))
+    answers = (
+        await client.about(Operation.MODIFY_ATTRIBUTE, object_id, attribute("Usage Limits", limits(10**9))),
+        await client.about(Operation.DELETE_ATTRIBUTE, object_id, text(Tag.ATTRIBUTE_NAME, "Usage Limits")),
+        await newer.about(Operation.SET_ATTRIBUTE, object_id, more),
+        await newer.about(Operation.MODIFY_ATTRIBUTE, object_id, more),
+        await newer.about(
+            Operation.DELETE_ATTRIBUTE, object_id, choice(Tag.ATTRIBUTE_REFERENCE, int(Tag.USAGE_LIMITS))
+        ),
+    )
+    older, exact = ResultReason.PERMISSION_DENIED, ResultReason.ATTRIBUTE_READ_ONLY
+    assert [answer.reason for answer in answers] == [older, older, exact, exact, exact]
+    assert (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes["Usage Limits"] == before
+    assert (await client.encrypt(object_id, b"1")).reason is ResultReason.PERMISSION_DENIED
 
 
 async def test_custom_attributes_have_any_type_and_newer_attributes_are_rejected(scene: Scene):

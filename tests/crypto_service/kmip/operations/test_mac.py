@@ -14,13 +14,14 @@ from crypto_service.kmip.codec.enums import (
     HashingAlgorithm,
     Operation,
     ResultReason,
+    UsageLimitsUnit,
     ValidityIndicator,
 )
 from crypto_service.kmip.codec.fields import choice, octets, structure
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.operations import invocation_limit
-from tests.crypto_service.kmip.scene import VALUE, Client, Scene, attribute
+from tests.crypto_service.kmip.scene import VALUE, Client, Scene, attribute, limited
 
 MASK = 0x180  # generate and verify MACs
 DATA = b"the data"
@@ -31,6 +32,7 @@ def mode(wanted: int, *more: Item, tag: int = Tag.CRYPTOGRAPHIC_PARAMETERS) -> I
 
 
 HASH_WITH_MD5 = structure(Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.HASHING_ALGORITHM, HashingAlgorithm.MD5))
+HMAC = structure(Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.CRYPTOGRAPHIC_ALGORITHM, CryptographicAlgorithm.HMAC_SHA256))
 CMAC_MODE, GMAC_MODE = mode(BlockCipherMode.CMAC), mode(BlockCipherMode.GCM)
 
 
@@ -124,6 +126,22 @@ async def test_gmac_is_an_invocation_of_gcm(scene: Scene, monkeypatch: pytest.Mo
     answers = [(await mac(client, key, GMAC_MODE)).reason for _ in range(3)]
     assert answers == [None, None, ResultReason.PERMISSION_DENIED]
     assert (await mac(client, key, CMAC_MODE)).reason is None
+
+
+@pytest.mark.parametrize("how", [CMAC_MODE, GMAC_MODE, HMAC], ids=["cmac", "gmac", "hmac"])
+@pytest.mark.parametrize(
+    "limit",
+    [limited(2 * len(DATA), UsageLimitsUnit.BYTE), limited(2, UsageLimitsUnit.OBJECT)],
+    ids=["bytes", "objects"],
+)
+async def test_mac_consumes_the_usage_limits_and_its_verification_does_not(scene: Scene, how: Item, limit: Item):
+    client = scene.client()
+    key = await client.activated(limit, mask=MASK)
+    assert (await mac(client, key, mode(BlockCipherMode.CBC))).reason is ResultReason.INVALID_FIELD
+    given = octets(Tag.IV_COUNTER_NONCE, bytes(12))
+    answers = [await mac(client, key, how, given) for _ in range(3)]
+    assert [answer.reason for answer in answers] == [None, None, ResultReason.PERMISSION_DENIED]
+    assert await verified(client, key, how, answers[0].value(Tag.MAC_DATA), given)
 
 
 async def test_mode_of_a_mac_can_be_an_attribute_of_the_key(scene: Scene):

@@ -32,14 +32,14 @@ from crypto_service.kmip.codec.enums import (
     ValidityIndicator,
 )
 from crypto_service.kmip.codec.errors import KmipRefused
-from crypto_service.kmip.codec.fields import choice, flag, long, octets, structure, text
+from crypto_service.kmip.codec.fields import choice, flag, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import streams
 from crypto_service.kmip.objects.streams import Stream, Streams
 from tests.crypto_service.kmip.key_pairs import EC, RSA, Pair, PrivateKey, a_pair
 from tests.crypto_service.kmip.messages import batch_item
-from tests.crypto_service.kmip.scene import VALUE, Answered, Client, Scene, attribute, cbc, gcm
+from tests.crypto_service.kmip.scene import Answered, Client, Scene, cbc, gcm, limited
 
 PIECES = (b"the first piece,", b"", b"a second", b" piece that is longer than one block, ", b"the last one")
 DATA = b"".join(PIECES)
@@ -291,23 +291,32 @@ async def test_piece_needs_the_service_key_like_a_request(scene: Scene, operatio
     assert (await go_on(client, operation, first, bytes(16))).reason is ResultReason.INVALID_FIELD
 
 
-async def test_each_piece_is_audited_and_reduces_a_limit_of_bytes(scene: Scene):
+LIMITED = pytest.mark.parametrize(
+    ("operation", "how"), [(Operation.ENCRYPT, cbc()), (Operation.MAC, HMAC)], ids=["encrypt", "mac"]
+)
+
+
+@LIMITED
+async def test_each_piece_is_audited_and_reduces_a_limit_of_bytes(scene: Scene, operation: Operation, how: Item):
     client = scene.client()
-    total, unit = long(Tag.USAGE_LIMITS_TOTAL, len(DATA) + 2), choice(Tag.USAGE_LIMITS_UNIT, UsageLimitsUnit.BYTE)
-    key = await client.activated(attribute("Usage Limits", structure(VALUE, total, unit)))
+    key = await client.activated(limited(len(DATA) + 2, UsageLimitsUnit.BYTE), mask=12 | MACS)
     scene.journal.entries.clear()
-    await in_pieces(client, Operation.ENCRYPT, key, cbc())
+    _, _, last = await in_pieces(client, operation, key, how)
     assert [entry.bytes for entry in scene.journal.entries] == [len(piece) for piece in PIECES]
-    former = await begin(client, Operation.ENCRYPT, key, b"12", cbc())
-    assert (await go_on(client, Operation.ENCRYPT, former, b"3", ENDS)).reason is ResultReason.PERMISSION_DENIED
+    former = await begin(client, operation, key, b"12", how)
+    assert (await go_on(client, operation, former, b"3", ENDS)).reason is ResultReason.PERMISSION_DENIED
+    if operation == Operation.MAC:
+        made = octets(Tag.MAC_DATA, last.value(Tag.MAC_DATA))
+        _, _, verified = await in_pieces(client, Operation.MAC_VERIFY, key, how, last=(made,))
+        assert verified.value(Tag.VALIDITY_INDICATOR) == ValidityIndicator.VALID
 
 
-async def test_limit_of_uses_counts_an_encryption_in_pieces_once(scene: Scene):
+@LIMITED
+async def test_limit_of_uses_counts_an_operation_in_pieces_once(scene: Scene, operation: Operation, how: Item):
     client = scene.client()
-    total, unit = long(Tag.USAGE_LIMITS_TOTAL, 1), choice(Tag.USAGE_LIMITS_UNIT, UsageLimitsUnit.OBJECT)
-    key = await client.activated(attribute("Usage Limits", structure(VALUE, total, unit)))
-    await in_pieces(client, Operation.ENCRYPT, key, cbc())
-    refused = await begin(client, Operation.ENCRYPT, key, b"data", cbc())
+    key = await client.activated(limited(1, UsageLimitsUnit.OBJECT), mask=12 | MACS)
+    await in_pieces(client, operation, key, how)
+    refused = await begin(client, operation, key, b"data", how)
     assert refused.reason is ResultReason.PERMISSION_DENIED
 
 
