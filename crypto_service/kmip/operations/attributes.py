@@ -43,6 +43,8 @@ async def modify_attribute(batch: Batch, payload: Item) -> Payload:
     def edit(managed: ManagedObject) -> ManagedObject:
         _changeable(batch, managed, name, value)
         candidates = _named(managed.attributes, name, current)
+        if batch.version >= VERSION_2 and current is None:
+            _require_one(candidates, name)
         old = _instance(candidates, name, index, absent=ResultReason.INVALID_FIELD)
         new = old._replace(value=value)
         swapped = tuple(new if attribute == old else attribute for attribute in managed.attributes)
@@ -60,9 +62,9 @@ async def set_attribute(batch: Batch, payload: Item) -> Payload:
 
     def edit(managed: ManagedObject) -> ManagedObject:
         _changeable(batch, managed, name, value)
-        if len(_named(managed.attributes, name)) > 1 or (name in named.RULES and named.RULES[name].many):
-            message = f"the attribute {name} can have several values"
-            raise KmipRefused(ResultReason.ILLEGAL_OPERATION, message, ResultReason.MULTI_VALUED_ATTRIBUTE)
+        _require_one(_named(managed.attributes, name), name)
+        if name in named.RULES and named.RULES[name].many:
+            raise _multi_valued(f"the attribute {name} can have several values")
         return with_changes(managed, named.with_single(managed.attributes, name, value), batch.now)
 
     managed = await batch.objects.change(batch.caller, batch.object_id(payload), edit, batch.change_event)
@@ -75,6 +77,7 @@ async def adjust_attribute(batch: Batch, payload: Item) -> Payload:
     by = payload.first(Tag.ADJUSTMENT_VALUE)
 
     def edit(managed: ManagedObject) -> ManagedObject:
+        _require_one(_named(managed.attributes, name), name)
         old = _instance(managed.attributes, name, None)
         value = _adjusted(old.value, kind, by)
         _changeable(batch, managed, name, value)
@@ -97,6 +100,9 @@ async def delete_attribute(batch: Batch, payload: Item) -> Payload:
         check_change(managed, name, None, batch.now)
         old = _instance(_named(managed.attributes, name, current), name, index)
         deleted[:] = [old]
+        if batch.version >= VERSION_2 and current is None:
+            # A reference without a value is to all instances; an index of 1.x is to one.
+            return with_changes(managed, named.without(managed.attributes, name), batch.now)
         kept = tuple(attribute for attribute in managed.attributes if attribute != old)
         return with_changes(managed, kept, batch.now)
 
@@ -170,6 +176,16 @@ def _instance(
             return attribute
     message = f"the attribute {name} has no such index"
     raise KmipRefused(ResultReason.ITEM_NOT_FOUND, message, ResultReason.ATTRIBUTE_INSTANCE_NOT_FOUND)
+
+
+def _require_one(instances: Attributes, name: str) -> None:
+    """Raise KmipRefused for several instances, none of which the request names."""
+    if len(instances) > 1:
+        raise _multi_valued(f"the attribute {name} has several values")
+
+
+def _multi_valued(message: str) -> KmipRefused:
+    return KmipRefused(ResultReason.ILLEGAL_OPERATION, message, ResultReason.MULTI_VALUED_ATTRIBUTE)
 
 
 def _named(attributes: Attributes, name: str, current: tuple[str, Item] | None = None) -> Attributes:

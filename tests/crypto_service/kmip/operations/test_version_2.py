@@ -135,6 +135,37 @@ async def test_attributes_are_added_changed_and_deleted_by_value(client: Client)
     assert await read(client, object_id, *wanted) == ()
 
 
+async def test_reference_without_a_value_deletes_all_instances(client: Client, scene: Scene):
+    of_vendor = [vendor("x", "n", number(VALUE, value)) for value in (5, 70, 90)]
+    object_id = await create(client, name("a"), name("b"), name("c"), text(Tag.OBJECT_GROUP, "blue"), *of_vendor)
+    for one, others in ((*reference(Tag.NAME), of_vendor), (vendor_reference("x", "n"), [])):
+        assert (await client.about(Operation.DELETE_ATTRIBUTE, object_id, one)).reason is None
+        kept = await read(client, object_id, *reference(Tag.NAME, Tag.OBJECT_GROUP), vendor_reference("x", "n"))
+        assert kept == (text(Tag.OBJECT_GROUP, "blue"), *others)
+        again = await client.about(Operation.DELETE_ATTRIBUTE, object_id, one)
+        assert again.reason is R.ATTRIBUTE_NOT_FOUND
+    assert (await client.ask(Operation.LOCATE, attributes(name("a")))).ids == []
+    older = scene.client()
+    names = [attribute("Name", structure(VALUE, *name(called).children())) for called in "de"]
+    for added in names:
+        await older.about(Operation.ADD_ATTRIBUTE, object_id, added)
+    await older.about(Operation.DELETE_ATTRIBUTE, object_id, text(Tag.ATTRIBUTE_NAME, "Name"))
+    assert await read(client, object_id, *reference(Tag.NAME)) == (name("e"),)
+
+
+async def test_change_of_one_among_several_instances_needs_its_value(client: Client):
+    values = tuple(vendor("x", "n", number(VALUE, value)) for value in (5, 70, 90))
+    object_id = await create(client, *values)
+    of_vendor = vendor_reference("x", "n")
+    for operation, *fields in (
+        (Operation.ADJUST_ATTRIBUTE, of_vendor, choice(Tag.ADJUSTMENT_TYPE, AdjustmentType.INCREMENT)),
+        (Operation.MODIFY_ATTRIBUTE, new(vendor("x", "n", number(VALUE, 6)))),
+        (Operation.SET_ATTRIBUTE, new(vendor("x", "n", number(VALUE, 6)))),
+    ):
+        assert (await client.about(operation, object_id, *fields)).reason is R.MULTI_VALUED_ATTRIBUTE
+        assert await read(client, object_id, of_vendor) == values
+
+
 async def test_set_attribute_adds_or_replaces_one_value(client: Client):
     object_id = await create(client)
     for value in ("first", "second"):
