@@ -148,6 +148,14 @@ class ManagedObjects(Repository):
         found = self.connection.execute(f"{_SELECT} and object_id = %s", [service, object_id]).fetchone()
         return None if found is None else _object(found)
 
+    def lock_names(self, service: str) -> None:
+        """Permit no other transaction to assign names to a service's objects until this one ends.
+
+        MUST precede the lock of a row, so that two transactions do not deadlock.
+        """
+        key = f"names/{self.tenant_id}/{service}"
+        self.connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [key])
+
     def named(self, service: str, name: str) -> Sequence[ObjectRow]:
         """Return a service's objects with a name, as `of_service` does, with those that are destroyed."""
         rows = self.connection.execute(_NAMED, {"service": service, "name": name})

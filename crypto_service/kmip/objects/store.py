@@ -114,6 +114,9 @@ class ObjectStore:
         """Store new objects, all or none; the audit event is that of the first."""
         now = int(self.clock())
         made = [await self._encrypted(caller, draft, now) for draft in drafts]
+        names = [name for managed in made for name in managed.row.names]
+        if len(set(names)) != len(names):
+            raise _name_in_use()
 
         def work() -> None:
             with self._database.tenant_tx(caller.tenant_id) as tx:
@@ -164,6 +167,7 @@ class ObjectStore:
 
         def work() -> ManagedObject:
             with self._database.tenant_tx(caller.tenant_id) as tx:
+                tx.objects.lock_names(caller.service)
                 before = _read_current(tx, caller, object_id)
                 after, attributes = plan(before, made.row.object_id)
                 _replaced(tx, caller, before, after)
@@ -365,8 +369,16 @@ def _record(tx: TenantTransaction, event_of: EventOf, object_id: str) -> None:
 
 def _check_names(tx: TenantTransaction, caller: ClientIdentity, row: ObjectRow, had: Sequence[str]) -> None:
     """Reject a name that another object of the service has (KMIP 1.4, section 3.2); destroyed objects do not count."""
-    for name in row.names:
-        others = () if name in had else tx.objects.named(caller.service, name)
+    added = [name for name in row.names if name not in had]
+    if added:
+        # Two transactions would otherwise each not find the name of the other one.
+        tx.objects.lock_names(caller.service)
+    for name in added:
+        others = tx.objects.named(caller.service, name)
         if any(other.object_id != row.object_id and other.material is not None for other in others):
-            message = "another object has this name"
-            raise KmipRefused(ResultReason.ILLEGAL_OPERATION, message, ResultReason.NON_UNIQUE_NAME_ATTRIBUTE)
+            raise _name_in_use()
+
+
+def _name_in_use() -> KmipRefused:
+    message = "another object has this name"
+    return KmipRefused(ResultReason.ILLEGAL_OPERATION, message, ResultReason.NON_UNIQUE_NAME_ATTRIBUTE)

@@ -64,6 +64,9 @@ class MemoryObjects:
     def get(self, service: str, object_id: str) -> ObjectRow | None:  # noqa: ARG002 - there is one service
         return self.rows.get(object_id)
 
+    def lock_names(self, service: str) -> None:
+        """Do nothing: there is one thread."""
+
     def named(self, service: str, name: str) -> Sequence[ObjectRow]:  # noqa: ARG002 - the same
         return [row for row in self.rows.values() if name in row.names]
 

@@ -1,12 +1,16 @@
 """Stored objects, their cache, and the clients that may see them."""
 
 import asyncio
+import threading
 
 import pytest
 
-from crypto_service.kmip.codec.enums import Operation, ResultReason, State
+from crypto_service.kmip.codec.enums import CryptographicAlgorithm, ObjectType, Operation, ResultReason, State
 from crypto_service.kmip.codec.fields import choice, long, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
+from crypto_service.kmip.objects.attributes import for_new_object
+from crypto_service.kmip.objects.key_material import new_symmetric_key
+from crypto_service.kmip.objects.store import NewObject
 from crypto_service.server.eager import start_eagerly
 from database.postgres.change_feed import tenant_hash
 from tests.crypto_service.kmip.scene import MOST_OBJECTS, VALUE, Scene, a_name, attribute, creation, custom
@@ -129,6 +133,43 @@ async def test_concurrent_changes_are_all_kept(scene: Scene):
     shown = (await clients[0].about(Operation.GET_ATTRIBUTES, object_id, text(Tag.ATTRIBUTE_NAME, "x-n"))).payload
     values = {item.first(Tag.ATTRIBUTE_VALUE).value for item in shown.all(Tag.ATTRIBUTE)}
     assert values == {"0", "1", "2", "3", "4", "5"}
+
+
+@pytest.mark.parametrize("second", ["creation", "change"])
+async def test_concurrent_transactions_cannot_assign_one_name_twice(scene: Scene, second: str):
+    client = scene.client(process=scene.two)
+    other = await client.create()
+    inserted, ends = threading.Event(), threading.Event()
+
+    def event_of(_object_id: str) -> None:
+        inserted.set()
+        assert ends.wait(30)
+
+    content, _ = new_symmetric_key(CryptographicAlgorithm.AES, 256)
+    draft = NewObject(ObjectType.SYMMETRIC_KEY, for_new_object([a_name("wanted")], 4), content)
+    first = asyncio.ensure_future(scene.one.objects.add(client.caller, event_of, draft))
+    assert await asyncio.to_thread(inserted.wait, 30)
+    request = creation(a_name("wanted"))
+    if second == "change":
+        request = Operation.ADD_ATTRIBUTE, text(Tag.UNIQUE_IDENTIFIER, other), a_name("wanted")
+    refused = asyncio.ensure_future(client.ask(*request))
+    waits = "select from pg_stat_activity where datname = current_database() and wait_event = 'advisory'"
+    async with asyncio.timeout(30):
+        with scene.base.field.administrator() as administrator:
+            while not refused.done() and administrator.execute(waits).fetchone() is None:  # noqa: ASYNC110 - no signal
+                await asyncio.sleep(0.01)
+    ends.set()
+    await first
+    assert (await refused).reason is ResultReason.ILLEGAL_OPERATION
+    assert (await client.ask(Operation.LOCATE, a_name("wanted"))).ids == [draft.object_id]
+
+
+async def test_halves_of_a_key_pair_cannot_share_a_name(scene: Scene):
+    client = scene.client()
+    algorithm = attribute("Cryptographic Algorithm", choice(Tag.ATTRIBUTE_VALUE, CryptographicAlgorithm.ECDSA))
+    common = structure(Tag.COMMON_TEMPLATE_ATTRIBUTE, algorithm, a_name("pair"))
+    assert (await client.ask(Operation.CREATE_KEY_PAIR, common)).reason is ResultReason.ILLEGAL_OPERATION
+    assert (await client.ask(Operation.LOCATE)).ids == []
 
 
 async def test_concurrent_destroy_and_activate_never_leave_a_destroyed_key_active(scene: Scene):
