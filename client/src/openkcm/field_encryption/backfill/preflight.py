@@ -40,12 +40,12 @@ def tables(
         found = [table for table in found if table.full_name in names]
     else:
         names = [".".join(table_of(one)) for one in listed]
-        missing = sorted(".".join(table_of(one)) for one in listed if table_of(one) not in catalogue.tables)
-        if missing:
-            raise BackfillRefused(f"{missing[0]} is listed as protected but not in this database", "check --database")
     for place, reason in catalogue.avoided.items():
         if ".".join(place) in names:
             raise BackfillRefused(reason)
+    missing = sorted(".".join(table_of(one)) for one in listed if table_of(one) not in catalogue.tables)
+    if missing and not wanted:
+        raise BackfillRefused(f"{missing[0]} is listed as protected but not in this database", "check --database")
     if not found:
         what = wanted or "this database"
         raise BackfillRefused(f"no column of {what} is protected", "list its columns first: docs/postgresql.md#try-it")
