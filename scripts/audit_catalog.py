@@ -219,6 +219,7 @@ ACTIONS: Mapping[str, Entry] = MappingProxyType(
         "auth.authorization.SessionAuthorizer.ends_at": "reads the state of a session without using it",
         "auth.authorization.SessionAuthorizer.tenant": _OWN_TENANT,
         "auth.authorization.SessionAuthorizer.end": (N.SIGNED_OUT,),
+        "auth.authorization.SessionAuthorizer.leave": (N.SIGNED_OUT,),
         "reports.actions.make": (N.ACTION_REFUSED, N.REPORT_REQUESTED),
         "reports.actions.download": (N.ACTION_REFUSED, N.REPORT_DOWNLOADED),
         "audit.stream.export": (N.ACTION_REFUSED, N.EXPORTED),
