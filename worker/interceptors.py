@@ -22,7 +22,7 @@ from core.messages.base import StepInput
 from core.tenants.provisioning import Step
 from database.connection.database import Database
 from openkcm.errors import OpenKcmError
-from workflows.runtime import timeouts as timing
+from workflows.runtime.timeouts import retry_pause
 
 log = structlog.get_logger()
 
@@ -92,8 +92,7 @@ def _where() -> dict[str, object]:
 
 def _delay() -> timedelta:
     """Return the backoff before the next attempt, with jitter so that many retries do not coincide."""
-    wait = min(timing.FIRST_RETRY_SECONDS * 2 ** (activity.info().attempt - 1), timing.LARGEST_RETRY_SECONDS)
-    return timedelta(seconds=wait * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - jitter, no secret
+    return retry_pause(activity.info().attempt) * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
 
 
 class CorrelationInterceptor(Interceptor):

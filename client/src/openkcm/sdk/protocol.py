@@ -80,7 +80,7 @@ class Retry:
 
     def pause(self, attempt: int, asked: float | None) -> float:
         """Return the wait after `attempt` in seconds, with jitter so that clients do not retry simultaneously."""
-        backoff = min(self.longest_seconds, self.first_seconds * 2.0 ** (attempt - 1))
+        backoff = min(self.longest_seconds, self.first_seconds * 2.0 ** min(attempt - 1, 30))
         spread = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, no security purpose
         return spread if asked is None else min(asked, self.longest_seconds) + spread
 

@@ -102,7 +102,7 @@ class RetryingConnection:
                 raise BackfillStopped(f"it waited {self._options.wait_seconds:g} s for: {reason}")
             if tries > _SHOW_AFTER:
                 self._show(Backfill.WAITING, reason)
-            self.rest(min(0.05 * 2**tries, LONGEST_REST) * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            self.rest(min(0.05 * 2 ** min(tries, 10), LONGEST_REST) * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
 
     def rest(self, seconds: float) -> None:
         """Wait. Raises BackfillStopped."""
