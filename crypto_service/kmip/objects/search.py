@@ -2,7 +2,7 @@
 
 Each attribute of an object has a term, a hash of its name and value; of a structure, each field has one. A condition
 for a plain value is decided by its term. One for a structure only selects candidates by the terms of its fields,
-because these may come from different instances of the attribute.
+because these may come from different instances of the attribute. One for usage limits is no equality, so it has none.
 """
 
 import hashlib
@@ -23,7 +23,8 @@ _VERSION = 1
 
 def search_values(managed: ManagedObject) -> SearchValues:
     """Return what a search compares of an object."""
-    terms = {term for name, _, value in managed.attributes for term in _terms(name, value)}
+    kept = (attribute for attribute in managed.attributes if attribute.name not in _WITHOUT_TERM)
+    terms = {term for name, _, value in kept for term in _terms(name, value)}
     return SearchValues(
         _VERSION,
         managed.activation,
@@ -51,7 +52,7 @@ def object_filter(
     for name, values in criteria.items():
         if name in _COLUMNS and len(values) == 1 and values[0].value:
             columns[_COLUMNS[name]] = values[0].value
-        elif name in _NOT_STORED or (values[0].type is ItemType.DATE_TIME and len(values) > 1):
+        elif name in _WITHOUT_TERM or (values[0].type is ItemType.DATE_TIME and len(values) > 1):
             exact = False
         else:
             for value in values:
@@ -70,7 +71,7 @@ _COLUMNS = {
     named.STATE: "state",
     named.USAGE_MASK: "usage_mask",
 }
-_NOT_STORED = frozenset({*_COLUMNS, named.LEASE_TIME, named.KEY_FORMAT_TYPE})
+_WITHOUT_TERM = frozenset({*_COLUMNS, named.LEASE_TIME, named.KEY_FORMAT_TYPE, named.USAGE_LIMITS})
 
 
 def _archived(storage: int) -> bool | None:

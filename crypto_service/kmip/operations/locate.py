@@ -1,6 +1,7 @@
 """Locate (KMIP 1.4, section 4.9): the caller's own objects by their attributes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from crypto_service.kmip.batch import Batch, Payload
 from crypto_service.kmip.codec.enums import ObjectGroupMember, StorageStatusMask
@@ -109,11 +110,10 @@ def _matcher(now: int, criteria: Criteria, storage: int, *, fresh: bool) -> Call
 
 def _matches(attributes: Attributes, name: str, values: Sequence[Item]) -> bool:
     held = [attribute.value for attribute in attributes if attribute.name == name]
-    if values[0].type is ItemType.DATE_TIME:
+    if all(value.type is ItemType.DATE_TIME for value in values):
         return any(_in_range(value, values) for value in held)
-    if name == named.USAGE_MASK:
-        return any(_has_bits(value, wanted) for value in held for wanted in values)
-    return all(any(_alike(value, wanted) for value in held) for wanted in values)
+    fits = _COMPARISONS.get(name, _alike)
+    return all(any(fits(value, wanted) for value in held) for wanted in values)
 
 
 def _in_range(held: Item, wanted: Sequence[Item]) -> bool:
@@ -126,6 +126,19 @@ def _has_bits(held: Item, wanted: Item) -> bool:
     return isinstance(held.value, int) and isinstance(wanted.value, int) and held.value & wanted.value == wanted.value
 
 
+def _has_left(held: Item, wanted: Item) -> bool:
+    """Return whether usage limits have at least the requested total and count, and the requested unit."""
+    return all(
+        any(_is_enough(part, field) for part in held.children() if part.tag == field.tag) for field in wanted.children()
+    )
+
+
+def _is_enough(held: Item, wanted: Item) -> bool:
+    if isinstance(held.value, int) and isinstance(wanted.value, int) and held.type is ItemType.LONG_INTEGER:
+        return wanted.type is held.type and held.value >= wanted.value
+    return held == wanted
+
+
 def _alike(held: Item, wanted: Item) -> bool:
     """Return whether a value equals the requested one; for a structure only the given fields are compared."""
     if held.type is not wanted.type:
@@ -136,3 +149,9 @@ def _alike(held: Item, wanted: Item) -> bool:
             for field in wanted.children()
         )
     return held.value == wanted.value
+
+
+_COMPARISONS: Mapping[str, Callable[[Item, Item], bool]] = MappingProxyType(
+    {named.USAGE_MASK: _has_bits, named.USAGE_LIMITS: _has_left}
+)
+"""Attributes that are not compared for equality."""

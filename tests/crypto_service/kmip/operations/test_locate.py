@@ -2,11 +2,17 @@
 
 import pytest
 
-from crypto_service.kmip.codec.enums import BatchErrorContinuationOption, LinkType, Operation, ResultReason
-from crypto_service.kmip.codec.fields import choice, flag, number, octets, structure, text
+from crypto_service.kmip.codec.enums import (
+    BatchErrorContinuationOption,
+    LinkType,
+    Operation,
+    ResultReason,
+    UsageLimitsUnit,
+)
+from crypto_service.kmip.codec.fields import choice, flag, long, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
-from tests.crypto_service.kmip.scene import VALUE, Scene, a_name, attribute, creation, custom
+from tests.crypto_service.kmip.scene import START, VALUE, Scene, a_date, a_name, attribute, creation, custom, limited
 
 
 def in_template(*attributes: Item) -> Item:
@@ -111,3 +117,42 @@ async def test_part_of_a_structure_is_no_attribute(scene: Scene, operation: Oper
     object_id = await client.create(a_name("mine"))
     part = attribute("Name", structure(VALUE, text(Tag.NAME_VALUE, "other")))
     assert (await client.about(operation, object_id, part)).reason is ResultReason.INVALID_FIELD
+
+
+async def test_locate_by_usage_limits_finds_keys_with_at_least_as_much_left(scene: Scene):
+    client = scene.client()
+    small, large, other = [
+        await client.activated(limited(total, unit))
+        for total, unit in ((100, UsageLimitsUnit.BYTE), (900, UsageLimitsUnit.BYTE), (900, UsageLimitsUnit.OBJECT))
+    ]
+    await client.activated()
+    assert (await client.encrypt(large, bytes(600))).reason is None
+    byte = choice(Tag.USAGE_LIMITS_UNIT, UsageLimitsUnit.BYTE)
+    expected: list[tuple[tuple[Item, ...], list[str]]] = [
+        ((long(Tag.USAGE_LIMITS_TOTAL, 100), byte), [small, large]),
+        ((long(Tag.USAGE_LIMITS_TOTAL, 101), byte), [large]),
+        ((long(Tag.USAGE_LIMITS_TOTAL, 901),), []),
+        ((long(Tag.USAGE_LIMITS_COUNT, 100),), [small, large, other]),
+        ((long(Tag.USAGE_LIMITS_COUNT, 300), byte), [large]),
+        ((long(Tag.USAGE_LIMITS_COUNT, 301),), [other]),
+        ((long(Tag.USAGE_LIMITS_TOTAL, 900), long(Tag.USAGE_LIMITS_COUNT, 301), byte), []),
+        ((number(Tag.USAGE_LIMITS_COUNT, 1),), []),
+        ((), [small, large, other]),
+    ]
+    for parts, ids in expected:
+        sought = attribute("Usage Limits", structure(VALUE, *parts))
+        assert (await client.ask(Operation.LOCATE, sought)).ids == ids, parts
+    wrong = attribute("Usage Limits", structure(VALUE, number(Tag.USAGE_LIMITS_TOTAL, 1)))
+    assert (await client.ask(Operation.LOCATE, wrong)).reason is ResultReason.INVALID_FIELD
+
+
+async def test_all_values_of_a_repeated_criterion_apply(scene: Scene):
+    client = scene.client()
+    one, both = await client.create(mask=4), await client.create(mask=12)
+    masks = [attribute("Cryptographic Usage Mask", number(VALUE, bits)) for bits in (4, 8)]
+    assert (await client.ask(Operation.LOCATE, masks[0])).ids == [one, both]
+    assert (await client.ask(Operation.LOCATE, *masks)).ids == [both]
+    seen = a_date("x-seen", START)
+    await client.about(Operation.ADD_ATTRIBUTE, one, seen)
+    assert (await client.ask(Operation.LOCATE, seen)).ids == [one]
+    assert (await client.ask(Operation.LOCATE, seen, custom("x-seen", "never"))).ids == []
