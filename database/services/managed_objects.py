@@ -11,6 +11,8 @@ _COLUMNS = "object_id, service, l2_key, object_type, state, names, attributes, k
 _LISTED = _COLUMNS.replace(" material,", " case when material is not null then ''::bytea end,")
 """Without the encrypted content: a search reads thousands of rows, and each may have 64 KiB of it."""
 _LISTED_AT_ONCE = 500
+_LAST_INDEX = 2**31 - 1
+"""The largest index of an array in PostgreSQL."""
 _SEARCHED = "search_version, active_at, inactive_at, usage_mask, archived, fresh, terms"
 _STATE = """
     case when state = 1 and active_at <= %(now)s and inactive_at <= %(now)s then 3
@@ -90,7 +92,10 @@ class SearchValues(NamedTuple):
 
 
 class ObjectFilter(NamedTuple):
-    """Conditions that all hold for an object that is found; None and empty ones hold for each."""
+    """Conditions that all hold for an object that is found; None and empty ones hold for each.
+
+    Objects are found oldest first, with `newest_first` in reverse order.
+    """
 
     service: str
     l2_key: str
@@ -102,6 +107,11 @@ class ObjectFilter(NamedTuple):
     archived: bool | None = False
     fresh: bool = False
     terms: Sequence[int] = ()
+    newest_first: bool = False
+
+    def order(self) -> str:
+        """Return the expressions of `order by`."""
+        return "created_at desc, object_id desc" if self.newest_first else "created_at, object_id"
 
     def values(self) -> dict[str, Any]:
         """Return the parameters of a statement."""
@@ -172,18 +182,19 @@ class ManagedObjects(Repository):
             yield from map(_object, cursor.execute(f"{listed} order by created_at, object_id", [service]))
 
     def search(self, wanted: ObjectFilter, limit: int, offset: int) -> tuple[int, Sequence[str]]:
-        """Return the number of matching objects, and the ids of some of them, oldest first."""
+        """Return the number of matching objects, and the ids of `limit` of them after `offset`."""
+        first = min(offset, _LAST_INDEX - 1 - limit) + 1
         [(total, ids)] = self.connection.execute(
-            f"select count(*), (array_agg(object_id order by created_at, object_id))[%(first)s:%(last)s] {_MATCHING}",
-            {**wanted.values(), "first": offset + 1, "last": offset + limit},
+            f"select count(*), (array_agg(object_id order by {wanted.order()}))[%(first)s:%(last)s] {_MATCHING}",
+            {**wanted.values(), "first": first, "last": first + limit - 1},
         ).fetchall()
         return int(total), ids or []
 
     def matching(self, wanted: ObjectFilter) -> Iterator[ObjectRow]:
-        """Yield matching objects, oldest first, as `of_service` does."""
+        """Yield matching objects, some at a time, as `of_service` does."""
         with self.connection.cursor(name="objects") as cursor:
             cursor.itersize = _LISTED_AT_ONCE
-            statement = f"select {_LISTED} {_MATCHING} order by created_at, object_id"
+            statement = f"select {_LISTED} {_MATCHING} order by {wanted.order()}"
             yield from map(_object, cursor.execute(statement, wanted.values()))
 
     def not_indexed(self, service: str) -> Sequence[ObjectRow]:

@@ -187,12 +187,12 @@ class ObjectStore:
     async def search(
         self, caller: ClientIdentity, conditions: ObjectFilter, limit: int, offset: int
     ) -> tuple[int, Sequence[str]]:
-        """Return the number of the caller's objects that match, and the ids of some of them, oldest first."""
+        """Return the number of the caller's objects that match, and the ids of `limit` of them after `offset`."""
         self._parts.limits.charge(caller.tenant_id, _COST_OF_SEARCH)
         return await self._indexed(caller, lambda tx: tx.objects.search(conditions, limit, offset))
 
     async def find(self, caller: ClientIdentity, conditions: ObjectFilter, wanted: Wanted) -> Sequence[str]:
-        """Return the ids of the caller's objects that match and are `wanted`, oldest first.
+        """Return the ids of the caller's objects that match and are `wanted`, in the order of `conditions`.
 
         The tenant is charged for each object that matches, because its attributes are decoded; raise TooManyRequests.
         """

@@ -1,4 +1,4 @@
-"""Locate (KMIP 1.4, section 4.9): the caller's own objects by their attributes."""
+"""Locate (KMIP 1.4, section 4.9; 2.1, section 6.1.28): the caller's own objects by their attributes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -7,6 +7,7 @@ from crypto_service.kmip.batch import Batch, Payload
 from crypto_service.kmip.codec.enums import ObjectGroupMember, StorageStatusMask
 from crypto_service.kmip.codec.errors import invalid, unknown_field
 from crypto_service.kmip.codec.fields import number, read_choice, read_number, read_text, text
+from crypto_service.kmip.codec.framing import VERSION_2
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item, ItemType
 from crypto_service.kmip.objects import attributes as named
@@ -49,16 +50,22 @@ async def locate(batch: Batch, payload: Item) -> Payload:
 
 
 async def _found(batch: Batch, payload: Item, criteria: Criteria, limit: int, offset: int) -> tuple[int, Sequence[str]]:
-    """Return the number of matching objects, and the ids of `limit` of them after `offset`, oldest first."""
+    """Return the number of matching objects, and the ids of `limit` of them after `offset`.
+
+    KMIP 2.x requires the newest first. 1.x defines no order; the oldest first keeps the pages of a client stable.
+    """
     mask = read_number(payload, Tag.STORAGE_STATUS_MASK)
     mask = StorageStatusMask.ONLINE_STORAGE if mask is None else mask
     fresh = read_choice(payload, Tag.OBJECT_GROUP_MEMBER) == ObjectGroupMember.GROUP_MEMBER_FRESH
     wanted = _matcher(batch.now, criteria, mask, fresh=fresh)
+    newest_first = batch.version >= VERSION_2
     name = _name(criteria)
     if name is not None:
         found = await batch.objects.named(batch.caller, name, wanted)
+        found = found[::-1] if newest_first else found
     else:
         conditions, exact = object_filter(batch.caller, criteria, mask, fresh=fresh, now=batch.now)
+        conditions = conditions._replace(newest_first=newest_first)
         if exact:
             return await batch.objects.search(batch.caller, conditions, limit, offset)
         found = await batch.objects.find(batch.caller, conditions, wanted)

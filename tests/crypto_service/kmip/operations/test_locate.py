@@ -156,3 +156,15 @@ async def test_all_values_of_a_repeated_criterion_apply(scene: Scene):
     await client.about(Operation.ADD_ATTRIBUTE, one, seen)
     assert (await client.ask(Operation.LOCATE, seen)).ids == [one]
     assert (await client.ask(Operation.LOCATE, seen, custom("x-seen", "never"))).ids == []
+
+
+@pytest.mark.parametrize("major", [1, 2])
+async def test_offset_beyond_every_object_finds_no_page(scene: Scene, major: int):
+    client = scene.client(major=major, minor=4 if major == 1 else 1)
+    for _ in range(2):
+        await scene.client().create()
+    for offset, limit in ((2**31 - 1, 2**31 - 1), (2**31 - 2, 1), (2**31 - 1, 0), (2, 1000)):
+        answer = await client.ask(Operation.LOCATE, number(Tag.MAXIMUM_ITEMS, limit), number(Tag.OFFSET_ITEMS, offset))
+        assert answer.ids == []
+        assert answer.value(Tag.LOCATED_ITEMS) == 2
+    assert (await client.ask(Operation.LOCATE, number(Tag.OFFSET_ITEMS, 2**31 - 1))).ids == []

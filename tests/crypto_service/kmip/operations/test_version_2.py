@@ -85,6 +85,20 @@ async def test_key_is_created_found_and_returned(client: Client):
     assert got.payload.first(Tag.OBJECT_TYPE) == SYMMETRIC
 
 
+async def test_locate_returns_the_newest_object_first(client: Client, scene: Scene):
+    """KMIP 2.1, section 6.1.28; 1.x defines no order, and its clients get the oldest first as before."""
+    made = [await create(client, vendor("x", "site", text(Tag.ATTRIBUTE_VALUE, "Bern"))) for _ in range(4)]
+    newest = made[::-1]
+    by_value = attributes(vendor("x", "site", text(Tag.ATTRIBUTE_VALUE, "Bern")))
+    compared = attributes(choice(Tag.KEY_FORMAT_TYPE, KeyFormatType.RAW))
+    for criteria in ((), (by_value,), (compared,)):
+        assert (await client.ask(Operation.LOCATE, *criteria)).ids == newest
+        page = number(Tag.MAXIMUM_ITEMS, 2), number(Tag.OFFSET_ITEMS, 1)
+        answer = await client.ask(Operation.LOCATE, *page, *criteria)
+        assert (answer.ids, answer.value(Tag.LOCATED_ITEMS)) == (newest[1:3], 4)
+    assert (await scene.client().ask(Operation.LOCATE)).ids == made
+
+
 async def test_attributes_have_their_own_tags_and_no_index(client: Client, scene: Scene):
     object_id = await create(client, name("first"), moment(Tag.ACTIVATION_DATE, scene.clock.now))
     wanted = (Tag.STATE, Tag.CRYPTOGRAPHIC_LENGTH, Tag.NAME, Tag.ACTIVATION_DATE, Tag.KEY_FORMAT_TYPE, Tag.LINK)
