@@ -74,6 +74,11 @@ WRITES = [
     "SELECT 1; INSERT INTO customers (ssn) VALUES ('x')",
     "WITH x AS (INSERT INTO customers (ssn) SELECT 'x' RETURNING 1) SELECT * FROM x",
     "INSERT INTO U&\"\\0063ustomers\" (ssn) SELECT 'x'",
+    "DO $$ BEGIN INSERT INTO customers (ssn) VALUES ('x'); END $$",
+    "DO LANGUAGE plpgsql 'BEGIN UPDATE public.customers SET ssn = ''x''; END'",
+    "/* block */ do $x$ begin execute 'UPDATE ' || quote_ident('customers') || ' SET ssn = ''x'''; end $x$",
+    "DO $$ BEGIN INSERT INTO U&\"\\0063ustomers\" (ssn) VALUES ('x'); END $$",
+    "SELECT 1; DO $$ BEGIN UPDATE people SET ssn = 'x'; END $$",
 ]
 READS = [
     "SELECT id FROM customers WHERE ssn = 's1'",
@@ -128,6 +133,13 @@ def test_unsupported_statement_is_rejected_and_nothing_is_stored(stand, conn):
     before = stand.stored("SELECT * FROM customers ORDER BY id")
     assert [query for query in (*WRITES, *READS) if not is_rejected(conn, query)] == []
     assert stand.stored("SELECT * FROM customers ORDER BY id") == before
+
+
+def test_anonymous_block_without_a_protected_name_is_supported(conn):
+    block = "DO $$ BEGIN CREATE TYPE mood AS ENUM ('sad'); EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+    for query in (block, block, f"COMMENT ON TABLE customers IS 'x'; {block}"):
+        conn.execute(query)
+    assert conn.execute("SELECT 'sad'::mood").fetchall() == [("sad",)]
 
 
 def test_rejection_is_an_error_of_the_driver(conn):

@@ -26,7 +26,7 @@ _UNRESTRICTED = frozenset({
     "DropStmt", "DropOwnedStmt", "DropRoleStmt", "DropdbStmt", "GrantStmt", "GrantRoleStmt", "IndexStmt", "LockStmt",
     "ReassignOwnedStmt", "ReindexStmt", "RenameStmt", "SecLabelStmt", "TruncateStmt", "VacuumStmt", "ViewStmt",
     "TransactionStmt", "VariableSetStmt", "VariableShowStmt", "ListenStmt", "UnlistenStmt", "NotifyStmt",
-    "DeallocateStmt", "DiscardStmt", "CheckPointStmt", "ConstraintsSetStmt", "ClosePortalStmt", "DoStmt", "CallStmt",
+    "DeallocateStmt", "DiscardStmt", "CheckPointStmt", "ConstraintsSetStmt", "ClosePortalStmt", "CallStmt",
     "CreateForeignTableStmt", "CreateTableSpaceStmt", "CreateConversionStmt", "CreateSubscriptionStmt",
     "RefreshMatViewStmt", "RuleStmt",
 })  # fmt: skip
@@ -122,8 +122,9 @@ def _analyse_node(a: Analysis, kind: str, node: Node) -> list[Output]:
         if a.changed(EncryptedParameter):
             raise StatementRefused("EXPLAIN of a statement that encrypts would be misleading", "explain a query")
         return []
-    if kind == "CopyStmt":
-        _copy(a, node, scope)
+    if kind in {"CopyStmt", "DoStmt"}:
+        check = _copy if kind == "CopyStmt" else _block
+        check(a, node, scope)
         return []
     # An unknown statement is allowed if it names no protected table and computes with no protected column.
     _no_table(a, node)
@@ -148,6 +149,18 @@ def _copy(a: Analysis, node: Node, scope: Scope) -> None:
             else ("would return ciphertext of", "use SELECT")
         )
         raise StatementRefused(f"COPY {doing[0]} {table.full_name}.{touched[0]}", doing[1])
+
+
+def _block(a: Analysis, node: Node, _: Scope) -> None:
+    """Check an anonymous code block, whose code cannot be analysed: it may store values, with text it composes."""
+    codes = [one["DefElem"]["arg"]["String"]["sval"] for one in node["args"] if one["DefElem"]["defname"] == "as"]
+    for code in codes:
+        found = a.catalogue.mentions and a.catalogue.mentions.search(code.encode("utf-8"))
+        if found:
+            raise StatementRefused(
+                f"DO could store plain values: its code contains {found[0].decode('utf-8', 'replace')}",
+                "send the statements of its code one by one; run a block that stores no value with psql",
+            )
 
 
 def _no_table(a: Analysis, node: object) -> None:
