@@ -314,6 +314,7 @@ def generated_values(
     a: Analysis, node: Node, table: Table, targets: list[Column], rows: InsertRows
 ) -> dict[tuple[int, str], GeneratedKey]:
     """Generate the primary key values that the statement leaves to the database."""
+    _check_override(node, table)
     found: dict[tuple[int, str], GeneratedKey] = {}
     added: list[Column] = []
     for column in table.key:
@@ -341,12 +342,18 @@ def generated_values(
     return found
 
 
+def _check_override(node: Node, table: Table) -> None:
+    """Reject OVERRIDING USER VALUE: the database would replace the key for which the value is encrypted."""
+    if "USER" in node.get("override", "") and any(one.made_by_database == "sequence" for one in table.key):
+        raise StatementRefused(
+            f"OVERRIDING USER VALUE replaces the primary key of {table.full_name} after its row is encrypted",
+            "leave it out, and leave the primary key out or pass DEFAULT for it",
+        )
+
+
 def _override(a: Analysis, node: Node) -> None:
     """Add OVERRIDING SYSTEM VALUE, without which GENERATED ALWAYS columns accept no value."""
-    override = node.get("override", "")
-    if "OVERRIDING_USER" in override:
-        raise StatementRefused("OVERRIDING USER VALUE hides the primary key", "leave it out")
-    if "SYSTEM" not in override:
+    if "SYSTEM" not in node.get("override", ""):
         words = ("VALUES", "SELECT")
         after = next(t for _, t in a.level(a.index(node["relation"]["location"])) if t.text in words)
         a.insert(after.start, b"OVERRIDING SYSTEM VALUE ")
