@@ -28,8 +28,11 @@ from openkcm.errors import OpenKcmError
 Result = TypeVar("Result")
 Step = tuple[Coroutine[Any, Any, Any], Callable[[Any], None], Context]
 
-_UNREAD_BYTES = 65_536
-"""Bytes of responses that a client may leave unread before they count as held."""
+_PIECE_BYTES = 65_536
+"""Bytes that are sent at once: TLS accepts a whole response at any time, so the rest must wait for the client here."""
+_TRANSPORT_BYTES = 131_072
+"""Bytes that the socket's transport may hold when TLS keeps what follows: its limit of 64 KiB, and one piece."""
+_NOTHING = memoryview(b"")
 _ESTABLISHED_SECONDS = 1.0
 """Age from which a connection counts as established: it does not belong to a client that connects for each request."""
 _EARLY_BYTES = 65_536
@@ -59,13 +62,14 @@ class Connection(asyncio.Protocol):
         "_queue",
         "_reading",
         "_refusal",
+        "_room",
         "_running",
         "_tenant_id",
         "_transport",
         "_turns",
         "_unread_bytes",
+        "_unsent",
         "_waits",
-        "_writable",
         "caller",
         "client_address",
         "closing",
@@ -105,7 +109,9 @@ class Connection(asyncio.Protocol):
         self._barred: TenantNotOperational | None = None
         self._running = self._waits = self._has_responded = False
         self._queue: deque[Step] = deque()
-        self._reading, self._writable, self._drained_by = True, True, 0.0
+        self._reading, self._drained_by = True, 0.0
+        self._room, self._unsent = _PIECE_BYTES, _NOTHING
+        """The bytes that `send` may pass on at once, 0 while the client does not read; and those that wait for it."""
         self._message_bytes = self._unread_bytes = 0
         self._granted_seconds = self._established_at = 0.0
 
@@ -123,7 +129,10 @@ class Connection(asyncio.Protocol):
             self._has_responded = True
             self.connections.first_answers += 1
         if not self._transport.is_closing():
-            self._transport.write(data)
+            if len(data) <= self._room:
+                self._transport.write(data)
+            else:
+                self._send_in_pieces(data)
 
     def awaiting(self, seconds: float | None) -> None:
         """Set the deadline: `seconds` for the rest of a message, or with None the idle limit until the next begins.
@@ -146,7 +155,7 @@ class Connection(asyncio.Protocol):
         # One context from start to end, with or without a task: variables that it sets do not affect other requests,
         # and it resets them in the context in which it set them.
         context = copy_context()
-        if self._running or self._queue or not self._writable or not self._turns.has_time(self._tenant_id):
+        if self._running or self._queue or not self._room or not self._turns.has_time(self._tenant_id):
             self._queue.append((work, then, context))
         else:
             self._start(work, then, context)
@@ -192,6 +201,8 @@ class Connection(asyncio.Protocol):
             for work, _, _ in self._queue:
                 work.close()
             self._queue.clear()
+            if self._unsent:
+                self._transport.write(self._unsent)
             self._transport.close()
 
     @property
@@ -208,14 +219,16 @@ class Connection(asyncio.Protocol):
         """Whether work that is passed to `run` now would be the next that is done."""
         return not self._queue
 
-    def overdue(self, now: float) -> bool:
-        """Return whether the client has exceeded its deadline."""
-        if not self._writable and now > self._drained_by:
-            return True
-        return now > self.deadline and (self.closing or not self.busy() or not self.identified)
+    def end_if_overdue(self, now: float) -> None:
+        """End the connection if the client has exceeded its deadline."""
+        if (not self._room and now > self._drained_by) or (self.closing and now > self.deadline):
+            self.abort()
+        elif now > self.deadline and not (self.busy() and self.identified):
+            self.close()
 
     def abort(self) -> None:
         """Close the connection immediately."""
+        self._unsent = _NOTHING
         self.close()
         self._transport.abort()
 
@@ -234,7 +247,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(_UNREAD_BYTES)
+        self._transport.set_write_buffer_limits(1)
         now = self._loop.time()
         self._established_at, self.deadline = now + _ESTABLISHED_SECONDS, now + self.connections.bounds.identify_seconds
         certificate = self.certificate
@@ -260,20 +273,25 @@ class Connection(asyncio.Protocol):
         elif len(self._early) >= _EARLY_BYTES:
             self._update_reading()
 
+    def eof_received(self) -> None:
+        # After this call TLS sends only what it has, also if the client only sends nothing more (RFC 8446, 6.1).
+        self.close()
+
     def pause_writing(self) -> None:
-        self._writable = False
-        self._drained_by = self._loop.time() + self.connections.bounds.message_seconds
-        # A client that does not read its responses must not fill the memory.
-        self._unread_bytes = self._transport.get_write_buffer_size()
-        if not self.hold(self._message_bytes):
-            self.abort()
+        if not self._unread_bytes:
+            self._drained_by = self._loop.time() + self.connections.bounds.message_seconds
+        self._room = 0
+        self._hold_unread()
         self._update_reading()
 
     def resume_writing(self) -> None:
-        self._writable, self._unread_bytes = True, 0
-        self.hold(self._message_bytes)
-        self._restart_deadline()
-        self._run_queue()
+        self._room = _PIECE_BYTES
+        self._write_unsent()
+        if self._room:
+            self._unread_bytes = 0
+            self.hold(self._message_bytes)
+            self._restart_deadline()
+            self._run_queue()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.closing = True
@@ -331,6 +349,28 @@ class Connection(asyncio.Protocol):
         if not self.SURVIVES_LOCK:
             self.retire()
 
+    # Responses that the client does not read immediately.
+
+    def _send_in_pieces(self, data: bytes) -> None:
+        self._unsent = memoryview(bytes(self._unsent) + data if self._unsent else data)
+        self._write_unsent()
+        if self._unread_bytes:
+            self._hold_unread()
+
+    def _write_unsent(self) -> None:
+        """Pass on what waits, until the client reads no more."""
+        while self._room and self._unsent and not self._transport.is_closing():
+            piece = self._unsent[:_PIECE_BYTES]
+            self._unsent = self._unsent[_PIECE_BYTES:] or _NOTHING  # an empty view keeps what it was made of
+            self._transport.write(piece)
+
+    def _hold_unread(self) -> None:
+        """Count what the client has not read: a client that does not read must not fill the memory."""
+        unsent = memoryview(self._unsent.obj).nbytes
+        self._unread_bytes = unsent + self._transport.get_write_buffer_size() + _TRANSPORT_BYTES
+        if not self.hold(self._message_bytes):
+            self.abort()
+
     # Work, in order.
 
     def _receive(self, data: bytes) -> None:
@@ -341,7 +381,7 @@ class Connection(asyncio.Protocol):
             self.received(data)
         except Exception as unexpected:  # noqa: BLE001 - logged; the loop must continue
             self._fail(unexpected)
-        if self._writable and not self._granted_seconds and not self.closing:
+        if self._room and not self._granted_seconds and not self.closing:
             self.deadline = now + self._idle_seconds
         if len(data) > SMALL_BYTES and not self.closing:
             self._turns.receive(self._tenant_id, len(data))
@@ -351,7 +391,7 @@ class Connection(asyncio.Protocol):
 
     def _run_queue(self) -> None:
         """Do the queued work. A loop, not a recursion: a client may send a thousand requests at once."""
-        while self._queue and self._writable and not self._running and not self._waits:
+        while self._queue and self._room and not self._running and not self._waits:
             if self._turns.has_time(self._tenant_id):
                 self._start(*self._queue.popleft())
             else:
@@ -367,7 +407,7 @@ class Connection(asyncio.Protocol):
         self._waits = False
         if not self.closing:
             # At least one piece of work, so that each turn of a connection makes progress.
-            if self._queue and self._writable and not self._running:
+            if self._queue and self._room and not self._running:
                 self._start(*self._queue.popleft())
             else:
                 self._turns.use(self._tenant_id, SLICE_SECONDS)  # it reads, in the next iteration
@@ -415,7 +455,7 @@ class Connection(asyncio.Protocol):
     def _update_reading(self) -> None:
         """Read only while nothing is queued, the client reads its responses, and early data of a new client fits."""
         early = not self.identified and len(self._early) < _EARLY_BYTES
-        wanted = self._writable and not self._waits and (early or not self.busy())
+        wanted = self._room > 0 and not self._waits and (early or not self.busy())
         if wanted is not self._reading and not self._transport.is_closing():
             self._reading = wanted
             if wanted:

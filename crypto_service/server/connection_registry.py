@@ -159,11 +159,7 @@ class ConnectionRegistry:
     def _check_deadlines(self) -> None:
         now = self.loop.time()
         for connection in tuple(self._open):
-            if connection.overdue(now):
-                if connection.closing:
-                    connection.abort()
-                else:
-                    connection.close()
+            connection.end_if_overdue(now)
         self._timer = self.loop.call_later(self.bounds.check_seconds, self._check_deadlines)
 
     def _check_callers(self, tenants: Iterable[str]) -> None:

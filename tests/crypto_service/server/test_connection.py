@@ -231,7 +231,7 @@ async def test_slow_reader_gets_all_data_and_delays_its_next_requests():
     async with place() as here:
         reader, writer = await here.connect()
         writer.write(b"big\nbig\n")
-        await wait_until_async(lambda: here.made[0]._queue != [] and not here.made[0]._writable)
+        await wait_until_async(lambda: here.made[0]._queue != [] and not here.made[0]._room)
         assert len(await reader.readexactly(16 * 1024 * 1024)) == 16 * 1024 * 1024
         assert await ask((reader, writer), b"after") == b"acme-corp-12345 after\n"
 
