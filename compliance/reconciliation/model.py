@@ -186,16 +186,19 @@ SERVER, STREAM = "key server", "audit stream"
 def our_record(stored: StoredRecord) -> AuditRecord | None:
     """Return the record for the comparison, None if this version does not know it.
 
-    A record that the crypto service delivers contains the time of the event in its details.
+    A record of an unwrap, which the crypto service delivers later, contains the time of the event in its details.
     """
     fields = fields_of(stored.record)
     stored_details = fields.get("details")
     details = {str(k): str(v) for k, v in stored_details.items()} if isinstance(stored_details, dict) else {}
     try:
+        name = AuditName(str(fields.get("name")))
+        # In the record of a failure, `at` names the step that failed.
+        delivered = details.get("at", "") if name is AuditName.SERVICE_KEY_OPENED else ""
         return AuditRecord(
             stored.seq,
-            datetime.fromisoformat(details.get("at") or str(fields.get("time"))),
-            AuditName(str(fields.get("name"))),
+            datetime.fromisoformat(delivered or str(fields.get("time"))),
+            name,
             str(fields.get("subject")),
             str(fields.get("outcome")),
             str(fields.get("event_id")),

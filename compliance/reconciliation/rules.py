@@ -43,6 +43,7 @@ from compliance.reconciliation.model import (
 )
 from core import names as ids
 from core.keys.encryption_context import Purpose
+from core.keys.root_keys import RootKeyMode
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import RESERVED_PREFIX
 
@@ -187,7 +188,10 @@ class _TenantComparison:
         ]
         events, records = unmatched(signed, stored, SLACK, SOON)
         working = {entry.correlation_id for entry in stored} - {""}
-        rolls = self._spans(AuditName.AUTHORITY_ROLL_INTENDED, AuditName.AUTHORITY_ROLLED)
+        rolls = [
+            (begin, min(end, begin + TAKEN_UP))
+            for begin, end in self._spans(AuditName.AUTHORITY_ROLL_INTENDED, AuditName.AUTHORITY_ROLLED)
+        ]
         unexplained = (
             entry
             for entry in events
@@ -266,7 +270,7 @@ class _TenantComparison:
                 return self._is_proof(event)
             case Purpose.CREDENTIALS:
                 # The number of reads depends on the caches of the processes, so it is not matched.
-                return any(record.name is AuditName.ROOT_KEY_CHANGED for record in self.sides.records)
+                return _during(self._credentials, event.at)
             case Purpose.SERVICE_KEY if event.who != CRYPTO:
                 made = self._made.get(_place(event), ())
                 return near(made, event.at, LATE, LATE) or _during(self._rewraps, event.at)
@@ -321,10 +325,10 @@ class _TenantComparison:
 
     @cached_property
     def _operations(self) -> Mapping[str, Sequence[datetime]]:
-        """Times of the records of each operation; the id of a record starts with the id of its operation."""
+        """Times of the records of each operation."""
         found: defaultdict[str, list[datetime]] = defaultdict(list)
         for record in self.sides.records:
-            found[record.event_id.partition(f"/{record.name}/")[0]].append(record.at)
+            found[_operation(record)].append(record.at)
         return {operation: sorted(times) for operation, times in found.items()}
 
     @cached_property
@@ -343,15 +347,39 @@ class _TenantComparison:
         """Periods in which service keys were re-wrapped: rotations and root key changes."""
         return [*self._spans(AuditName.KEYS_ROTATED), *self._spans(AuditName.ROOT_KEY_CHANGED)]
 
+    @cached_property
+    def _credentials(self) -> Sequence[tuple[datetime, datetime]]:
+        """Periods with credentials of a customer's root key: its use, and each change of the root key."""
+        switches = [
+            record
+            for record in self.sides.records
+            if record.name is AuditName.ROOT_KEY_CHANGED and record.outcome == "success"
+        ]
+        ends = [*(record.at for record in switches[1:]), self.sides.window.end]
+        in_use = [
+            (record.at, end)
+            for record, end in zip(switches, ends, strict=False)
+            if record.details.get("after", "").split(" ")[0] != RootKeyMode.PLATFORM
+        ]
+        return [*self._spans(AuditName.ROOT_KEY_CHANGED), *in_use]
+
     def _spans(self, begun: AuditName, ended: AuditName | None = None) -> Sequence[tuple[datetime, datetime]]:
-        """Return the periods of operations; an operation without a recorded end is still running."""
-        spans: dict[str, tuple[datetime, datetime]] = {}
+        """Return the periods of operations; the last one without a recorded end is still running.
+
+        A tenant has one operation of a kind at a time. So the next one ends a former one that was lost.
+        """
+        begins: dict[str, datetime] = {}
+        ends: dict[str, datetime] = {}
         for record in self.sides.records:
             if record.name is begun and record.outcome == "intended":
-                spans.setdefault(record.correlation_id, (record.at, self.sides.window.end))
-            elif record.name is (ended or begun) and record.correlation_id in spans:
-                spans[record.correlation_id] = spans[record.correlation_id][0], record.at
-        return list(spans.values())
+                begins[_operation(record)] = record.at
+            elif record.name is (ended or begun):
+                ends[_operation(record)] = record.at
+        following = [*list(begins.values())[1:], self.sides.window.end]
+        return [
+            (at, ends.get(operation, next_at))
+            for (operation, at), next_at in zip(begins.items(), following, strict=False)
+        ]
 
     # ── discrepancies ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -369,6 +397,14 @@ class _TenantComparison:
             # The event of a record near the begin of the log may precede the log.
             if isinstance(entry.source, AuditRecord) and window.begin + SLACK <= entry.at <= window.end:
                 yield _missing(self.sides.tenant_id, entry.source, missing)
+
+
+def _operation(record: AuditRecord) -> str:
+    """Return the operation of a record, with which its id begins.
+
+    Its correlation id can be that of another workflow, which records that the operation was lost.
+    """
+    return record.event_id.partition(f"/{record.name}/")[0]
 
 
 def _recorded(record: AuditRecord) -> Hashable | None:

@@ -1,6 +1,7 @@
 """Reconciliation detects a step that omits an audit record, by name, in the key server's log."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -16,10 +17,11 @@ from activities.offboarding import destruction
 from activities.rotation import steps as rotation
 from activities.runtime.audit_trail import append_audit_event
 from compliance.reconciliation.ledger import ServerLog, our_records, reconcile_all
-from compliance.reconciliation.model import CHECKING, AuditRecord, DiscrepancyKind
+from compliance.reconciliation.model import CHECKING, LATE, AuditRecord, DiscrepancyKind, KeyOperation
 from compliance.reconciliation.vault_log import read_log
 from core import names as ids
 from core.errors.platform import DatabaseUnavailable
+from core.keys.root_keys import credentials_context
 from core.keys.rotation import RotationScope
 from core.tenants.provisioning import Step
 from openkcm.contract.audit_events import AuditName
@@ -87,6 +89,30 @@ def test_rotation_without_its_record_is_detected(differences, rotating, monkeypa
     assert (DiscrepancyKind.UNRECORDED_CHANGE, f"{ids.l2_key(rotating.tenant_id)} {what}") in found
     # The test of the new version belongs to an operation that has other records.
     assert len(found) == 1
+
+
+def test_forged_uses_after_failed_operations_are_detected(log, rotating, bao) -> None:
+    change = rotating.ask(bao.place(), bao.token())
+    rotating.run("register-root-key", change)
+    stolen = rotating.read(lambda tx: tx.root_keys.sealed(change.request_id))
+    rotating.abandon(change, "root_key_refused", "preflight-root-key")
+    rotation = rotating.wants()
+    rotating.rotate(rotation, until="rotate-tenant-key")
+    rotating.give_up(rotation, "vault_unavailable", "prepare-service-keys")
+    row, inner = rotating.copies()[0]
+    honest = log()
+    rotating.tenant_keys.decrypt(credentials_context(rotating.tenant_id, change.request_id), stolen.credentials)
+    rotating.tenant_keys.rewrap([(rotating.context(row), inner.decode("ascii"))])
+    known = {event.request_id for event in honest.events[rotating.tenant_id]}
+    forged = [event for event in log().events[rotating.tenant_id] if event.request_id not in known]
+    assert {event.act for event in forged} == {KeyOperation.DECRYPTED, KeyOperation.REWRAPPED}
+    later = datetime.now(UTC) + 2 * LATE
+    honest.events[rotating.tenant_id] += [replace(event, at=later) for event in forged]
+    records = our_records(rotating.tenant.database, rotating.tenant_id, None)
+    found = reconcile_all(honest, {rotating.tenant_id: records}, honest.begin, later).tenants[rotating.tenant_id]
+    unexplained = [one for one in found if one.at == later]
+    assert {one.kind for one in unexplained} == {DiscrepancyKind.UNRECORDED_USE}
+    assert {one.reference for one in unexplained} == {event.request_id for event in forged}
 
 
 def test_unrecorded_certificate_is_detected(differences, rotating, monkeypatch) -> None:
