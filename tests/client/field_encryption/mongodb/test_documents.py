@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+from contextlib import suppress
 from uuid import UUID
 
 import bson
@@ -11,7 +12,17 @@ from bson.binary import Binary, UuidRepresentation
 from bson.codec_options import CodecOptions, TypeCodec, TypeRegistry
 from bson.raw_bson import RawBSONDocument
 from bson.son import SON
-from pymongo import AsyncMongoClient, DeleteOne, InsertOne, MongoClient, ReplaceOne, ReturnDocument, UpdateOne
+from pymongo import (
+    AsyncMongoClient,
+    DeleteOne,
+    InsertOne,
+    MongoClient,
+    ReplaceOne,
+    ReturnDocument,
+    UpdateMany,
+    UpdateOne,
+)
+from pymongo.errors import PyMongoError
 
 from openkcm.field_encryption.mongodb.encryption import SUBTYPE
 from tests.client.field_encryption.stand import run_in_child
@@ -170,6 +181,92 @@ def test_upserts(patients):
     named = {"_id": 10, "insurance": {"$in": ["D-4"]}}
     patients.update_one(named, {"$set": {"name": "Dan"}}, upsert=True)
     assert patients.find_one({"insurance": "D-4"}) == {"_id": 10, "insurance": "D-4", "name": "Dan"}
+
+
+VISIT = [{"$set": {"visits": {"$add": [{"$ifNull": ["$visits", 0]}, 1]}}}]
+PIPELINE_UPSERTS = [
+    lambda p, condition: p.update_one(condition, VISIT, upsert=True),
+    lambda p, condition: p.update_many(condition, VISIT, upsert=True),
+    lambda p, condition: p.find_one_and_update(condition, VISIT, upsert=True),
+    lambda p, condition: p.bulk_write([UpdateOne(condition, VISIT, upsert=True)]),
+    lambda p, condition: p.bulk_write([UpdateMany(condition, VISIT, upsert=True)]),
+    lambda p, condition: p.database.client.bulk_write(
+        [UpdateOne(condition, VISIT, upsert=True, namespace=p.full_name)]
+    ),
+    lambda p, condition: p.database.command(
+        "update", "patients", updates=[{"q": condition, "u": VISIT, "upsert": True, "multi": False}]
+    ),
+]
+
+
+@pytest.mark.parametrize("identity", [None, 5])
+@pytest.mark.parametrize("mode", ["deterministic", "deterministic+"])
+def test_pipeline_upsert_stores_the_values_of_its_condition(stand, patients, mode, identity):
+    stand.protect("patients", insurance=mode, card="deterministic", address__zip="deterministic")
+    condition = {"insurance": "C-3", "$and": [{"card": {"$in": [7]}}], "address.zip": "89", "address.city": "Ulm"}
+    condition |= {"name": "Cid"} if identity is None else {"_id": identity}
+    for number, upsert in enumerate(PIPELINE_UPSERTS):
+        patients.delete_many({})
+        upsert(patients, condition)
+        [created] = patients.find()
+        expected = {"insurance": "C-3", "card": 7, "address": {"zip": "89", "city": "Ulm"}}
+        expected |= {"name": "Cid"} if identity is None else {}
+        assert created == expected | {"_id": created["_id"], "visits": 1}, number
+        assert created["_id"] == identity or (identity is None and isinstance(created["_id"], ObjectId))
+        with stand.plain() as plain:
+            stored = plain.patients.find_one()
+        assert all(one.keys() == {"t", "c"} for one in (stored["insurance"], stored["card"], stored["address"]["zip"]))
+        upsert(patients, condition)
+        assert list(patients.find()) == [created | {"visits": 2}]
+        with stand.plain() as plain:  # an existing document keeps its values
+            assert plain.patients.find_one() == stored | {"visits": 2}
+
+
+async def test_async_pipeline_upsert_stores_the_values_of_its_condition(stand):
+    async with AsyncMongoClient(stand.address) as client:
+        patients = client[stand.name].patients
+        for _ in range(2):
+            await patients.update_one({"insurance": "C-3"}, VISIT, upsert=True)
+        assert [one async for one in patients.find({}, {"_id": 0})] == [{"insurance": "C-3", "visits": 2}]
+
+
+def test_pipeline_upsert_does_not_change_an_existing_plain_value(stand, patients):
+    with stand.plain() as plain:
+        plain.patients.insert_many([{"_id": 1, "insurance": "A-1"}, {"_id": 2, "insurance": ["B-2", "C-3"]}])
+    stand.protect("patients", insurance="deterministic+")
+    for card in ("A-1", "C-3"):
+        patients.update_one({"insurance": card}, VISIT, upsert=True)
+    with stand.plain() as plain:
+        assert list(plain.patients.find()) == [
+            {"_id": 1, "insurance": "A-1", "visits": 1},
+            {"_id": 2, "insurance": ["B-2", "C-3"], "visits": 1},
+        ]
+
+
+def test_pipeline_upsert_of_a_null_or_removed_value(patients):
+    patients.update_one({"_id": 1, "insurance": None, "diagnosis": None}, VISIT, upsert=True)
+    patients.update_one({"_id": 2, "insurance": "A-1"}, [{"$unset": "insurance"}, *VISIT], upsert=True)
+    patients.update_one({"_id": 3, "insurance": "A-1"}, {"$unset": {"insurance": ""}, "$inc": {"n": 1}}, upsert=True)
+    assert list(patients.find()) == [
+        {"_id": 1, "insurance": None, "diagnosis": None, "visits": 1},
+        {"_id": 2, "visits": 1},
+        {"_id": 3, "n": 1},
+    ]
+
+
+@pytest.mark.parametrize("also", [{"_id": {"$in": [5]}}, {"$or": [{"_id": 5}]}, {"_id": {"x": 5}}, {"_id.x": 5}])
+def test_pipeline_upsert_never_binds_a_value_to_another_id(patients, also):
+    with suppress(PyMongoError):
+        patients.update_one({"insurance": "A-1"} | also, VISIT, upsert=True)
+    assert all(one["insurance"] == "A-1" for one in patients.find())
+
+
+def test_replacing_upsert_stores_no_value_of_its_condition(patients):
+    patients.replace_one({"insurance": "A-1"}, {"name": "Ann"}, upsert=True)
+    patients.find_one_and_replace({"insurance": "B-2"}, {"name": "Bob"}, upsert=True)
+    patients.bulk_write([ReplaceOne({"insurance": "C-3"}, {"name": "Cid"}, upsert=True)])
+    assert [one["name"] for one in patients.find({}, {"_id": 0})] == ["Ann", "Bob", "Cid"]
+    assert patients.count_documents({"insurance": {"$exists": True}}) == 0
 
 
 def test_equality(three):

@@ -207,6 +207,13 @@ async def test_unsupported_command_is_rejected_for_async(stand, patients):
         assert await other.find_one() == ANN
 
 
+def test_pipeline_upsert_by_a_nested_value_that_may_be_plain_is_rejected(stand, patients):
+    """An array of plain values may match, and MongoDB has no expression that leaves its parts as they are."""
+    stand.protect("patients", address__street="deterministic+")
+    with pytest.raises(StatementRefused, match="an upsert by a pipeline and the value of"):
+        patients.update_one({"address.street": "Main 1"}, [{"$set": {"name": "x"}}], upsert=True)
+
+
 UNFIT = [
     lambda p: p.insert_one({"_id": 1.5, "diagnosis": "x"}),
     lambda p: p.insert_one({"_id": {"a": 1}, "diagnosis": "x"}),

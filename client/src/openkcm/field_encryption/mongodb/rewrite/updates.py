@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from bson.objectid import ObjectId
 
+from openkcm.field_encryption.mongodb import encryption as sealing
 from openkcm.field_encryption.mongodb.catalog import Field
 from openkcm.field_encryption.mongodb.errors import StatementRefused
 from openkcm.field_encryption.mongodb.rewrite import filters, pipelines
@@ -39,7 +40,7 @@ def rewrite_update(request: Request, operation: Document, names: Names) -> Docum
     asked, change = operation.get(names.condition, {}), operation[names.change]
     result = {**operation, names.condition: filters.rewrite_filter(request, asked)}
     if isinstance(change, list | tuple):
-        pipelines.checked_update(request, change)
+        result[names.change] = _pipeline(request, operation, names)
     elif next(iter(change), "").startswith("$"):
         result[names.change] = _operators(request, operation, names)
     else:
@@ -119,7 +120,7 @@ def _on_insert(request: Request, operation: Document, names: Names, binding: _Bi
     change = operation[names.change]
     body = dict(change.get("$setOnInsert", {}))
     if operation.get("upsert"):
-        given = [*change.get("$set", {}), *body]
+        given = [*change.get("$set", {}), *change.get("$unset", {}), *body]
         for field, value in filters.equalities(request, operation.get(names.condition, {})):
             # The database would create the document from the condition, which contains only the tag.
             if not any(field.path == path or field.path.startswith(f"{path}.") for path in given):
@@ -129,6 +130,31 @@ def _on_insert(request: Request, operation: Document, names: Names, binding: _Bi
     if binding.value is _UNKNOWN:  # has no effect on an existing document
         binding = _Binding(request, body.setdefault("_id", ObjectId()))
     return _set(request, body, binding)
+
+
+def _pipeline(request: Request, operation: Document, names: Names) -> pipelines.Pipeline:
+    """Return the pipeline of an update; that of an upsert first encrypts the values of the condition."""
+    change: pipelines.Pipeline = operation[names.change]
+    pipelines.checked_update(request, change)
+    fixed = filters.equalities(request, operation.get(names.condition, {})) if operation.get("upsert") else ()
+    body = {field.path: value for field, value in fixed if value is not None}
+    if not body:
+        return change
+    fields = [request.collection.by_path[path] for path in body]
+    for field in fields:
+        if field.nested and field.plaintext_allowed:  # an array, whose parts this stage would change, may match
+            raise refusal(field, "an upsert by a pipeline and the value of")
+    # The database creates a document from the condition: with the tag only, or without a value that may be plain.
+    unset = fields[0].path if fields[0].plaintext_allowed else f"{fields[0].path}.{sealing.SEALED_NAME}"
+    is_new = {"$eq": [{"$type": f"${unset}"}, "missing"]}
+    binding = _binding_of(request, operation, names)
+    if binding.value is _UNKNOWN:
+        # The database rejects it if the condition gives the document another _id.
+        body["_id"] = ObjectId()
+        binding = _Binding(request, body["_id"])
+    sealed = _set(request, body, binding)
+    either = {path: {"$cond": [is_new, {"$literal": value}, f"${path}"]} for path, value in sealed.items()}
+    return [{"$set": either}, *change]
 
 
 def _no_part(request: Request, body: Document) -> None:
