@@ -1,18 +1,22 @@
 """The agent enrols, renews in time despite failures, reloads the service, and reports its state."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
 from core.tenants.lifecycle import State
 from openkcm.agent.errors import NotInOrder, ProofMissing
 from openkcm.contract.services import AgentProblem, ServiceKind
+from openkcm.credentials.store import CredentialStore
 from openkcm.sdk.client import Client
 from tests.client.agent.conftest import Field, RecordingReload, assert_whole
 from tests.client.agent.control import SERVICE, TENANT, as_leaf, certify
 from tests.client.agent.full import no_room
+from tests.crypto_service.authority import pem, tenant_authority
 
 pytestmark = pytest.mark.integration  # the crypto service and the control endpoint listen on loopback
 UNREACHABLE = "https://localhost:1"
@@ -189,6 +193,65 @@ def test_certificate_written_by_another_program_reloads_the_service(field: Field
     renew_by_client(field)
     field.go_on(agent, lambda: field.reloads.times == 2, turns=5)
     assert field.leaf == renewed
+
+
+class PairReload(RecordingReload):
+    """Records the certificate in MongoDB's file at each notification."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leaves: list[x509.Certificate] = []
+
+    def notify(self, folder: Path) -> None:
+        super().notify(folder)
+        self.leaves.append(x509.load_pem_x509_certificate((folder / "mongodb.pem").read_bytes()))
+
+
+def write_certificate(field: Field, leaf: x509.Certificate) -> None:
+    """Replace the certificate only, as clients of earlier versions do."""
+    folder = CredentialStore(field.folder, None, SERVICE)
+    folder.write({"client.pem": pem(leaf) + tenant_authority(TENANT).pem})
+
+
+def test_mongodb_file_follows_a_certificate_of_another_program_before_the_reload(field: Field):
+    field.reloads = PairReload()
+    agent = field.enrolled(kind=ServiceKind.MONGODB)
+    first, renewed = field.leaf, field.renew()
+    write_certificate(field, renewed)
+    agent.turn()
+    assert field.reloads.leaves == [first, renewed]
+    assert (field.folder / "mongodb.pem").read_text() == "".join(
+        (field.folder / name).read_text() for name in ("client.pem", "client.key")
+    )
+    assert_whole(field.folder)
+
+
+@pytest.mark.parametrize("content", [None, "", "of another service"])
+def test_damaged_mongodb_file_is_written_again(field: Field, content: str | None):
+    agent = field.enrolled(kind=ServiceKind.MONGODB)
+    file = field.folder / "mongodb.pem"
+    right = file.read_text()
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    agent.turn()
+    assert file.read_text() == right
+    assert_whole(field.folder)
+
+
+def test_mongodb_file_that_cannot_be_written_is_a_problem_until_it_is(field: Field):
+    agent = field.enrolled(kind=ServiceKind.MONGODB)
+    write_certificate(field, field.renew())
+    with capture_logs(), no_room():
+        for _ in range(3):
+            agent.turn()
+            assert agent.health.worst is AgentProblem.FOLDER_UNUSABLE
+    assert field.reloads.times == 1
+    agent.turn()
+    assert agent.health.worst is None
+    assert field.reloads.times == 2
+    assert_whole(field.folder)
+    assert (field.folder / "mongodb.pem").read_text().startswith(pem(field.leaf))
 
 
 def test_agent_renews_in_a_folder_of_service_connect(field: Field):

@@ -1,4 +1,5 @@
 import asyncio
+import ssl
 import subprocess
 import sys
 import threading
@@ -274,6 +275,21 @@ async def test_async_client_renews_its_certificate(stage: Stage):
         stage.on_loop(lambda: stage.core.revoke(old.serial))
         assert await client.encrypt(b"card", "a")
         assert not await client.renew_certificate()
+
+
+@pytest.mark.parametrize("content", ["", "the certificate and key until now"])
+def test_renewal_replaces_the_file_of_certificate_and_key(stage: Stage, content: str):
+    old, folder = _aged(stage)
+    new = _renewed(stage, old)
+    (folder / "mongodb.pem").write_text(content)
+    with Client.from_folder(folder, _QUICK) as client:
+        client.encrypt(b"card", "a")
+    pair = folder / "mongodb.pem"
+    assert pair.read_text() == (folder / "client.pem").read_text() + (folder / "client.key").read_text()
+    assert pair.read_text().startswith(new.pem)
+    assert pair.stat().st_mode & 0o777 == 0o600
+    ssl.create_default_context().load_cert_chain(pair)
+    assert not list(folder.glob(".*"))
 
 
 def test_missing_renewal_neither_stops_requests_nor_is_checked_for_each_one(stage: Stage):

@@ -129,6 +129,7 @@ class Agent:
         """Do the work that is due and return the seconds until the next is due."""
         try:
             self._reload_certificate()
+            self._renewal.follow_certificate()
             self._save_pending()
             if self._leaf is not None and self._is_due(self._due.renewal):
                 self._check_renewal(self._leaf)

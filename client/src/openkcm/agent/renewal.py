@@ -17,7 +17,16 @@ from openkcm.agent.enrolment_client import EnrolmentClient
 from openkcm.agent.errors import AnswerNotUnderstood, ControlUnavailable
 from openkcm.agent.schedule import ServerClock, use_server_time
 from openkcm.agent.state import AgentState, save_state
-from openkcm.contract.client_files import AUTHORITY, CERTIFICATE, CONFIGURATION, KEY, Offer, configuration
+from openkcm.contract.client_files import (
+    AUTHORITY,
+    CERTIFICATE,
+    CONFIGURATION,
+    KEY,
+    MONGODB_PEM,
+    Offer,
+    configuration,
+)
+from openkcm.contract.services import ServiceKind
 from openkcm.credentials.store import CredentialStore
 from openkcm.sdk.client import Client, Options
 from openkcm.sdk.errors import ClientError
@@ -102,6 +111,13 @@ class Renewal:
         files |= configuration(self._job.kind, self._job.service, self._job.seen_as, offer, pair)
         if self._folder.write_changed(files | {CERTIFICATE: issued.presented}):
             log.info("files written", until=issued.leaf.not_valid_after_utc.isoformat(), serial=serial_of(issued.leaf))
+
+    def follow_certificate(self) -> None:
+        """Write MongoDB's file of certificate and key again if it differs from the folder's; raises FolderRefused."""
+        presented = self._folder.read(CERTIFICATE)
+        if self._job.kind is ServiceKind.MONGODB and presented is not None:
+            for file in self._folder.write_changed({MONGODB_PEM: presented + self._folder.key_pem()}):
+                log.info("certificate and key written", file=file)
 
     def _find_address(self) -> None:
         """Find the crypto service's address for a folder that this agent did not create."""

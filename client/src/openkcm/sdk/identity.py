@@ -1,7 +1,8 @@
 """The service's certificate and key files, written by `openkcmctl service connect --out`, and their renewal.
 
 A renewed certificate is for the same key, which never leaves this machine. It is written atomically with mode 0600 and
-loaded into the TLS context in use: new connections present it, and open connections continue.
+loaded into the TLS context in use: new connections present it, and open connections continue. In a folder with
+MongoDB's file of certificate and key, that file is written too.
 """
 
 import os
@@ -16,11 +17,11 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from openkcm.contract.client_files import AUTHORITY, CERTIFICATE, CONFIGURATION, KEY, MONGODB_PEM
 from openkcm.credentials.files import open_folder, write_whole
 from openkcm.sdk.errors import CertificateUnusable
 
-CONFIGURATION = "client.toml"
-_FILES = {"certificate": "client.pem", "key": "client.key", "ca": "ca.pem"}
+_FILES = {"certificate": CERTIFICATE, "key": KEY, "ca": AUTHORITY}
 _RENEWED_AFTER = 2 / 3
 _CHECKS = 60
 """How often the client checks for a renewed certificate in the last third of the present one's lifetime."""
@@ -101,11 +102,18 @@ class Identity:
             # The server has the root itself; sending it would only enlarge handshakes.
             wanted = dict.fromkeys([leaf, *(one for one in chain if one.subject != one.issuer)])
             try:
-                _write(self._certificate, b"".join(map(_pem, wanted)))
+                self._write(b"".join(map(_pem, wanted)))
                 self._load()
             except (OSError, ValueError) as failed:
                 raise _unusable("the renewed certificate cannot be written or used") from failed
             return True
+
+    def _write(self, presented: bytes) -> None:
+        """Write every file that contains the certificate; it is written last, so an interrupted renewal is repeated."""
+        pair = self._certificate.with_name(MONGODB_PEM)
+        if pair.exists():
+            _write(pair, presented + self._key.read_bytes())
+        _write(self._certificate, presented)
 
     def _load(self) -> None:
         self.context.load_cert_chain(self._certificate, self._key)
