@@ -102,7 +102,7 @@ def components(settings: Settings) -> list[Component]:
             },
             health="/readyz",
             after=prepared + allowed,
-            stop_seconds=2 * settings.shutdown_grace_seconds + _DRAIN_MARGIN_SECONDS,
+            stop_seconds=settings.shutdown_notice_seconds + 2 * settings.shutdown_grace_seconds + _DRAIN_MARGIN_SECONDS,
             host=settings.crypto_metrics_host,
             niceness=0,  # customers' databases wait for its responses
         ),

@@ -23,6 +23,7 @@ from devstack.servers.postgres import PostgresServer
 from devstack.stack.components import servers
 from tests.devstack.conftest import NewServer, build, run
 from tests.e2e.sockets import links
+from tests.production.artefacts.processes import stop_seconds
 from vault.auth.client import VaultSession
 
 _LOOPBACK = frozenset({"0100007F", "00000000000000000000000001000000"})
@@ -57,6 +58,12 @@ def test_server_has_a_lower_priority_than_the_crypto_service(running: Server) ->
     niceness = {one.name: one.niceness for one in servers(Settings())}
     assert niceness.pop("crypto") == 0
     assert set(niceness.values()) == {Server.niceness}
+
+
+def test_crypto_service_has_the_documented_time_to_stop() -> None:
+    settings = Settings(shutdown_notice_seconds=40, shutdown_grace_seconds=3)
+    (crypto,) = [one for one in servers(settings) if one.name == "crypto"]
+    assert crypto.stop_seconds >= stop_seconds(settings)
 
 
 @pytest.mark.parametrize("name", NAMES)
