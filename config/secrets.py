@@ -61,7 +61,7 @@ CODEC_TOKEN = "codec-token"  # noqa: S105 - a file name
 OIDC_CLIENT_SECRET = "oidc-client-secret"  # noqa: S105 - a file name
 """The secret with which the dashboard authenticates at the single sign-on; generated for the development server."""
 DASHBOARD_COOKIE = "dashboard-cookie"
-"""The key that signs session cookies; a new key ends every session."""
+"""The key that signs session cookies; during its replacement, the former one is accepted."""
 DATABASE_ADMIN = "database-admin"
 """`user:password` of a role with LOGIN, CREATEROLE and CREATEDB; only `openkcmctl setup database` reads it."""
 VAULT_ADMIN = "vault-admin"
