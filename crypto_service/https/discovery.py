@@ -13,9 +13,10 @@ from crypto_service.https.parser import HEAD_BYTES, HEADERS
 from crypto_service.https.problems import CONTENT_TYPE
 from crypto_service.https.routes import ENDPOINTS, JSON, Endpoint
 from crypto_service.interfaces import ClientIdentity
+from crypto_service.kmip.codec.framing import VERSIONS
 from openkcm.contract.client_files import Offer
 
-KMIP_VERSIONS = ("1.0", "1.1", "1.2", "1.3", "1.4")
+KMIP_VERSIONS = tuple(f"{major}.{minor}" for major, minor in sorted(VERSIONS))
 _REFUSALS = {
     "400": "the request is not valid",
     "403": "the certificate or the tenant's state does not permit it;"

@@ -5,6 +5,7 @@ from core.tenants.lifecycle import State
 from crypto_service.https.discovery import describe, openapi
 from crypto_service.https.routes import ENDPOINTS, routes
 from crypto_service.interfaces import ClientIdentity
+from crypto_service.kmip.codec.framing import VERSIONS
 from openkcm.contract.client_files import Offer
 
 _CALLER = ClientIdentity("acme-corp-12345", "orders", "L2-acme-corp-12345-primary", "eu-west-1", "ab", State.ACTIVE)
@@ -49,7 +50,8 @@ def test_discovery_document_has_its_stable_fields():
     document = describe(Offer("https://kcm.example:8443", "kcm.example:5696"), _CALLER, 1_048_576)
     assert set(document) == {"service", "versions", "endpoints", "caller", "operations", "limits"}
     assert document["endpoints"] == {"https": "https://kcm.example:8443", "kmip": "kcm.example:5696"}
-    assert document["versions"] == {"api": ["v1"], "kmip": ["1.0", "1.1", "1.2", "1.3", "1.4"]}
+    assert document["versions"] == {"api": ["v1"], "kmip": ["1.0", "1.1", "1.2", "1.3", "1.4", "2.0", "2.1"]}
+    assert document["versions"]["kmip"] == [f"{major}.{minor}" for major, minor in sorted(VERSIONS)]
     assert document["limits"] == {
         "body_bytes": 1_048_576,
         "batch_items": 1000,
