@@ -15,6 +15,7 @@ from devstack import __main__ as development
 from devstack.doctor import CRYPTO_PROBLEMS, PINNED
 from devstack.servers.temporal import SEARCH_ATTRIBUTES
 from openkcm.cli import __main__ as client
+from openkcm.sdk import client as sdk
 from scripts.generate_docs import architecture_page, error_classes, exported_metrics, generated, rows
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +39,7 @@ MENTION = re.compile(r"`([\w.-]+/[\w./-]*)`")
 COMMAND = re.compile(r"(?:`|^)(?:\.venv/bin/)?(openkcm|openkcmctl|python -m devstack) ([a-z][^`\n]*)", re.MULTILINE)
 METRIC = re.compile(r"\bopenkcm_\w+")
 CLAIMS = {"openkcm_tenant", "openkcm_service", "openkcm_roles"}  # claims of tokens, not metrics
+CLASS = re.compile(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)`")
 POINTER = re.compile(r"(docs/[\w/-]+\.md)(?:#([\w-]+))?")
 MAKE = re.compile(r"(?:^|`)make ([a-z-]+)", re.MULTILINE)
 
@@ -137,6 +139,16 @@ def test_runbook_explains_every_finding_of_doctor():
     attributes = [f"--name {name} --type {kind}" for name, kind in SEARCH_ATTRIBUTES.items()]
     expected = [*(f"`{rule}`" for rule in gate.RULES), *attributes, *CRYPTO_PROBLEMS.values(), *PINNED.values()]
     assert [text for text in expected if text.strip(".") not in page] == []
+
+
+@pytest.mark.parametrize("page", ["crypto-api.md", "microservices.md"])
+def test_every_class_that_a_page_of_the_client_names_exists(page):
+    assert set(CLASS.findall((ROOT / "docs" / page).read_text(encoding="utf-8"))) <= set(sdk.__all__)
+
+
+def test_every_error_of_the_client_is_on_its_page():
+    page = (ROOT / "docs/crypto-api.md").read_text(encoding="utf-8")
+    assert [kind for kind in sdk.ClientError.__subclasses__() if f"| `{kind.__name__}` |" not in page] == []
 
 
 TARGETS = re.findall(r"^([a-z-]+):(.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
