@@ -5,8 +5,7 @@
 2. A structured CloudEvent whose `data` is that object. `event` is optional if the type is
    `io.openkcm.marketplace.<kind>` or the bare kind; `timestamp` is optional if there is a `time`.
 3. A binary CloudEvent whose body is that object, complete. The signature does not cover `ce-` headers, so they must
-agree
-   with the body and add nothing: otherwise a man in the middle could turn an enable into a disable.
+   agree with the body and add nothing: otherwise a man in the middle could turn an enable into a disable.
 
 For the same reason the signed body, not Content-Type, determines the format. Unknown fields are ignored, because public
 senders add fields over time; a known field of the wrong type is rejected. If a field occurs twice in an object, the
