@@ -16,7 +16,7 @@ class Service:
     """Answers procedures as the crypto service does, and counts its requests."""
 
     def __init__(self) -> None:
-        self.made, self.opened, self.seconds = 0, 0, 0.0
+        self.made, self.opened, self.seconds, self.delay = 0, 0, 0.0, 0.0
 
     def clock(self) -> float:
         return self.seconds
@@ -29,6 +29,7 @@ class Service:
             except StopIteration as end:
                 return end.value
             assert isinstance(step, Send)
+            self.seconds += self.delay
             outcome = Response(200, self._answer(step.path))
 
     def _answer(self, path: str) -> bytes:
@@ -59,6 +60,24 @@ def test_one_data_key_encrypts_many_different_messages(service: Service):
     assert (len(messages), service.made) == (200, 1)
     assert all(service.drive(cache.decrypt(message, "a", _RETRY)) == b"card" for message in messages)
     assert service.opened == 0
+
+
+def test_time_of_a_data_key_begins_with_its_request(service: Service):
+    """The tenant may be locked while the response is on its way."""
+    cache, service.delay = keys(service, seconds=60), 10
+    for at, made in ((0, 1), (59, 1), (60, 2)):
+        service.seconds = at
+        service.drive(cache.encrypt(b"card", "a", _RETRY))
+        assert service.made == made
+
+
+def test_time_of_an_unwrapped_key_begins_with_its_request(service: Service):
+    message = service.drive(keys(service).encrypt(b"card", "a", _RETRY))
+    cache, service.delay = keys(service, seconds=60), 10
+    for at, opened in ((0, 1), (59, 1), (60, 2)):
+        service.seconds = at
+        assert service.drive(cache.decrypt(message, "a", _RETRY)) == b"card"
+        assert service.opened == opened
 
 
 @pytest.mark.parametrize(("limits", "messages", "made"), [({"messages": 3}, 7, 3), ({"bytes": 10}, 4, 2)])

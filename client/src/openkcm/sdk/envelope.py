@@ -71,8 +71,9 @@ class LocalKeys:
         context = _encoded_resource(resource)
         current = self._current_key(len(plaintext))
         if current is None:
+            until = self._until()
             created = yield from perform(new_data_key(SCOPE, wrapped_only=False), retry)
-            current = self._store_encryption_key(created, len(plaintext))
+            current = self._store_encryption_key(created, len(plaintext), until)
         wrapped, key = current
         return _seal(wrapped, key, plaintext, context)
 
@@ -82,8 +83,9 @@ class LocalKeys:
         wrapped, begins = _wrapped_key(message)
         key = self._find(wrapped)
         if key is None:
+            until = self._until()
             key = yield from perform(open_data_key(wrapped, SCOPE), retry)
-            self._store(wrapped, key)
+            self._store(wrapped, key, until)
         return _open(key, message, begins, context)
 
     def forget(self) -> None:
@@ -91,6 +93,10 @@ class LocalKeys:
         with self._lock:
             self._encryption_key = None
             self._unwrapped.clear()
+
+    def _until(self) -> float:
+        """Return the time limit of a key that is requested now: the tenant may be locked before the response."""
+        return self._clock() + self._limits.seconds
 
     def _current_key(self, size: int) -> tuple[str, bytes] | None:
         with self._lock:
@@ -107,13 +113,12 @@ class LocalKeys:
             found.bytes += size
             return found.wrapped, found.key
 
-    def _store_encryption_key(self, created: DataKey, size: int) -> tuple[str, bytes]:
+    def _store_encryption_key(self, created: DataKey, size: int, until: float) -> tuple[str, bytes]:
         if created.plaintext is None or len(created.plaintext) != _KEY or len(created.wrapped) > 0xFFFF:
             raise ServiceFailed("unexpected_response", "the service returned an unusable data key")
         with self._lock:
-            until = self._clock() + self._limits.seconds
             self._encryption_key = _EncryptionKey(created.wrapped, created.plaintext, until, messages=1, bytes=size)
-        self._store(created.wrapped, created.plaintext)
+        self._store(created.wrapped, created.plaintext, until)
         return created.wrapped, created.plaintext
 
     def _find(self, wrapped: str) -> bytes | None:
@@ -127,9 +132,9 @@ class LocalKeys:
             self._unwrapped.move_to_end(wrapped)
             return key
 
-    def _store(self, wrapped: str, key: bytes) -> None:
+    def _store(self, wrapped: str, key: bytes, until: float) -> None:
         with self._lock:
-            self._unwrapped[wrapped] = key, self._clock() + self._limits.seconds
+            self._unwrapped[wrapped] = key, until
             self._unwrapped.move_to_end(wrapped)
             while len(self._unwrapped) > self._limits.keys:
                 self._unwrapped.popitem(last=False)
