@@ -321,6 +321,23 @@ def test_certificate_renewed_by_another_process_is_loaded_from_disk(stage: Stage
         assert stage.on_loop(lambda: len(stage.certificates.asked)) == 1
 
 
+def test_certificate_that_another_process_writes_during_the_load_is_loaded_next(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    old, folder = _aged(stage)
+    new, load, file = _renewed(stage, old), ssl.SSLContext.load_cert_chain, folder / "client.pem"
+
+    def load_and_replace(context: ssl.SSLContext, *arguments: Path) -> None:
+        load(context, *arguments)
+        file.write_text(file.read_text().replace(old.pem, new.pem))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ssl.SSLContext, "load_cert_chain", load_and_replace)
+        identity = Identity.from_folder(folder)
+    assert identity.reload()
+    assert identity.not_after == new.certificate.not_valid_after_utc
+
+
 def test_folder_with_a_missing_or_wrong_file_is_rejected(stage: Stage):
     wrong: dict[str, list[str | None]] = {name: [None, "nonsense"] for name in ("client.pem", "client.key", "ca.pem")}
     wrong["client.key"].append(service_leaf(TENANT, SERVICE).key_pem)

@@ -116,8 +116,11 @@ class Identity:
         _write(self._certificate, presented)
 
     def _load(self) -> None:
+        # Read before the context is loaded: another process may write a certificate in between, and the next reload
+        # then finds it.
+        leaf = x509.load_pem_x509_certificate(self._certificate.read_bytes())
         self.context.load_cert_chain(self._certificate, self._key)
-        self._leaf = x509.load_pem_x509_certificate(self._certificate.read_bytes())
+        self._leaf = leaf
         lifetime = self._leaf.not_valid_after_utc - self._leaf.not_valid_before_utc
         self._next_check = self._leaf.not_valid_before_utc + lifetime * _RENEWED_AFTER
 
