@@ -341,7 +341,7 @@ def test_certificate_that_another_process_writes_during_the_load_is_loaded_next(
 def test_folder_with_a_missing_or_wrong_file_is_rejected(stage: Stage):
     wrong: dict[str, list[str | None]] = {name: [None, "nonsense"] for name in ("client.pem", "client.key", "ca.pem")}
     wrong["client.key"].append(service_leaf(TENANT, SERVICE).key_pem)
-    wrong["client.toml"] = [None, "nonsense", 'https = "http://localhost:1"\n']
+    wrong["client.toml"] = [None, "nonsense", 'https = "http://localhost:1"\n', 'https = "https://localhost:x"\n']
     for name, contents in wrong.items():
         path = stage.folder / name
         right = path.read_text()

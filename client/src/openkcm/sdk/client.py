@@ -111,7 +111,7 @@ class _Core:
         """
         path = Path(folder)
         url = read_configuration(path).get("https")
-        if not isinstance(url, str) or not url.startswith("https://"):
+        if not isinstance(url, str) or not _is_https(url):
             raise CertificateUnusable(
                 "certificate_unusable", "client.toml names no https address", "connect the service again"
             )
@@ -389,6 +389,13 @@ class AsyncClient(_Core):
             return self._answered(answer)
         except httpx2.TransportError as failed:
             return NoResponse(type(failed).__name__)
+
+
+def _is_https(url: str) -> bool:
+    try:
+        return httpx2.URL(url).scheme == "https"
+    except httpx2.InvalidURL:
+        return False
 
 
 _HEADERS = {"content-type": "application/json", "user-agent": "openkcm-client/1"}
