@@ -9,6 +9,7 @@ new batch instead, records that were added meanwhile would change the sums, and 
 A batch takes an equal share from each lane of the log: the records of a tenant that writes too much delay only itself.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -26,9 +27,19 @@ import structlog
 
 from core.errors.platform import DatabaseUnavailable
 from crypto_service.audit.events import TenantBatch, WalSlice, records
-from crypto_service.audit.wal import WalRecord, decode, lane_of, log_files, sync_folder, waiting_bytes, whole_part
+from crypto_service.audit.wal import (
+    WAITING_BYTES,
+    WalRecord,
+    decode,
+    free_bytes,
+    lane_of,
+    log_files,
+    sync_folder,
+    waiting_bytes,
+    whole_part,
+)
 from database.connection.database import Database
-from openkcm.errors import OpenKcmError
+from openkcm.errors import OpenKcmError, os_reason
 
 _TICK_SECONDS = 0.6
 """From one batch to the next: records reach the streams within a second, and uses are summed in the meantime."""
@@ -48,6 +59,8 @@ class ShipperStats:
     set_aside: int = 0
     damaged: int = 0
     waiting_bytes: int = 0
+    capacity_bytes: int = 0
+    """What may wait, by the limit of the log and the size of its disk."""
     failing_since: float = 0.0
     refusals: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
@@ -89,9 +102,10 @@ class ShipperCheckpoint:
     def next(self) -> ShippingBatch | None:
         """Return the batch to ship, the same until it is shipped; None when nothing waits."""
         if self._batch is None:
-            self._batch = self._new_batch()
-            if self._batch is not None and self._batch.parts:
-                self._save(self._batch)
+            batch = self._new_batch()
+            if batch is not None and batch.parts:
+                self._save(batch)
+            self._batch = batch
         return self._batch
 
     def read(self, name: str, start: int, end: int) -> bytes:
@@ -213,15 +227,27 @@ class AuditShipper:
         try:
             batch = self.once()
         except OpenKcmError as failed:
-            self.totals.failing_since = self.totals.failing_since or time.time()
-            waiting = waiting_bytes(self._folder)
-            log.warning("audit waits for the database", code=failed.code, message=failed.message, bytes=waiting)
+            self._record_failure("audit waits for the database", code=failed.code, message=failed.message)
+            return False
+        except OSError as failed:
+            if failed.errno not in _NO_ROOM:
+                raise
+            self._record_failure("audit waits for room on the disk", reason=os_reason(failed))
             return False
         self.totals.failing_since = 0.0
-        self.totals.waiting_bytes = waiting_bytes(self._folder)
+        self._measure()
         if batch is None or not batch.full:
             self._shipped()
         return batch is not None and batch.full
+
+    def _record_failure(self, event: str, **reason: str) -> None:
+        self.totals.failing_since = self.totals.failing_since or time.time()
+        self._measure()
+        log.warning(event, bytes=self.totals.waiting_bytes, **reason)
+
+    def _measure(self) -> None:
+        self.totals.waiting_bytes = waiting_bytes(self._folder)
+        self.totals.capacity_bytes = min(WAITING_BYTES, self.totals.waiting_bytes + free_bytes(self._folder))
 
     @contextmanager
     def _folder_lock(self, stop: Event) -> Iterator[bool]:
@@ -290,6 +316,8 @@ class AuditShipper:
 
 
 _FILE = "delivery.json"
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Errors after which the shipper continues when the disk has room again; after others the process restarts."""
 _BATCH_BYTES = 1024 * 1024
 """Bytes of a batch; the remainder follows in the next."""
 _LANES = 16

@@ -16,6 +16,7 @@ import asyncio
 import fcntl
 import os
 import secrets
+import sys
 import time
 import zlib
 from collections import Counter
@@ -36,6 +37,10 @@ _ROTATED_BYTES = 8 * 1024 * 1024
 _ROTATED_SECONDS = 60.0
 WAITING_BYTES = 2 * 1024 * 1024 * 1024
 """What may wait for the database in the folder; beyond it requests are rejected, before the disk is full."""
+RESERVED_BYTES = 16 * 1024 * 1024
+"""What stays free on the disk: the shipper has to store its state before it can delete a shipped file."""
+_UNCHECKED_BYTES = 64 * 1024
+"""What a process writes before it reads the free space again; the reserve also covers it for all processes."""
 SHARED_BYTES = 2 * 1024 * 1024
 """What may wait of a tenant in the shared files of a process before the tenant gets a lane."""
 _PROBE, _BLOCK = ".probe", bytes(4096)
@@ -74,6 +79,14 @@ def waiting_files(folder: Path) -> dict[str, int]:
 def waiting_bytes(folder: Path) -> int:
     """Return the size of all log files that are not shipped, or not deleted yet."""
     return sum(waiting_files(folder).values())
+
+
+def free_bytes(folder: Path) -> int:
+    """Return what the log may still write to its disk, which is without the reserve; raise OSError."""
+    status = os.statvfs(folder)
+    if not status.f_blocks:  # a file system without a size
+        return sys.maxsize
+    return max(0, status.f_bavail * status.f_frsize - RESERVED_BYTES)
 
 
 class WalSegment:
@@ -197,7 +210,7 @@ class WriteAheadLog:
         self.operations: Counter[tuple[str, str]] = Counter()
         """(operation, rejection code or empty) → count, for metrics."""
         self.rejections = 0
-        """Requests rejected because too many records wait for the database."""
+        """Requests rejected because too many records wait for the database, or the disk has only the reserve left."""
         self.failure = asyncio.Event()
         """Set while it accepts no record."""
         self._folder, self._sync, self._limit = folder, sync, limit
@@ -205,7 +218,9 @@ class WriteAheadLog:
         self._waiting: Counter[str] = Counter()
         """Bytes in the folder by lane, of all processes: read each time a file is opened, and by `maintain`."""
         self._total = 0
-        self._logged: set[str] = set()
+        self._unchecked = 0
+        """Bytes that may be written before the free space is read again."""
+        self._logged: set[tuple[str, str]] = set()
         with suppress(OSError):
             self._read_waiting()
 
@@ -242,7 +257,7 @@ class WriteAheadLog:
             self.operations[entry.operation, entry.refused] += entry.count
 
     def is_writable(self) -> bool:
-        """Return whether records may be added: the limit is not reached, and the disk accepts a block."""
+        """Return whether records may be added: the limit is not reached, and the disk has room and accepts a block."""
         if self._total < self._limit and self._accepts_block():
             self.failure.clear()
         else:
@@ -256,6 +271,9 @@ class WriteAheadLog:
     def _accepts_block(self) -> bool:
         probe = self._folder / _PROBE
         try:
+            if not free_bytes(self._folder):
+                self.close()  # also of an idle process: the shipper can then delete its files
+                return False
             descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 is_whole = os.write(descriptor, _BLOCK) == len(_BLOCK)
@@ -298,33 +316,48 @@ class WriteAheadLog:
 
     def _file_for(self, name: str, size: int) -> tuple[_Lane, WalSegment]:
         lane = self._lanes.get(name) or _Lane()
-        file = lane.file
-        if file is not None and file.size and file.size + size > _ROTATED_BYTES:
+        if lane.file is not None and lane.file.size and lane.file.size + size > _ROTATED_BYTES:
             lane.close()
-            file = None
-        if file is not None:
-            self._require_room(name, size)
-            return lane, file
         try:
-            self._read_waiting()
+            if lane.file is None:
+                self._read_waiting()
             self._require_room(name, size)
-            file = WalSegment(self._folder, name, sync=self._sync)
+            self._require_free(size)
+            file = lane.file or WalSegment(self._folder, name, sync=self._sync)
         except OSError as failed:
             self.failure.set()
             log.warning("journal not opened", reason=os.strerror(failed.errno or 0))
             raise AuditUnavailable from failed
-        lane.open(file)
-        self._lanes[name] = lane
+        if lane.file is None:
+            lane.open(file)
+            self._lanes[name] = lane
         return lane, file
 
     def _require_room(self, lane: str, size: int) -> None:
         if self._limit - self._total - size >= (self._waiting.get(lane, 0) if lane else 0):
             return
-        self.rejections += 1
-        if lane not in self._logged:
-            self._logged.add(lane)
-            log.error("journal refused", reason="too many bytes wait for the database", limit=self._limit, lane=lane)
+        self._log_rejection("too many bytes wait for the database", lane)
         raise AuditBacklogExceeded if lane else AuditUnavailable
+
+    def _require_free(self, size: int) -> None:
+        """Reject a record for which the disk has only the reserve left; raise OSError."""
+        self._unchecked -= size
+        if self._unchecked >= 0:
+            return
+        free = free_bytes(self._folder)
+        if free < size:
+            self._unchecked = 0
+            self.failure.set()
+            self.close()  # so that the shipper can delete the files
+            self._log_rejection("the disk is almost full", "")
+            raise AuditUnavailable
+        self._unchecked = min(free, _UNCHECKED_BYTES) - size
+
+    def _log_rejection(self, reason: str, lane: str) -> None:
+        self.rejections += 1
+        if (reason, lane) not in self._logged:
+            self._logged.add((reason, lane))
+            log.error("journal refused", reason=reason, limit=self._limit, reserved=RESERVED_BYTES, lane=lane)
 
     def _read_waiting(self) -> None:
         sizes = waiting_files(self._folder)

@@ -62,6 +62,7 @@ def _send_reports(shipper: AuditShipper, reports: socket.socket, stop: threading
             },
             gauges={
                 ("openkcm_crypto_wal_pending_bytes", ()): totals.waiting_bytes,
+                ("openkcm_crypto_wal_capacity_bytes", ()): totals.capacity_bytes,
                 ("openkcm_crypto_audit_shipping_failing_seconds", ()): failing,
             },
         )

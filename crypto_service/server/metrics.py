@@ -34,7 +34,7 @@ COUNTERS = {
     "openkcm_crypto_handshakes_failed": "TLS handshakes that failed, took too long or were ended at the limit",
     "openkcm_crypto_proxy_header_mismatches": "connections refused because a PROXY header is missing or not expected",
     "openkcm_crypto_rate_limited": "requests over a tenant's rate or concurrency limit",
-    "openkcm_crypto_wal_rejections": "requests rejected because too many audit records wait for the database",
+    "openkcm_crypto_wal_rejections": "requests rejected because too many audit records wait or the disk is almost full",
     "openkcm_crypto_audit_shipped_records": "journal lines delivered to the audit streams",
     "openkcm_crypto_audit_dead_letter_records": "journal lines that the database rejected, kept in undeliverable.jsonl",
     "openkcm_crypto_wal_corrupt_records": "journal lines whose checksum does not match",
@@ -51,7 +51,8 @@ SUMS = {
     "openkcm_crypto_connections": "open connections",
     "openkcm_crypto_handshakes": "connections whose TLS handshake has not ended",
     "openkcm_crypto_wal_pending_bytes": "bytes of the audit journal not yet in the audit streams",
-    "openkcm_crypto_audit_shipping_failing_seconds": "seconds for which the database has accepted no audit records",
+    "openkcm_crypto_wal_capacity_bytes": "bytes that the audit journal may have, by its limit and the room on its disk",
+    "openkcm_crypto_audit_shipping_failing_seconds": "seconds for which no audit records have been shipped",
 }
 LEAST = {"openkcm_crypto_certificate_not_after_seconds": "earliest expiry of the service's certificates, Unix time"}
 
