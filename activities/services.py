@@ -243,13 +243,16 @@ class ServiceActivities:
         return CertificateResult(renew_at=now + (leaf.not_after - now) * 2 / 3)
 
 
-def service_operation(service: str, generation: int) -> str:
-    """Return the operation id of one certificate; a generation is never reused, not even after a reconnection."""
-    return f"service-{service}-{generation}"
+def service_operation(service: str, plan: CertificatePlan) -> str:
+    """Return the operation id of a planned certificate.
+
+    A generation is planned again only after a failure; the request then distinguishes the audit records.
+    """
+    return f"service-{service}-{plan.generation}-{plan.request_id}"
 
 
 def _of_plan(step: ServiceStep, plan: CertificatePlan) -> ServiceStep:
-    return step.model_copy(update={"operation_id": service_operation(step.service, plan.generation)})
+    return step.model_copy(update={"operation_id": service_operation(step.service, plan)})
 
 
 def _require_state(tx: TenantTransaction, states: frozenset[State]) -> None:

@@ -228,7 +228,7 @@ class ConnectService:
         return ServiceStep(tenant_id=service.tenant_id, service=service.service, operation_id=operation_id)
 
     def _certificate(self, plan: CertificatePlan) -> CertificateStep:
-        step = self._step(service_operation(self._service.service, plan.generation))
+        step = self._step(service_operation(self._service.service, plan))
         return CertificateStep(**step.model_dump(), **plan.model_dump())
 
     def _remember(self, generation: int, renew_at: datetime, *, by_hand: bool = False) -> None:

@@ -103,7 +103,7 @@ async def test_each_certificate_has_its_own_operation(service):
     await service.connect()
     await service.renew()
     await service.disconnect()
-    assert {f"service-{SERVICE}-1", f"service-{SERVICE}-2"} <= service.operations()
+    assert {f"service-{SERVICE}-1-request-1", f"service-{SERVICE}-2-request-1"} <= service.operations()
     assert len(service.operations()) == len({"plan", "first", "second", "end"})
 
 
@@ -163,6 +163,14 @@ async def test_failure_after_the_intention_is_recorded(service, script):
     script.refused.clear()
     await service.connect("request-2")
     assert script.calls[3:] == STEPS
+
+
+async def test_each_failed_request_has_its_own_operation(service, script):
+    script.refused["issue-certificate"] = "root_key_unreachable"
+    for request_id in ("request-1", "request-2", "request-3"):
+        await refused("root_key_unreachable", service.connect(request_id))
+    failures = script.inputs["record-connect-failure"]
+    assert len({failure.operation_id for failure in failures}) == len(failures) == 3
 
 
 async def test_rejected_further_enrolment_does_not_change_the_connection(service, script):

@@ -3,6 +3,7 @@
 import uuid
 from typing import Any, TypeVar
 
+from activities.services import service_operation
 from config.credential_encryption import encrypt_credentials
 from config.secrets import INTAKE_PUBLIC_KEY, read_secret
 from core.keys.root_keys import Credentials, Place, PlatformKeyRef, RootKeyMode
@@ -45,7 +46,7 @@ class Change(Recorded):
             tx.services.request(ServiceRequestRow(request_id, service, ServiceKind.MICROSERVICE, csr_of(KEY)))
         enrolling = EnrolStep(tenant_id=self.tenant_id, operation_id="service", service=service, request_id=request_id)
         plan = self.tenant.run_with("record-service", enrolling)
-        operation = f"service-{service}-{plan.generation}"
+        operation = service_operation(service, plan)
         return self.connection.step(plan).model_copy(update={"service": service, "operation_id": operation})
 
     def ask(self, place: Place, credentials: Credentials | None) -> RootKeyStep:

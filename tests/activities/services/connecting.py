@@ -6,6 +6,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from activities.services import service_operation
 from core.messages.services import CertificatePlan, CertificateStep, EnrolStep, RenewalStep, ServiceStep
 from core.tenants.lifecycle import Transition
 from database.connection.database import Database
@@ -57,7 +58,7 @@ class Connection(Recorded):
         return self.tenant.run_with("record-service", step)
 
     def step(self, plan: CertificatePlan) -> CertificateStep:
-        operation = f"service-{SERVICE}-{plan.generation}"
+        operation = service_operation(SERVICE, plan)
         return CertificateStep(tenant_id=self.tenant_id, operation_id=operation, service=SERVICE, **plan.model_dump())
 
     def run(self, name: str, plan: CertificatePlan) -> Any:

@@ -146,7 +146,7 @@ def test_renewal_certifies_the_key_of_the_newest_certificate(connection) -> None
         connection.run("issue-certificate", plan)
     assert (connection.leaf.generation, connection.generation) == (2, 2)
     [_, renewal] = [
-        r["outcome"] for r in connection.tenant.records() if r["event_id"].startswith(f"service-{SERVICE}-2/")
+        r["outcome"] for r in connection.tenant.records() if r["event_id"].startswith(f"service-{SERVICE}-2-")
     ]
     assert renewal == "success"
 
@@ -238,6 +238,19 @@ def test_request_is_rejected_for_an_unknown_tenant_another_kind_or_another_servi
     for request_id in ("request-3", "request-9"):
         with pytest.raises(ServiceUnknown):
             connection.record(request_id)
+
+
+def test_each_failed_request_has_its_records_although_it_used_no_generation(connection) -> None:
+    connection.ask("request-2")
+    requests = ("request-1", "request-2")
+    for plan in [connection.record(request_id) for request_id in requests for _ in range(2)]:
+        assert plan.generation == 1
+        step = connection.step(plan).model_dump(include={"tenant_id", "operation_id", "service"})
+        failure = ConnectFailureInput(**step, code="root_key_unreachable", reason="create-service-key")
+        connection.tenant.run_with("record-connect-failure", failure)
+    intended = connection.audited("service.connect_intended", "intended")
+    assert tuple(record["details"]["request"] for record in intended) == requests
+    assert len(connection.audited("service.connected", "failure")) == len(requests)
 
 
 def test_request_with_a_weak_key_is_rejected_and_its_failure_is_recorded(connection) -> None:

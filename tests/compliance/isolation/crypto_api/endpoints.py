@@ -14,7 +14,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.isolation.crypto_api_suite import CryptoApiIsolationSuite
 from activities.isolation.probe_services import ProbeServices, presenting
-from activities.services import ServiceActivities
+from activities.services import ServiceActivities, service_operation
 from compliance.isolation.crypto_api.model import Identity
 from compliance.isolation.crypto_api.session import Endpoints, SessionPool
 from compliance.isolation.crypto_api.suite import CryptoApiSuite
@@ -120,7 +120,7 @@ class ActivityServiceConnector:
     def connect(self, tenant_id: str, _region: str, service: str, request_id: str) -> None:
         who = {"tenant_id": tenant_id, "service": service}
         plan = self._run("record_service", EnrolStep(**who, operation_id="service", request_id=request_id))
-        step = CertificateStep(**who, operation_id=f"service-{service}-{plan.generation}", **plan.model_dump())
+        step = CertificateStep(**who, operation_id=service_operation(service, plan), **plan.model_dump())
         for name in ("create_service_key", "issue_certificate", "mark_connected"):
             self._run(name, step)
 
