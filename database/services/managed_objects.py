@@ -48,9 +48,9 @@ select {_LISTED} from found where service = %(service)s and %(name)s = any (name
 class ObjectRow(NamedTuple):
     """A KMIP managed object of one service, indexed [tenant][L2][object] (MTCI M1).
 
-    `object_type` and `state` are KMIP's enumeration values (`state` 0: the type has no state); `attributes` is an
-    opaque TTLV structure; version `key_version` of the service's L3 key encrypts `material`, which is None after
-    destruction. `revision` starts at 1; a change states the revision that it read.
+    `object_type` and `state` are KMIP's enumeration values (`state` 0: an object whose type has no state, until it is
+    destroyed); `attributes` is an opaque TTLV structure; version `key_version` of the service's L3 key encrypts
+    `material`, which is None after destruction. `revision` starts at 1; a change states the revision that it read.
     """
 
     object_id: str
@@ -120,7 +120,7 @@ class ObjectFilter(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ObjectCountRow:
-    """The number of a service's managed objects in a state (KMIP's enumeration, 0: the type has no state)."""
+    """The number of a service's managed objects in a state (KMIP's enumeration, 0: see `ObjectRow`)."""
 
     service: str
     state: int

@@ -44,7 +44,7 @@ class ManagedObject:
     extractable: bool
 
     def state_at(self, now: float) -> int:
-        """Return the key's state at `now`; 0 for an object without a state."""
+        """Return the key's state at `now`; an object without a state has 0, and Destroyed after its destruction."""
         return states.state_at(self.row.state, self.activation, self.deactivation, now)
 
     @property
@@ -54,14 +54,14 @@ class ManagedObject:
 
     def all_attributes(self, now: float) -> Attributes:
         """Return the stored attributes and those that are not stored."""
-        row, state = self.row, self.state_at(now)
+        row = self.row
         own = [
             Attribute(named.UNIQUE_IDENTIFIER, 0, text(Tag.ATTRIBUTE_VALUE, row.object_id)),
             Attribute(named.OBJECT_TYPE, 0, choice(Tag.ATTRIBUTE_VALUE, row.object_type)),
             Attribute(named.LEASE_TIME, 0, interval(Tag.ATTRIBUTE_VALUE, LEASE_SECONDS)),
         ]
-        if state != states.STATELESS:
-            own.append(Attribute(named.STATE, 0, choice(Tag.ATTRIBUTE_VALUE, state)))
+        if not is_stateless(row.object_type):
+            own.append(Attribute(named.STATE, 0, choice(Tag.ATTRIBUTE_VALUE, self.state_at(now))))
         digest = named.first(self.attributes, named.DIGEST)
         form = None if digest is None else read_choice(digest, Tag.KEY_FORMAT_TYPE)
         if form is not None:

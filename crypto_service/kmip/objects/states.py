@@ -11,7 +11,7 @@ from core.errors.keys import KeyNotUsable
 from crypto_service.kmip.codec.enums import RevocationReasonCode, State
 
 STATELESS = 0
-"""The state value of objects without a state: templates and opaque objects."""
+"""The stored state of objects without a state (templates and opaque objects) until they are destroyed."""
 GONE = frozenset({State.DESTROYED, State.DESTROYED_COMPROMISED})
 UNUSED = frozenset({State.PRE_ACTIVE, State.ACTIVE})
 """The states in which a key may be used, now or later."""
@@ -20,7 +20,7 @@ COMPROMISES = frozenset({RevocationReasonCode.KEY_COMPROMISE, RevocationReasonCo
 
 DESTROYED_FROM: Mapping[int, int] = MappingProxyType(
     {
-        STATELESS: STATELESS,
+        STATELESS: State.DESTROYED,
         State.PRE_ACTIVE: State.DESTROYED,
         State.DEACTIVATED: State.DESTROYED,
         State.COMPROMISED: State.DESTROYED_COMPROMISED,

@@ -1,8 +1,10 @@
+import psycopg
 import pytest
 
 from core.errors.platform import DatabaseRefused
 from core.names import l2_key
 from database.connection.database import Database
+from database.schema.migrate import migrate, read_migrations
 from tests.database.builders import a_connected_service, a_new_version, an_object
 from tests.database.fixtures import Field
 from tests.database.templates import filled_template, two_tenants
@@ -138,3 +140,25 @@ def test_batch_with_one_invalid_object_is_rejected(crypto: Database) -> None:
         tx.objects.add([an_object("acme", "good"), an_object("acme", "bad", state=9)])
     with crypto.tenant_tx("acme") as tx:
         assert tx.objects.get("orders", "good") is None
+
+
+def test_migration_marks_objects_without_a_state_that_were_destroyed_before(crypto: Database, field: Field) -> None:
+    for tenant in ("acme", "beta"):
+        with crypto.tenant_tx(tenant) as tx:
+            tx.objects.add(
+                [
+                    an_object(tenant, "destroyed", object_type=8, state=0, material=None),
+                    an_object(tenant, "kept", object_type=8, state=0),
+                    an_object(tenant, "compromised", state=6, material=None),
+                ]
+            )
+    with field.administrator() as admin:
+        admin.execute("delete from okcm.schema_migration where version >= 36")
+    with psycopg.connect(field.server.session(field.name, "migrator"), autocommit=True) as migrator:
+        assert "0036_destroyed_states.sql" in migrate(migrator, read_migrations())
+    for tenant in ("acme", "beta"):
+        with crypto.tenant_tx(tenant) as tx:
+            assert tx.objects.get("orders", "destroyed").state == 5
+            assert tx.objects.get("orders", "kept").state == 0
+            assert tx.objects.get("orders", "compromised").state == 6
+            assert [use.objects for use in tx.objects.versions() if use.service == "orders"] == [2]

@@ -327,3 +327,22 @@ async def test_unreadable_certificate_is_stored_unchanged(scene: Scene, content:
     attributes = (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes
     assert attributes["Certificate Length"] == len(content)
     assert "Certificate Subject" not in attributes
+
+
+async def test_destroyed_object_without_a_state_is_not_counted_as_encrypted(scene: Scene):
+    """Otherwise the version of the service key that encrypted it could never be destroyed."""
+    client = scene.client()
+    opaque = structure(Tag.OPAQUE_OBJECT, choice(Tag.OPAQUE_DATA_TYPE, 1), octets(Tag.OPAQUE_DATA_VALUE, b"x"))
+    template = structure(Tag.TEMPLATE, attribute("Cryptographic Length", number(VALUE, 256)), a_name("template"))
+    for kind, content in ((ObjectType.OPAQUE_OBJECT, opaque), (ObjectType.TEMPLATE, template)):
+        stored = (await client.ask(Operation.REGISTER, choice(Tag.OBJECT_TYPE, kind), content)).object_id
+        with scene.base.crypto.tenant_tx(scene.tenant) as tx:
+            assert [(use.version, use.objects) for use in tx.objects.versions()] == [(1, 1)]
+        assert (await client.about(Operation.DESTROY, stored)).reason is None
+        with scene.base.crypto.tenant_tx(scene.tenant) as tx:
+            assert tx.objects.versions() == []
+        found = (await client.about(Operation.GET_ATTRIBUTES, stored)).attributes
+        assert "Destroy Date" in found
+        assert "State" not in found
+        for operation in (Operation.DESTROY, Operation.GET, Operation.ARCHIVE, Operation.OBTAIN_LEASE):
+            assert (await client.about(operation, stored)).reason is ResultReason.ITEM_NOT_FOUND
