@@ -28,7 +28,7 @@ _ROW = (
 _OF_LAST_EVENT = (
     " from okcm.marketplace_event e join okcm.tenant t using (tenant_id) where t.tenant_id = %s"
     " and e.kind in ('service_enabled', 'service_disabled')"
-    " order by least(e.occurred_at, e.accepted_at) desc, e.accepted_at desc, e.event_id limit 1"
+    " order by least(e.occurred_at, e.accepted_at) desc, e.accepted_at desc, e.event_id desc limit 1"
 )
 _LAST_WORD = (
     "select case when e.kind = 'service_enabled' or t.restored_at is null or e.accepted_at > t.restored_at"

@@ -10,6 +10,7 @@ from core.errors.platform import DatabaseRefused
 from core.retention import ARCHIVED, DELETED, LIMITED
 from core.scheduled import ScheduledTask
 from database.connection.database import Database
+from database.offboarding import _OF_LAST_EVENT
 from database.platform.retention import RetentionQueries
 from database.postgres.access import PLATFORM
 from tests.database.builders import a_dead_letter, a_provisioned_tenant
@@ -138,6 +139,38 @@ def test_newest_rows_that_other_operations_need_stay(worker: Database, administr
     assert left("rotation", "number") == {4, 5, 6}
     assert left("service_certificate", "generation") == {4}
     assert left("operation_step", "operation_id") == {"provision-1"}
+
+
+@pytest.mark.parametrize("stated", [500, -4000], ids=["past by now", "still in the future"])
+def test_last_event_of_the_marketplace_stays_also_with_a_wrong_time_of_another(
+    worker: Database, administrator: psycopg.Connection, stated: int
+) -> None:
+    """An early disable states a time long after its acceptance; the later enable is the last word."""
+    queries, days = RetentionQueries(worker), DELETED["marketplace_event"].days
+    administrator.execute("delete from okcm.marketplace_event where tenant_id = 'acme'")
+    for event_id, kind, accepted, occurred in (
+        ("c", "service_enabled", 2000, 2000),
+        ("b", "service_disabled", 1900, stated),
+        ("a", "service_enabled", 1800, 1801),
+        ("d", "service_enabled", 1800, 1801),
+    ):
+        administrator.execute(
+            "insert into okcm.marketplace_event"
+            " (tenant_id, event_id, kind, organization, region, occurred_at, accepted_at, started_at)"
+            " select 'acme', %s, %s, 'x', 'x', today - %s * interval '1 day', today - %s * interval '1 day', today"
+            " from date_trunc('day', now()) today",
+            [event_id, kind, occurred, accepted],
+        )
+
+    def last() -> tuple[object, ...]:
+        [row] = administrator.execute(f"select e.event_id, e.kind {_OF_LAST_EVENT}", [ACME]).fetchall()
+        return row
+
+    before = last()
+    assert before[1] == "service_enabled"
+    while queries.delete_expired_rows(ACME, "marketplace_event", days, 1):
+        assert last() == before
+    assert count(administrator, "marketplace_event", ACME) == 1
 
 
 def test_open_work_is_never_deleted(worker: Database, administrator: psycopg.Connection) -> None:
