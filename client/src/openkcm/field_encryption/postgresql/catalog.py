@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
@@ -65,7 +65,7 @@ class Catalogue:
     avoided: Mapping[tuple[str, str], str]
     """Views and partitions that use protected columns under another name, with the reason to reject them."""
     mentions: re.Pattern[bytes] | None
-    """Matches every statement that may use them."""
+    """Matches every statement that may use them, or may protect other columns."""
 
     def named(self, name: str) -> list[Table]:
         return [table for table in self.tables.values() if table.name == name]
@@ -91,10 +91,24 @@ def read_answer(answer: str, fields: Iterable[ProtectedField]) -> Catalogue:
     found = _with_parents(described, document["parts"] or ())
     tables = {(table.schema, table.name): table for table in found if table.protected or table.problem}
     avoided = _rejected_relations(document, {table.oid: table for table in tables.values()})
-    words = sorted({name.replace('"', '""') for _, name in (*tables, *avoided)})
+    words = sorted({name.replace('"', '""') for _, name in (*tables, *avoided, *listed)})
     # A name can also be written with Unicode escapes; the parser then decides.
-    pattern = "|".join([*map(re.escape, words), 'u&"'])
-    return Catalogue(tables, avoided, re.compile(pattern.encode(), re.IGNORECASE) if words else None)
+    pattern = "|".join([*map(re.escape, words), 'u&"', "openkcm:"])
+    return Catalogue(tables, avoided, re.compile(pattern.encode(), re.IGNORECASE))
+
+
+class ReadTransaction(NamedTuple):
+    """The transaction that read a catalogue."""
+
+    number: str | None
+    """None while the transaction has changed nothing."""
+    snapshot_age: float
+    """Maximum age in seconds of the state that it reads; 0 if each statement reads the present state."""
+
+
+def read_transaction(answer: str) -> ReadTransaction:
+    document = json.loads(answer)
+    return ReadTransaction(document["transaction"], document["snapshot_age"])
 
 
 def _table(described: Mapping[str, Any], listed: Mapping[str, ProtectedField]) -> Table:
@@ -302,6 +316,9 @@ WITH RECURSIVE named AS (
    GROUP BY c.relname
 )
 SELECT pg_catalog.json_build_object(
+ 'transaction', pg_catalog.pg_current_xact_id_if_assigned()::text,
+ 'snapshot_age', CASE WHEN pg_catalog.current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
+   THEN EXTRACT(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.transaction_timestamp()) ELSE 0 END,
  'tables', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
    'oid', p.oid::bigint, 'schema', p.nspname, 'name', p.relname, 'kind', p.relkind,
    'alone', (SELECT n = 1 FROM namesakes WHERE namesakes.relname = p.relname),

@@ -26,6 +26,7 @@ from openkcm.field_encryption.postgresql.execute.rows import RowReader, Visible
 from openkcm.field_encryption.postgresql.key_store import DatabaseKeyStore
 from openkcm.field_encryption.postgresql.plan import Plan
 from openkcm.field_encryption.postgresql.sessions import Hook, Session
+from openkcm.field_encryption.postgresql.statements import Unprepared
 from openkcm.field_encryption.protected_fields import ServiceProtection
 from openkcm.field_encryption.service_client import CryptoService, ServiceKeySource
 from openkcm.field_encryption.usage import UsageReporter
@@ -36,13 +37,12 @@ _ENCODINGS = frozenset({"utf-8", "ascii"})
 _BaseTransformer: Any = adapt.Transformer
 _load_rows, _load_row = _BaseTransformer.load_rows, _BaseTransformer.load_row
 
-_NEUTRAL_KIND, _CHANGES, _ASKS_IDS, _OTHER = range(4)
+_NEUTRAL_KIND, _ASKS_IDS, _OTHER = range(3)
 _NEUTRAL = re.compile(
     rb"\s*(?:begin|start|commit|end|rollback|abort|savepoint|release|set|reset|show|listen|unlisten|notify|discard"
     rb"|deallocate|close|fetch|move)\b[^;]*;?\s*\Z",
     re.IGNORECASE,
 )
-_STRUCTURE = re.compile(rb"(?:^|;)\s*(?:create|alter|drop|comment|truncate|do|call)\b|\bsetval\s*\(", re.IGNORECASE)
 _IDS = re.compile(rb"\b(?:lastval|currval)\s*\(", re.IGNORECASE)
 
 _REQUIRED: dict[Any, dict[str, list[str]]] = {
@@ -81,8 +81,6 @@ def _class_of(query: str | bytes) -> int:
     text = query.encode("utf-8", "replace") if isinstance(query, str) else query
     if _NEUTRAL.match(text):
         return _NEUTRAL_KIND
-    if _STRUCTURE.search(text):
-        return _CHANGES
     return _ASKS_IDS if _IDS.search(text) else _OTHER
 
 
@@ -130,8 +128,6 @@ def _start_query(hook: Hook, original: Callable[..., Steps]) -> Callable[..., St
         if not hook.is_current(session):
             found = yield from _query_column(cursor._conn, hook.question(session))
             hook.catalogue_received(session, found[0].decode("utf-8"))
-        if kind == _CHANGES:
-            hook.structure_changed(session)
 
     return method
 
@@ -139,10 +135,20 @@ def _start_query(hook: Hook, original: Callable[..., Steps]) -> Callable[..., St
 def _maybe_prepare_gen(hook: Hook, original: Callable[..., Steps]) -> Callable[..., Steps]:
     def method(cursor: Any, pgq: Any, *, prepare: Any = None, binary: Any = None) -> Steps:
         session = hook.session(cursor._conn)
-        work = session.database.works.of(pgq.query)
+        work = (session.private or session.database.works).of(pgq.query)
         if work is None:
             return original(cursor, pgq, prepare=prepare, binary=binary)
+        if work is Unprepared.STRUCTURE_CHANGE:
+            return changing(cursor, session, pgq, (prepare, binary))
         return rewriting(cursor, session, work, pgq, (prepare, binary))
+
+    def changing(cursor: Any, session: Session, pgq: Any, how: tuple[Any, Any]) -> Steps:
+        session.sends_change = True
+        hook.structure_changed(session)
+        try:
+            yield from original(cursor, pgq, prepare=how[0], binary=how[1])
+        finally:
+            session.sends_change = False
 
     def rewriting(cursor: Any, session: Session, work: PreparedRewrite, pgq: Any, how: tuple[Any, Any]) -> Steps:
         begun = perf_counter_ns()
@@ -173,8 +179,14 @@ def _execute_send(hook: Hook, original: Callable[..., None]) -> Callable[..., No
 
     def method(cursor: Any, query: Any, **named: Any) -> None:
         if type(query) is not Rewritten:
-            work = hook.session(cursor._conn).database.works.of(query.query)
-            if work is not None:
+            session = hook.session(cursor._conn)
+            work = (session.private or session.database.works).of(query.query)
+            if work is Unprepared.STRUCTURE_CHANGE:
+                if not session.sends_change:
+                    raise StatementRefused(
+                        "a statement sent this way cannot change tables or comments", "use execute()"
+                    )
+            elif work is not None:
                 _check_encoding(cursor)
                 if work.plan.made:
                     raise StatementRefused(

@@ -2,18 +2,22 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
+
+from psycopg import pq
 
 from openkcm.contract.protected_fields import ProtectedField, Store
 from openkcm.field_encryption.key_cache import ColumnKeys, KeySource, KeyStore
-from openkcm.field_encryption.postgresql.catalog import NOTHING, question, read_answer
+from openkcm.field_encryption.postgresql.catalog import NOTHING, Catalogue, question, read_answer, read_transaction
 from openkcm.field_encryption.postgresql.errors import ProtectionUnknown
 from openkcm.field_encryption.postgresql.statements import RewriteCache
 from openkcm.field_encryption.protected_fields import Protection, ProtectionUnreadable
 from openkcm.field_encryption.usage import UsageReporter
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 8, 512
+_NO_TRANSACTION = frozenset({pq.TransactionStatus.IDLE, pq.TransactionStatus.UNKNOWN})
 _ATTRIBUTE = "_openkcm_session"
 """An attribute of the connection, so that the session ends with it."""
 
@@ -23,30 +27,99 @@ class Database:
 
     def __init__(self, keys: ColumnKeys, uses: UsageReporter) -> None:
         self._keys, self._uses = keys, uses
+        self._lock = threading.Lock()
         self.works = RewriteCache(NOTHING, keys, uses)
         self.known_until = float("-inf")
+        """Until then every session may use `works`; in the past while a transaction changes the structure."""
         self.fields: tuple[ProtectedField, ...] | None = None
         """The fields of all stores with which the catalogue was read."""
+        self._valid_until = float("-inf")
+        self._changing: set[Session] = set()
+        """The sessions that changed the structure in a transaction whose end has not been noticed."""
+        self._changes, self._changed_at = 0, float("-inf")
+        """How often a change began or ended, and when it last did."""
 
-    def update(self, answer: str, fields: tuple[ProtectedField, ...], until: float) -> None:
-        catalogue = read_answer(answer, _columns(fields))
-        if catalogue != self.works.catalogue:
-            self.works = RewriteCache(catalogue, self._keys, self._uses)
-        self.fields, self.known_until = fields, until
+    def is_current(self, session: "Session", fields: tuple[ProtectedField, ...], now: float) -> bool:
+        """Return whether a session may use `works`, after noticing which transactions have ended."""
+        with self._lock:
+            for one in [one for one in self._changing if one.has_ended()]:
+                self._end(one, now)
+            if session in self._changing:
+                return False
+            session.private = None
+            return fields is self.fields and now < self._valid_until
+
+    def begin_change(self, session: "Session", now: float) -> None:
+        with self._lock:
+            if session not in self._changing:
+                session.transaction = None
+                self._changing.add(session)
+            self._changes, self._changed_at, self.known_until = self._changes + 1, now, float("-inf")
+
+    def _end(self, session: "Session", now: float) -> None:
+        self._changing.discard(session)
+        self._changes, self._changed_at, self._valid_until = self._changes + 1, now, float("-inf")
+
+    def ask(self, session: "Session", fields: tuple[ProtectedField, ...], now: float) -> None:
+        """Remember the state before the catalogue query of a session."""
+        session.asked = Asked(fields, self._changes, now)
+
+    def receive(self, session: "Session", answer: str, now: float, seconds: float) -> None:
+        """Use the answer to the catalogue query: in all sessions if it is a committed state without a later change."""
+        asked = session.asked
+        catalogue, read_in = read_answer(answer, _columns(asked.fields)), read_transaction(answer)
+        with self._lock:
+            if session in self._changing:
+                if read_in.number is None or session.transaction not in {None, read_in.number}:
+                    self._end(session, now)  # a transaction that changed the structure has a number
+                session.transaction = read_in.number
+            at = asked.at - read_in.snapshot_age
+            later = asked.changes != self._changes or (read_in.snapshot_age and at <= self._changed_at)
+            if later or session in self._changing:
+                session.private = self._works(session.private or self.works, catalogue)
+                return
+            self.works, session.private = self._works(self.works, catalogue), None
+            self.fields, self._valid_until = asked.fields, at + seconds
+            self.known_until = float("-inf") if self._changing else self._valid_until
+
+    def _works(self, before: RewriteCache, catalogue: Catalogue) -> RewriteCache:
+        return before if catalogue == before.catalogue else RewriteCache(catalogue, self._keys, self._uses)
+
+
+class Asked(NamedTuple):
+    """The state before a catalogue query: the listed fields, the changes of the structure so far, and the time."""
+
+    fields: tuple[ProtectedField, ...] = ()
+    changes: int = 0
+    at: float = 0.0
 
 
 class Session:
     """The state of one connection."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, connection: Any) -> None:
         self.database = database
+        self._connection = weakref.ref(connection)
         self.ids: dict[str, list[int]] = {}
         self.block = _FIRST_BLOCK
         self.used_ids = False
-        self.asked: tuple[ProtectedField, ...] = ()
-        """The fields in the pending catalogue query."""
-        self.changed = False
-        """The connection changed the structure of the database, perhaps in a transaction that is not committed."""
+        self.asked = Asked()
+        self.private: RewriteCache | None = None
+        """Used instead of the database's for the next statement, since other sessions may not see this structure."""
+        self.transaction: str | None = None
+        """The transaction that changed the structure, once its number is known."""
+        self.sends_change = False
+
+    def has_ended(self) -> bool:
+        """Return whether the connection is in no transaction."""
+        connection = self._connection()
+        if connection is None:
+            return True
+        return (
+            not self.sends_change
+            and not connection._pipeline  # noqa: SLF001 - a pipeline delays statements; no public name
+            and connection.pgconn.transaction_status in _NO_TRANSACTION
+        )
 
     def take(self, sequence: str) -> int:
         self.used_ids = True
@@ -88,23 +161,27 @@ class Hook:
             if database is None:
                 keys = ColumnKeys(Store.POSTGRESQL, self._source, self._store(pgconn), self._key_seconds, self._clock)
                 database = self._databases[place] = Database(keys, self.uses)
-        session = Session(database)
+        session = Session(database, connection)
         connection.__dict__[_ATTRIBUTE] = (self, session)
         return session
 
     def is_current(self, session: Session) -> bool:
-        """Return whether the cached catalogue is valid. Raises ProtectionUnknown."""
+        """Return whether the session can use the cached catalogue. Raises ProtectionUnknown."""
         database = session.database
         try:
             fields = self._protection.fields()
         except ProtectionUnreadable as failed:
             raise ProtectionUnknown(f"the list of protected columns is not available: {failed}", failed.hint) from None
-        return fields is database.fields and not session.changed and self._clock() < database.known_until
+        now = self._clock()
+        if fields is database.fields and session.private is None and now < database.known_until:
+            return True
+        return database.is_current(session, fields, now)
 
     def question(self, session: Session) -> bytes:
         """Return the catalogue query. Raises ProtectionUnknown."""
-        session.asked = self._fields()
-        return question(_columns(session.asked))
+        fields = self._fields()
+        session.database.ask(session, fields, self._clock())
+        return question(_columns(fields))
 
     def _fields(self) -> tuple[ProtectedField, ...]:
         try:
@@ -113,14 +190,12 @@ class Hook:
             raise ProtectionUnknown(f"the list of protected columns is not available: {failed}", failed.hint) from None
 
     def catalogue_received(self, session: Session, answer: str) -> None:
-        session.changed = False
-        session.database.update(answer, session.asked, self._clock() + self._catalogue_seconds)
+        session.database.receive(session, answer, self._clock(), self._catalogue_seconds)
 
     def structure_changed(self, session: Session) -> None:
-        """Read the catalogue again before the next statement, and again after the end of the transaction."""
-        session.changed = True
+        """Read the catalogue before each statement until the transaction ends, and then for all sessions."""
         session.ids.clear()
-        session.database.known_until = float("-inf")
+        session.database.begin_change(session, self._clock())
 
 
 def _columns(fields: Iterable[ProtectedField]) -> list[ProtectedField]:

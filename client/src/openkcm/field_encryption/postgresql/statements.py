@@ -1,6 +1,7 @@
 """Cache of statements: each text is parsed, analysed and prepared once."""
 
 from collections import OrderedDict
+from enum import Enum
 
 from openkcm.field_encryption.key_cache import ColumnKeys
 from openkcm.field_encryption.postgresql.catalog import Catalogue, Column, Table
@@ -13,6 +14,7 @@ from openkcm.field_encryption.postgresql.rewrite import dml as writing
 from openkcm.field_encryption.postgresql.rewrite import select as reading
 from openkcm.field_encryption.postgresql.rewrite.analysis import Analysis
 from openkcm.field_encryption.postgresql.rewrite.scopes import EXPORTED, IGNORED, REFUSED, Output, Scope, table_of
+from openkcm.field_encryption.postgresql.structure import changes_structure, check_script
 from openkcm.field_encryption.usage import UsageReporter
 
 # Statements that neither store values nor return them: structure, maintenance, sessions.
@@ -35,16 +37,21 @@ _MAX_STATEMENTS = 2000
 _MAX_LENGTH = 1 << 16
 
 
+class Unprepared(Enum):
+    STRUCTURE_CHANGE = "structure change"
+    """The statement uses nothing protected, but may change what is."""
+
+
 class RewriteCache:
     """Prepared statements of one catalogue; thread-safe, since preparing a statement twice does no harm."""
 
     def __init__(self, catalogue: Catalogue, keys: ColumnKeys, uses: UsageReporter) -> None:
         self.catalogue = catalogue
         self._keys, self._uses = keys, uses
-        self._cache: OrderedDict[bytes, PreparedRewrite | None] = OrderedDict()
+        self._cache: OrderedDict[bytes, PreparedRewrite | Unprepared | None] = OrderedDict()
         self._decryptors: dict[tuple[int, int], ColumnDecryptor] = {}
 
-    def of(self, query: bytes) -> PreparedRewrite | None:
+    def of(self, query: bytes) -> PreparedRewrite | Unprepared | None:
         """Return the prepared rewrite of a statement, None if it uses nothing protected.
 
         Raises: StatementRefused, ProtectionUnusable.
@@ -55,7 +62,11 @@ class RewriteCache:
             pass
         mentions = self.catalogue.mentions
         plan = None if mentions is None or mentions.search(query) is None else make(self.catalogue, query)
-        work = None if plan is None else PreparedRewrite(plan, self._keys, self._decryptor, self._uses)
+        work: PreparedRewrite | Unprepared | None = None
+        if plan is not None:
+            work = PreparedRewrite(plan, self._keys, self._decryptor, self._uses)
+        elif changes_structure(query):
+            work = Unprepared.STRUCTURE_CHANGE
         if len(query) <= _MAX_LENGTH:
             self._cache[query] = work
             while len(self._cache) > _MAX_STATEMENTS:
@@ -76,6 +87,7 @@ def make(catalogue: Catalogue, query: bytes) -> Plan | None:
         statements = parse(query)
     except NotParsed as failed:
         raise StatementRefused(f"the statement could not be parsed: {failed}", "correct it") from None
+    check_script(statements)
     analyses = [_analyse(catalogue, query, one) for one in statements]
     plans = [plan for plan in analyses if plan is not None]
     if not plans:
