@@ -5,7 +5,10 @@ from `Connection`: it overrides `received`, and may override `refused`.
 """
 
 import asyncio
+import fcntl
 import socket
+import sys
+import termios
 import time
 import uuid
 from collections import deque
@@ -53,6 +56,7 @@ class Connection(asyncio.Protocol):
         "_barred",
         "_drained_by",
         "_early",
+        "_end_by",
         "_established_at",
         "_granted_seconds",
         "_has_responded",
@@ -109,7 +113,8 @@ class Connection(asyncio.Protocol):
         self._barred: TenantNotOperational | None = None
         self._running = self._waits = self._has_responded = False
         self._queue: deque[Step] = deque()
-        self._reading, self._drained_by = True, 0.0
+        self._reading = True
+        self._drained_by = self._end_by = 0.0
         self._room, self._unsent = _PIECE_BYTES, _NOTHING
         """The bytes that `send` may pass on at once, 0 while the client does not read; and those that wait for it."""
         self._message_bytes = self._unread_bytes = 0
@@ -197,7 +202,10 @@ class Connection(asyncio.Protocol):
         """Close the connection after sent data is flushed; queued work that has not begun is dropped."""
         if not self.closing:
             self.closing = True
-            self.deadline = self._loop.time() + self.connections.bounds.close_seconds
+            now, bounds = self._loop.time(), self.connections.bounds
+            self._end_by = now + bounds.close_seconds
+            if self._room:  # otherwise the time for the response has begun
+                self._drained_by = now + bounds.message_seconds
             for work, _, _ in self._queue:
                 work.close()
             self._queue.clear()
@@ -221,8 +229,13 @@ class Connection(asyncio.Protocol):
 
     def end_if_overdue(self, now: float) -> None:
         """End the connection if the client has exceeded its deadline."""
-        if (not self._room and now > self._drained_by) or (self.closing and now > self.deadline):
+        if now > self._drained_by and (self.closing or not self._room):
             self.abort()
+        elif self.closing:
+            if self._is_sending():
+                self._end_by = now + self.connections.bounds.close_seconds
+            elif now > self._end_by:
+                self.abort()
         elif now > self.deadline and not (self.busy() and self.identified):
             self.close()
 
@@ -370,6 +383,14 @@ class Connection(asyncio.Protocol):
         self._unread_bytes = unsent + self._transport.get_write_buffer_size() + _TRANSPORT_BYTES
         if not self.hold(self._message_bytes):
             self.abort()
+
+    def _is_sending(self) -> bool:
+        """Return whether the client has not acknowledged all that was sent; the transport sends when the system can."""
+        connected = self._transport.get_extra_info("socket")
+        if connected is None or connected.fileno() < 0:
+            return False
+        waiting = fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, bytes(4))
+        return int.from_bytes(waiting, sys.byteorder) > 0
 
     # Work, in order.
 

@@ -40,9 +40,10 @@ class ConnectionLimits:
     message_bytes: int = 192 * 1024 * 1024
     """Bytes of messages that are incomplete, being answered or not read; a tenant may have as many as are free."""
     message_seconds: float = 30.0
-    """Time for a client to read a pending response, and the recommended time for the rest of a message."""
+    """Time for a client to read a response, also the last one, and the recommended time for the rest of a message."""
     idle_seconds: float = 300.0
-    close_seconds: float = 5.0
+    close_seconds: float = 2.0
+    """Time for a client to end a connection that this process has closed, after it has received all that was sent."""
     check_seconds: float = 0.5
     """Interval between checks of deadlines: one timer for all, because a timer per connection costs every request."""
 

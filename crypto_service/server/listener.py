@@ -42,7 +42,6 @@ _SHARE, _BURST_SECONDS = 0.08, 0.001
 _IN_USE_SECONDS = 0.1
 """How long after a request on an established connection only the share is granted."""
 _WAIT_SECONDS = 0.001
-_SHUTDOWN_SECONDS = 2.0
 _LOGGED_PER_SECOND = 10
 _MISMATCH_SECONDS = 60.0
 """The time between two warnings that a load balancer and this service do not agree about the PROXY protocol."""
@@ -246,7 +245,7 @@ class TlsListener:
                 accepted,
                 ssl=self._context,
                 ssl_handshake_timeout=self._connections.bounds.handshake_seconds,
-                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
+                ssl_shutdown_timeout=self._connections.bounds.message_seconds,
             )
         except ssl.SSLError as failed:
             self._refuse(client or address, failed.reason or "TLS error")

@@ -13,7 +13,7 @@ import pytest
 
 from crypto_service.server.connection_registry import ConnectionLimits
 from tests.concurrency import wait_until, wait_until_async
-from tests.crypto_service.echo import ACME, BETA, Place, ask, client_context, on_uvloop, place
+from tests.crypto_service.echo import ACME, BETA, Echo, Place, ask, client_context, on_uvloop, place
 from tests.crypto_service.https.stage import Stage
 from tests.crypto_service.https.wire import Wire, get, post
 
@@ -30,6 +30,14 @@ def _connect(port: int, sent: bytes) -> ssl.SSLSocket:
     client = client_context(ACME).wrap_socket(plain, server_hostname="127.0.0.1")
     client.sendall(sent)
     return client
+
+
+class LastEcho(Echo):
+    """Closes the connection after its first response."""
+
+    def send(self, data: bytes, *, complete: bool = True) -> None:
+        super().send(data, complete=complete)
+        self.close()
 
 
 @contextlib.asynccontextmanager
@@ -110,6 +118,45 @@ async def test_slow_client_gets_the_whole_response_and_the_next_one():
 
         assert await asyncio.to_thread(read) == bytes(BIG) + b"acme-corp-12345 last\n"
         await wait_until_async(lambda: here.connections.held == 0)
+
+
+@on_uvloop
+async def test_client_gets_all_of_the_last_response_while_it_reads_in_time():
+    """The time of a connection that has nothing to send is much shorter."""
+    bounds = ConnectionLimits(close_seconds=0.1, check_seconds=0.02)
+    async with place(bounds, LastEcho) as here, slow_clients(here, b"big\n") as [client]:
+        assert await read_slowly(client, 0.005) == BIG
+        assert client.recv(1) == b""  # the end of TLS, not of TCP only
+
+
+@on_uvloop
+async def test_client_that_does_not_read_the_last_response_is_closed():
+    bounds = ConnectionLimits(message_seconds=1.0, close_seconds=0.1, check_seconds=0.02)
+    async with place(bounds, LastEcho) as here, slow_clients(here, b"big\n"):
+        await wait_until_async(lambda: here.connections.held > BIG / 2)
+        began = time.monotonic()
+        await wait_until_async(lambda: len(here.connections) == 0, seconds=10)
+        assert time.monotonic() - began > 0.7
+
+
+@on_uvloop
+async def test_client_that_has_read_the_last_response_and_stays_is_closed_soon():
+    bounds = ConnectionLimits(close_seconds=0.3, check_seconds=0.02)
+    async with place(bounds, LastEcho) as here, slow_clients(here, b"hello\n") as [client]:
+        began = time.monotonic()
+        assert await asyncio.to_thread(client.recv, 100) == b"acme-corp-12345 hello\n"
+        await wait_until_async(lambda: here.connections.opened == 1 and len(here.connections) == 0, seconds=10)
+        assert time.monotonic() - began > 0.2
+
+
+@on_uvloop
+async def test_drain_waits_for_a_client_that_reads_its_last_response():
+    bounds = ConnectionLimits(close_seconds=0.1, check_seconds=0.02)
+    async with place(bounds) as here, slow_clients(here, b"big\n") as [client]:
+        await wait_until_async(lambda: here.connections.held > 0)
+        draining = asyncio.create_task(here.connections.drain(30))
+        assert await read_slowly(client, 0.002) == BIG
+        await draining
 
 
 def test_https_client_that_never_reads_the_response_of_its_batch_is_closed_while_others_are_served(tmp_path: Path):
