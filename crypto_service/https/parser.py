@@ -149,7 +149,9 @@ class HttpReader:
     def _learn_head(self, data: bytes | memoryview, message: Message) -> None:
         """Recognise the head of a message that is all of `data`, if nothing in it but the length can be different."""
         size = len(data) - len(message.body)
-        if size > _KNOWN_BYTES or message.refusal is not None or self._correlation is not None or self._traceparent:
+        if size > _KNOWN_BYTES or message.refusal is not None or message.head_only:
+            return
+        if self._correlation is not None or self._traceparent:
             return
         head = bytes(data[:size])
         length = _CONTENT_LENGTH.search(head)
@@ -183,9 +185,12 @@ class HttpReader:
     def _end(self, refusal: Problem, *, unread: bool = False) -> None:
         """Reject the current message, or bytes that are no message, and read nothing more."""
         if not self.ended:
+            head_only = self.within and self._method == b"HEAD"
             self.ended = True
             self.within = self.expected = False
-            self._messages.append(Message(self._id(), keep_alive=False, refusal=refusal, unread=unread))
+            self._messages.append(
+                Message(self._id(), refusal=refusal, keep_alive=False, head_only=head_only, unread=unread)
+            )
 
     def _id(self) -> str:
         return self._correlation or correlation.new_correlation_id()

@@ -174,7 +174,8 @@ class _HttpsConnection(Connection):
         not_operational = error if isinstance(error, TenantNotOperational) else None
         asked = None if not_operational is None else next(iter(self._reader.feed(received)), None)
         if not_operational is None or asked is None:
-            return _render(from_error(error), new_correlation_id(), last=True)
+            head_only = received.startswith(b"HEAD ")
+            return _render(from_error(error), new_correlation_id(), last=True, head_only=head_only)
         correlation_id.set(asked.correlation_id)
         answer: bytes | Problem
         try:

@@ -167,7 +167,13 @@ def _heads(draw: st.DrawFn) -> tuple[bytes, bytes]:
     """Return a head before and after the value of its Content-Length."""
     first = draw(
         st.sampled_from(
-            ["POST /v1/encrypt HTTP/1.1", "POST /v1/decrypt HTTP/1.0", "GET /healthz HTTP/1.1", "\r\nPOST / HTTP/1.1"]
+            [
+                "POST /v1/encrypt HTTP/1.1",
+                "POST /v1/decrypt HTTP/1.0",
+                "GET /healthz HTTP/1.1",
+                "HEAD /healthz HTTP/1.1",
+                "\r\nPOST / HTTP/1.1",
+            ]
         )
     )
     lines = ["Host: a", *draw(st.lists(_LINES, max_size=4))]
@@ -227,6 +233,13 @@ def test_a_head_with_the_id_of_a_request_is_not_recognised():
         reader, request = HttpReader(routes(), _LIMIT), post("/v1/encrypt", b"{}", header)
         assert reader.feed(request)
         assert reader.recognise(request) is None
+
+
+def test_a_head_request_is_not_recognised():
+    """Its response has no body, which the parser finds out."""
+    reader, request = HttpReader(routes(), _LIMIT), get("/healthz", "Content-Length: 0", method="HEAD")
+    assert [message.head_only for message in reader.feed(request)] == [True]
+    assert reader.recognise(request) is None
 
 
 def test_few_heads_are_known_for_a_connection():

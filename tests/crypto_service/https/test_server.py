@@ -89,6 +89,23 @@ def test_head_returns_the_head_of_get(wire: Wire):
     assert wire.reply().json == {"status": "ok"}
 
 
+def test_response_to_head_never_has_a_body(wire: Wire):
+    for path, status in (("/healthz", 200), ("/v1/encrypt", 405), ("/v1/nothing", 404)):
+        head = get(path, "Content-Length: 0", method="HEAD")
+        for sent in (head, head, head + head):
+            wire.send(sent)
+            for _ in range(sent.count(b"HEAD")):
+                assert wire.reply(bodiless=True).status == status
+    for refused in (
+        get("/healthz", "Host: b", method="HEAD"),
+        get("/v1/nothing", "Expect: 100-continue", method="HEAD"),
+    ):
+        wire.send(refused)
+        assert wire.reply(bodiless=True).status in {400, 404}
+    wire.send(get("/healthz"))
+    assert wire.closed()
+
+
 def test_pipelined_requests_are_answered_in_order(wire: Wire, stage: Stage):
     gate = stage.on_loop(stage.core.hold)
     wire.send(post("/v1/encrypt", encrypt_body()) + get("/v1/secrets") + get("/healthz") * 100)
@@ -169,6 +186,10 @@ def test_revoked_caller_is_rejected_and_its_connection_closed(wire: Wire, stage:
     with Wire(stage.dial()) as again:
         again.send(get("/healthz"))
         assert again.reply().json["code"] == "client_not_authorized"
+        assert again.closed()
+    with Wire(stage.dial()) as again:
+        again.send(get("/healthz", method="HEAD"))
+        assert again.reply(bodiless=True).status == 403
         assert again.closed()
     assert stage.on_loop(lambda: stage.core.asked) == []
 
