@@ -101,6 +101,9 @@ class WalSegment:
         self._flush = flush
         self._waiting: list[asyncio.Future[None]] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._failed: OSError | None = None
+        """The error of a flush. The kernel may have dropped the pages that it could not write, and a later flush would
+        succeed without them: it confirms no record of this file."""
         self._closed = False
         self.tenants: Counter[str] = Counter()
         """Bytes of each tenant."""
@@ -136,7 +139,12 @@ class WalSegment:
         return True
 
     async def until_safe(self) -> None:
-        """Return when everything written before is on disk; one flush at a time, shared. Raise OSError."""
+        """Return when everything written before is on disk; one flush at a time, shared.
+
+        Raise OSError, after the first one always.
+        """
+        if self._failed is not None:
+            raise self._failed
         loop = asyncio.get_running_loop()
         safe: asyncio.Future[None] = loop.create_future()
         self._waiting.append(safe)
@@ -153,17 +161,17 @@ class WalSegment:
     async def _flush_all(self) -> None:
         while self._waiting:
             sharing, self._waiting = self._waiting, []
-            failed: OSError | None = None
-            try:
-                await asyncio.to_thread(self._flush, self._descriptor)
-            except OSError as error:
-                failed = error
+            if self._failed is None:
+                try:
+                    await asyncio.to_thread(self._flush, self._descriptor)
+                except OSError as error:
+                    self._failed = error
             for safe in sharing:
                 if not safe.done():
-                    if failed is None:
+                    if self._failed is None:
                         safe.set_result(None)
                     else:
-                        safe.set_exception(failed)
+                        safe.set_exception(self._failed)
         self._flushing = None
         if self._closed:
             os.close(self._descriptor)
@@ -245,8 +253,6 @@ class WriteAheadLog:
             if whole and self._sync:
                 await file.until_safe()
         except OSError as failed:
-            # Also after a failed flush: the kernel may have dropped the pages that it could not write, and a second
-            # flush of the same file would then succeed without them.
             self._abandon(file, os.strerror(failed.errno or 0))
             raise AuditUnavailable from failed
         if not whole:

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import zlib
 from collections import Counter
 from contextlib import suppress
@@ -318,6 +319,51 @@ async def test_failed_flush_fails_all_waiting_writers(folder: Path):
     file.close()
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [OSError] * 3
+
+
+async def test_flush_after_a_failed_one_confirms_no_record_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """The kernel may have dropped the pages of a failed flush; the next flush then succeeds without them."""
+    flushes: list[int] = []
+    begun, fail = threading.Event(), threading.Event()
+
+    def fails_once(descriptor: int) -> None:
+        flushes.append(descriptor)
+        if len(flushes) == 1:
+            begun.set()
+            fail.wait(60)
+            raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setitem(WalSegment.__init__.__kwdefaults__, "flush", fails_once)
+    journal = WriteAheadLog(folder, sync=True)
+    writers = [asyncio.ensure_future(journal.write([ENTRY]))]
+    await asyncio.to_thread(begun.wait, 60)
+    writers += [asyncio.ensure_future(journal.write([ENTRY])) for _ in range(3)]
+    await asyncio.sleep(0)  # they append while the flush runs, so that the next one is theirs
+    fail.set()
+    outcomes = await asyncio.gather(*writers, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [AuditUnavailable] * 4
+    assert len(flushes) == 1
+    await journal.write([OTHER])
+    assert len(flushes) == 2
+    _failed, current = files(folder)
+    assert [line.entry for line in decode(current.read_bytes(), 0) if isinstance(line, WalRecord)] == [OTHER]
+
+
+async def test_file_whose_flush_failed_is_not_flushed_again(folder: Path):
+    flushes: list[int] = []
+
+    def fails_once(descriptor: int) -> None:
+        flushes.append(descriptor)
+        if len(flushes) == 1:
+            raise OSError(errno.EIO, "input/output error")
+
+    file = WalSegment(folder, sync=True, flush=fails_once)
+    for _ in range(2):
+        file.append(encode(ENTRY, 1))
+        with pytest.raises(OSError, match="input/output error"):
+            await file.until_safe()
+    file.close()
+    assert len(flushes) == 1
 
 
 async def test_log_works_with_sync(folder: Path):
