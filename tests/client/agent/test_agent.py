@@ -14,7 +14,7 @@ from openkcm.contract.services import AgentProblem, ServiceKind
 from openkcm.credentials.store import CredentialStore
 from openkcm.sdk.client import Client
 from tests.client.agent.conftest import Field, RecordingReload, assert_whole
-from tests.client.agent.control import SERVICE, TENANT, as_leaf, certify
+from tests.client.agent.control import SERVICE, TENANT, a_join_token, as_leaf, certify
 from tests.client.agent.full import no_room
 from tests.crypto_service.authority import pem, tenant_authority
 
@@ -140,6 +140,33 @@ def test_revoked_certificate_is_reported_and_replaced_with_a_new_token(field: Fi
     field.go_on(agent, lambda: field.leaf != first, turns=20)
     field.go_on(agent, lambda: agent.health.worst is None, turns=5)
     assert field.leaf.public_key() == first.public_key()
+
+
+def test_once_replaces_a_revoked_or_expired_certificate_with_a_new_token(field: Field):
+    field.enrolled()
+    first = field.leaf
+    field.stage.on_loop(lambda: field.stage.core.revoke(f"{first.serial_number:x}"))
+    field.control.polls = 1
+    field.prove()
+    field.agent().once(10)
+    second = field.leaf
+    assert second != first
+    field.time.passes(73 * 3600)
+    field.control.now = field.time.real
+    field.prove()
+    field.agent().once(10)
+    assert field.leaf not in {first, second}
+
+
+def test_once_reports_a_revoked_certificate_without_an_unused_token(field: Field):
+    field.enrolled()
+    first = field.leaf
+    field.stage.on_loop(lambda: field.stage.core.revoke(f"{first.serial_number:x}"))
+    with pytest.raises(NotInOrder, match="certificate_revoked"):
+        field.agent().once(10)
+    field.prove(a_join_token())
+    with pytest.raises(NotInOrder, match="certificate_revoked"):
+        field.agent().once(10)
 
 
 def test_expired_certificate_is_replaced_with_a_new_token(field: Field):

@@ -113,7 +113,9 @@ class Agent:
         end = self._clock.elapsed() + seconds
         wait = self.turn()
         tolerated = {None, AgentProblem.CLOCK_WRONG}
-        while not self._is_complete() and self.health.worst in tolerated and not self._signals.stopped:
+        while not self._is_complete() and not self._signals.stopped:
+            if self.health.worst not in tolerated and not self._is_enrolling():
+                break
             if self._clock.elapsed() + wait > end:
                 break
             self._signals.wait(wait)
@@ -174,6 +176,10 @@ class Agent:
 
     def _must_enrol(self) -> bool:
         return self._leaf is None or self._revoked or not is_valid(self._leaf, self._clock.now())
+
+    def _is_enrolling(self) -> bool:
+        """Return whether an enrolment is in progress that replaces a revoked or expired certificate."""
+        return self._must_enrol() and self._state.pending is not None
 
     def _is_complete(self) -> bool:
         leaf = self._leaf
