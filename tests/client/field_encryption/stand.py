@@ -1,6 +1,7 @@
 """The encryption in this process, which can be removed again, and a source of keys in memory."""
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -141,6 +142,11 @@ def patched(owners: Iterable[Any], install: Callable[[], None]) -> Iterator[None
             for name, value in names.items():
                 if vars(owner).get(name) is not value:
                     setattr(owner, name, value)
+
+
+def no_thread(thread: threading.Thread) -> None:  # noqa: ARG001 - its signature
+    """Replace Thread.start: raise what it raises at the limit of threads."""
+    raise RuntimeError("can't start new thread")
 
 
 def run_in_child(work: Callable[[], bytes]) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 
 from openkcm.contract.protected_fields import Store
 from openkcm.field_encryption.key_cache import Column, ColumnKeys, KeyErrorScope, KeyUnwrapError
-from tests.client.field_encryption.stand import MemoryKeys, MemoryKeyStore
+from tests.client.field_encryption.stand import MemoryKeys, MemoryKeyStore, no_thread
 
 ONE: Column = ("public", "patients", "diagnosis")
 TWO: Column = ("public", "patients", "insurance")
@@ -87,6 +87,17 @@ def test_rejection_of_a_refresh_ends_every_key_immediately(process):
     process.source.refused = None
     process.now += 1.1
     assert process.usable(ONE, TWO) == [True, True]
+
+
+def test_key_is_used_for_its_time_while_no_thread_can_be_started(process, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        process.now += SECONDS / 2
+        assert process.usable(ONE, TWO) == [True, True]
+        process.now -= SECONDS / 2
+    process.refuse(KeyErrorScope.ALL_KEYS)
+    process.refresh(ONE)
+    assert process.usable(ONE, TWO) == [False, False]
 
 
 def test_rejection_of_one_key_ends_only_that_key(process):

@@ -1,6 +1,7 @@
 """The list of protected fields: loaded from a real HTTPS server with mTLS, refreshed in the background, kept."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -13,6 +14,7 @@ from database.services.protected_fields import ProtectionRow
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.field_encryption.protected_fields import ProtectionUnreadable, ServiceProtection
 from openkcm.field_encryption.service_client import CryptoService
+from tests.client.field_encryption.stand import no_thread
 from tests.concurrency import wait_until
 from tests.crypto_service.https.stage import SERVICE, TENANT, Stage
 
@@ -61,6 +63,19 @@ def test_change_is_loaded_automatically_and_an_unchanged_list_is_the_same_object
     wait_until(lambda: protection.fields() == (SSN, PHONE))
     set_list(stage)
     wait_until(lambda: protection.fields() == ())
+
+
+def test_list_is_refreshed_by_a_statement_while_no_thread_can_be_started(stage: Stage, monkeypatch) -> None:
+    now = 0.0
+    set_list(stage, SSN)
+    with closing(ServiceProtection(CryptoService(stage.folder), 30, lambda: now)) as protection:
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        assert protection.fields() == (SSN,)
+        set_list(stage, SSN, PHONE)
+        now = 29.0
+        assert protection.fields() == (SSN,)
+        now = 30.0
+        assert protection.fields() == (SSN, PHONE)
 
 
 def test_missing_list_raises_its_reason_and_recovers(stage: Stage, refreshed_every) -> None:

@@ -9,6 +9,7 @@ from queue import Queue
 import pytest
 
 from openkcm.field_encryption.service_client import HeldConnection, RevocationWatch
+from tests.client.field_encryption.stand import no_thread
 
 pytestmark = pytest.mark.integration  # the watch pauses between two attempts
 PATIENCE_SECONDS = 60
@@ -120,6 +121,20 @@ def test_unreachable_service_is_retried_with_pauses_and_without_a_check():
     process.thread.join(PATIENCE_SECONDS)
     process.wait_connected().close()
     assert process.checks.qsize() == 1
+
+
+def test_watch_that_got_no_thread_is_started_by_the_next_call(monkeypatch):
+    checked = threading.Event()
+    client, server = socket.socketpair()
+    watch = RevocationWatch(lambda: HeldConnection(client, "here"))
+    watch.subscribe(lambda: bool(checked.set()))  # nothing is needed: the watch ends
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        watch.start()
+    assert watch.thread is None
+    watch.start()
+    assert checked.wait(PATIENCE_SECONDS)
+    server.close()
 
 
 def test_watch_started_while_it_ends_continues():

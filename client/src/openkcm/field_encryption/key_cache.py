@@ -206,9 +206,13 @@ class ColumnKeys:
             return key, half
         if not entry.refreshing:
             entry.refreshing = True
-            threading.Thread(
+            thread = threading.Thread(
                 target=self._refresh, args=(column, purpose, version, entry), name="openkcm-keys", daemon=True
-            ).start()
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # no thread is available: a later statement tries again
+                entry.refreshing = False
         return key, min(opened + self._seconds, now + _REFRESH_SECONDS)
 
     def _refresh(self, column: Column, purpose: str, version: int, entry: _Entry) -> None:

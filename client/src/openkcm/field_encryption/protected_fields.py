@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from openkcm.contract.protected_fields import ProtectedField
@@ -79,8 +80,9 @@ class ServiceProtection:
             elif not self._refreshing and self._clock() - self._loaded_at >= self._seconds:
                 self._refresh()
             if not self._refreshing:
-                threading.Thread(target=self._refresh_loop, name="openkcm-protection", daemon=True).start()
-                self._refreshing = True
+                with suppress(RuntimeError):  # no thread is available: the next statement tries again
+                    threading.Thread(target=self._refresh_loop, name="openkcm-protection", daemon=True).start()
+                    self._refreshing = True
             return self._fields
 
     def _load(self) -> tuple[ProtectedField, ...]:

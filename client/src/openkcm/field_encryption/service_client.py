@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -115,8 +115,10 @@ class RevocationWatch:
         with self._lock:
             self._starts += 1
             if self._callbacks and self.thread is None:
-                self.thread = threading.Thread(target=self._run, name="openkcm-watch", daemon=True)
-                self.thread.start()
+                thread = threading.Thread(target=self._run, name="openkcm-watch", daemon=True)
+                with suppress(RuntimeError):  # no thread is available: the next start tries again
+                    thread.start()
+                    self.thread = thread
 
     def _run(self) -> None:
         pause = 0.0
