@@ -5,11 +5,12 @@ remove the binding. An error names the field and never its value, which may be a
 """
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import pybase64
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -116,6 +117,17 @@ class ReportedUsage(Request):
     request_microseconds: Annotated[_Count, Field(description="total duration of those requests")]
 
 
+_FIRST_END, _LAST_END = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+_OUTSIDE = "must be a time from 2000-01-01 to 2200-01-01"
+
+
+def _end_of_certificate(end: datetime) -> datetime:
+    """Reject times that readers cannot represent in UTC, such as the last hour of 9999 in a western time zone."""
+    if not _FIRST_END <= end <= _LAST_END:
+        raise PydanticCustomError("outside", _OUTSIDE)
+    return end
+
+
 _AGENT = "instance, agent_version and not_after must all be present or absent; problem requires them"
 
 
@@ -127,7 +139,7 @@ class HeartbeatRequest(Request):
 
     instance: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
     agent_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{1,64}$")] | None = None
-    not_after: AwareDatetime | None = None
+    not_after: Annotated[AwareDatetime, AfterValidator(_end_of_certificate), Field(description=_OUTSIDE)] | None = None
     problem: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,59}$")] | None = None
     backfills: Annotated[list[ReportedBackfill], Field(max_length=USES), FailFast()] = []
     uses: Annotated[list[ReportedUsage], Field(max_length=USES), FailFast()] = []
@@ -282,6 +294,7 @@ def _invalid(refused: ValidationError) -> InvalidRequest:
         "too_short": "must not be empty",
         "too_long": f"must have at most {BATCH_ITEMS} items",
         "base64": "must be base64 (RFC 4648, section 4)",
+        "outside": _OUTSIDE,
     }
     return InvalidRequest(f"{field} {rules.get(first['type'], 'is not valid')}")
 

@@ -62,6 +62,33 @@ def test_bodies_that_take_long_to_validate_are_rejected_before(attack: str):
         api.parse(api.BatchRequest, ATTACKS[attack])
 
 
+def a_heartbeat_until(end: str) -> bytes:
+    return json.dumps({"instance": "db-1", "agent_version": "0.1.0", "not_after": end}).encode()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "0001-01-01T00:00:00+01:00",  # the year 1 BC in UTC
+        "0001-01-01T00:00:00Z",
+        "1999-12-31T23:59:59Z",
+        "2200-01-01T00:00:01Z",
+        "9999-12-31T23:59:59Z",
+        "9999-12-31T23:59:59-01:00",  # the year 10000 in UTC
+        -(10**11),
+        10**15,
+    ],
+)
+def test_heartbeat_with_an_impossible_end_of_certificate_is_rejected(end: str):
+    with pytest.raises(InvalidRequest, match=r"^not_after (must be a time from 2000-01-01 to 2200-01-01|is not valid)"):
+        api.parse(api.HeartbeatRequest, a_heartbeat_until(end))
+
+
+@pytest.mark.parametrize("end", ["2000-01-01T00:00:00Z", "2026-12-01T00:00:00+14:00", "2200-01-01T00:00:00Z"])
+def test_heartbeat_with_a_possible_end_of_certificate_is_accepted(end: str):
+    assert api.parse(api.HeartbeatRequest, a_heartbeat_until(end)).not_after is not None
+
+
 def test_errors_of_a_heartbeat_end_with_the_first_place():
     with pytest.raises(InvalidRequest, match=r"^uses\.0\.place is missing"):
         api.parse(api.HeartbeatRequest, json.dumps({"uses": [{}] * api.USES}).encode())

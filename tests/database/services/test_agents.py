@@ -1,10 +1,12 @@
 """Reports of agents and services: stored per service, with limits, and erased with the tenant's rows."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from core.errors.platform import DatabaseRefused
 from database.connection.database import Database
+from database.schema.migrate import read_migrations
 from openkcm.contract.protected_fields import Backfill
 from openkcm.contract.services import OTHER_PLACES
 from tests.database.builders import (
@@ -45,6 +47,34 @@ def test_agent_has_one_row_and_older_heartbeats_are_ignored(crypto: Database) ->
             tx.agents.note([row], [])
     with crypto.tenant_tx("acme") as tx:
         assert tx.agents.all() == [later]
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1))),
+        datetime(9999, 12, 31, 23, tzinfo=timezone(-timedelta(hours=1))),
+    ],
+)
+def test_agent_that_no_reader_can_represent_is_rejected_and_an_earlier_one_deleted(
+    field: Field, crypto: Database, ends: datetime
+) -> None:
+    """In UTC the first is in the year 1 BC, and the second in the year 10000."""
+    with pytest.raises(DatabaseRefused), crypto.tenant_tx("acme") as tx:
+        tx.agents.note([a_contact(certificate_not_after=ends)], [])
+    with field.administrator() as administrator:
+        administrator.execute("alter table okcm.agent drop constraint agent_certificate_not_after_check")
+    kept = a_contact(instance="host-2")
+    with crypto.tenant_tx("acme") as tx:
+        tx.agents.note([a_contact(certificate_not_after=ends), kept], [])
+    with pytest.raises(DatabaseRefused), crypto.tenant_tx("acme") as tx:
+        tx.agents.all()
+    (migration,) = (one for one in read_migrations() if one.name == "0035_agent_certificates.sql")
+    with field.administrator() as administrator, administrator.transaction():
+        administrator.execute("set local role okcm_owner")
+        administrator.execute(migration.text.encode())
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.agents.all() == [kept]
 
 
 def test_only_the_fifty_newest_agents_of_a_service_are_kept(crypto: Database) -> None:
