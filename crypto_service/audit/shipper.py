@@ -19,7 +19,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 
@@ -74,7 +74,7 @@ class ShippingBatch:
     ended: frozenset[str] = frozenset()
     """Files that end with their part or have ended before: they are deleted after the batch is shipped."""
     full: bool = field(default=False, compare=False)
-    """Whether more was waiting than one batch may contain."""
+    """Whether more may wait than this batch contains, so that the next one follows at once."""
 
 
 @dataclass(slots=True)
@@ -101,12 +101,13 @@ class ShipperCheckpoint:
 
     def next(self) -> ShippingBatch | None:
         """Return the batch to ship, the same until it is shipped; None when nothing waits."""
-        if self._batch is None:
-            batch = self._new_batch()
-            if batch is not None and batch.parts:
-                self._save(batch)
-            self._batch = batch
-        return self._batch
+        if self._batch is not None:
+            return replace(self._batch, full=True)  # records were added since it was selected
+        batch = self._new_batch()
+        if batch is not None and batch.parts:
+            self._save(batch)
+        self._batch = batch
+        return batch
 
     def read(self, name: str, start: int, end: int) -> bytes:
         """Return a part of a file; empty when the file is deleted, which happens only after it was shipped."""
@@ -223,7 +224,7 @@ class AuditShipper:
         return batch
 
     def _try_once(self) -> bool:
-        """Return whether more waits than one batch could contain."""
+        """Return whether more may wait, so that the next batch follows at once."""
         try:
             batch = self.once()
         except OpenKcmError as failed:

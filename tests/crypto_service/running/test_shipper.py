@@ -15,6 +15,7 @@ import pytest
 
 from core.errors.platform import DatabaseUnavailable
 from core.services import CryptoOperation
+from crypto_service.audit import shipper as shipper_module
 from crypto_service.audit.shipper import AuditShipper
 from crypto_service.audit.wal import WriteAheadLog, encode
 from crypto_service.interfaces import AuditEntry
@@ -22,6 +23,7 @@ from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.usage import Days
 from openkcm.contract.audit_events import verify_chain
+from tests.concurrency import wait_until
 from tests.crypto_service.disk import disk
 from tests.database.fixtures import Field
 
@@ -228,6 +230,60 @@ def test_records_above_the_batch_size_are_shipped_in_several_batches(tenants: Fi
         head = tx.audit.head()
     assert head is not None
     assert head.seq > 16_000
+
+
+class Unavailable(Database):
+    """A database that is unavailable at first."""
+
+    unavailable = True
+
+    def tenant_tx(self, tenant_id: str) -> TenantTransaction:
+        if self.unavailable:
+            raise DatabaseUnavailable
+        return super().tenant_tx(tenant_id)
+
+
+def unavailable(field: Field) -> Unavailable:
+    server = field.server
+    return Unavailable(field.url, "crypto", server.passwords["crypto"], server.context_keys["crypto"], max_size=1)
+
+
+def test_backlog_is_shipped_without_pauses_also_after_a_restart(
+    tenants: Field, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The batch that a former process stored is no reason to wait: more than it may wait by now."""
+    monkeypatch.setattr(shipper_module, "_TICK_SECONDS", 3600.0)
+    write(folder, *[entry(CryptoOperation.MAC)] * 3)
+    database = unavailable(tenants)
+    with pytest.raises(DatabaseUnavailable):
+        AuditShipper(folder, database).once()
+    database.close()
+    write(folder, *[entry(CryptoOperation.MAC)] * 30_000)
+    at_report: list[int] = []
+    stop = threading.Event()
+    shipper = AuditShipper(folder, tenants.open("crypto", max_size=1), lambda: at_report.append(used(tenants)))
+    shipping = threading.Thread(target=shipper.run, args=(stop,))
+    shipping.start()
+    try:
+        wait_until(lambda: at_report, seconds=30)
+    finally:
+        stop.set()
+        shipping.join(30)
+    assert set(at_report) == {30_003}
+
+
+def test_batch_that_was_retried_is_no_proof_that_nothing_waits(tenants: Field, folder: Path):
+    database = unavailable(tenants)
+    journal = write(folder, *[entry(CryptoOperation.MAC)] * 3)
+    shipper = AuditShipper(folder, database)
+    with pytest.raises(DatabaseUnavailable):
+        shipper.once()
+    append(journal, *[entry(CryptoOperation.MAC)] * 4)
+    database.unavailable = False
+    batch = shipper.once()
+    database.close()
+    assert batch is not None
+    assert batch.full
 
 
 def test_records_of_a_tenant_with_many_waiting_ones_delay_no_other(tenants: Field, folder: Path):
