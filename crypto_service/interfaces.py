@@ -203,8 +203,8 @@ class Limits(Protocol):
         """Take `cost` from the tenant's rate and one of its concurrent requests; raise TooManyRequests."""
         ...
 
-    def charge(self, tenant_id: str, cost: int) -> None:
-        """Take `cost` for the work of a request that has entered; raise TooManyRequests."""
+    def charge(self, tenant_id: str, cost: int, paid: int = 0) -> None:
+        """Take `cost` for the work of a request that has entered and `paid` for it; raise TooManyRequests."""
         ...
 
     def leave(self, tenant_id: str) -> None:

@@ -80,3 +80,5 @@ class TooManyRequests(CallerError):
     retryable = True
     message = "the tenant exceeds its rate limit"
     hint = "wait for the time in Retry-After; the limits are settings of the platform"
+    retry_after = 1
+    """Seconds after which the rate permits the request."""

@@ -22,8 +22,6 @@ from vault.auth.client import LoginRefused
 CONTENT_TYPE = "application/problem+json"
 INTERNAL = "internal"
 _UNAVAILABLE_SECONDS = 2
-_RATE_SECONDS = 1
-"""The rate permits bursts of one second: after one second the full rate is available again."""
 
 STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
     {
@@ -119,8 +117,10 @@ def from_error(error: Exception) -> Problem:
             "report the reference to the operator",
             reference,
         )
-    wait = {HTTPStatus.SERVICE_UNAVAILABLE: _UNAVAILABLE_SECONDS, HTTPStatus.TOO_MANY_REQUESTS: _RATE_SECONDS}
-    return Problem(status, error.code, error.message, error.hint, retry_after=wait.get(status))
+    wait = _UNAVAILABLE_SECONDS if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    if isinstance(error, TooManyRequests):
+        wait = error.retry_after
+    return Problem(status, error.code, error.message, error.hint, retry_after=wait)
 
 
 # Rejections by HTTP itself, before any endpoint is called.

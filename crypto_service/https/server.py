@@ -240,8 +240,8 @@ class _HttpsConnection(Connection):
     async def _answer_within_limits(self, message: Message, caller: ClientIdentity) -> bytes | Problem:
         """Answer within the tenant's limits, which also count rejected requests."""
         limits, tenant_id = self.parts.limits, caller.tenant_id
-        limits.enter(tenant_id, 1 + len(message.body) // _BYTES_PER_UNIT)
-        holds = True
+        cost = 1 + len(message.body) // _BYTES_PER_UNIT
+        limits.enter(tenant_id, cost)
         try:
             endpoint = message.endpoint
             if message.refusal is not None or endpoint is None:
@@ -249,15 +249,11 @@ class _HttpsConnection(Connection):
             request = None if endpoint.request is None else api.parse(endpoint.request, message.body)
             if endpoint.batch_of is not None and isinstance(request, api.BatchRequest) and len(request.items) > 1:
                 # A batch costs its items, whose number is known only now. They run in sequence: one concurrent request.
-                limits.leave(tenant_id)
-                holds = False
-                limits.enter(tenant_id, len(request.items) - 1)
-                holds = True
+                limits.charge(tenant_id, len(request.items) - 1, cost)
             answer = await endpoint.act(self._context, caller, request)
             return answer if isinstance(answer, bytes) else orjson.dumps(answer)
         finally:
-            if holds:
-                limits.leave(tenant_id)
+            limits.leave(tenant_id)
 
 
 class _TracedConnection(_HttpsConnection):

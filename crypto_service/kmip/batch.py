@@ -42,6 +42,8 @@ class Batch:
     objects: ObjectStore
     streams: Streams
     now: int
+    paid: int = 0
+    """What the request has paid for its items and its size."""
     placeholder: str | None = None
     operation: CryptoOperation | None = None
     subject: str = ""
@@ -50,7 +52,7 @@ class Batch:
 
     def charge(self, cost: int) -> None:
         """Charge the tenant for work that is more than a small symmetric operation; raise TooManyRequests."""
-        self.parts.limits.charge(self.caller.tenant_id, cost)
+        self.parts.limits.charge(self.caller.tenant_id, cost, self.paid)
 
     def change_event(self, subject: str) -> AuditEvent | None:
         """Return the audit event of the current item, for the transaction of its change; None if it is only a use.

@@ -164,15 +164,16 @@ class Dispatcher:
             return _message(protocol, now, [_failure((), refused, feature_level(protocol))])
         version, value = header.version, header.client_correlation
         correlation = (value and from_request_id(value.encode())) or new_correlation_id()
+        cost = len(items) + request.size // _BYTES_PER_UNIT
         try:
-            self._parts.limits.enter(caller.tenant_id, len(items) + request.size // _BYTES_PER_UNIT)
+            self._parts.limits.enter(caller.tenant_id, cost)
         except OpenKcmError as refused:
             note_error(refused.code)
             began = time.perf_counter()
             answers = _failures(items, refused, version)
             self._parts.turns.use(caller.tenant_id, time.perf_counter() - began)
             return _message(header.protocol, now, answers, value, correlation)
-        batch = Batch(caller, version, self._parts, self._objects, self._streams, now)
+        batch = Batch(caller, version, self._parts, self._objects, self._streams, now, cost)
         try:
             answers = await self._answers(batch, header, items, correlation, address)
         finally:

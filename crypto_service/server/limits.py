@@ -7,6 +7,7 @@ Each tenant has a dedicated bucket and counter, so a tenant at its limit is reje
 tenant. The limits apply per process: with n processes a tenant may reach n times as much.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,15 +45,19 @@ class TenantLimits:
         self._take(share, cost, self._rate)
         share.taken_places += 1
 
-    def charge(self, tenant_id: str, cost: int) -> None:
-        """Take `cost` for the work of a request that has entered; raise TooManyRequests.
+    def charge(self, tenant_id: str, cost: int, paid: int = 0) -> None:
+        """Take `cost` for the work of a request that has entered and `paid` for it; raise TooManyRequests.
 
-        A cost above half of the burst waits for a half-full bucket: what the request itself has paid is missing.
+        It is admitted if the bucket has that much, or was half full before the request paid; it may leave a negative
+        balance. Otherwise a batch whose own size empties the bucket could never be processed.
         """
-        self._take(self._shares[tenant_id], cost, self._rate / 2)
+        self._take(self._shares[tenant_id], cost, self._rate / 2 - paid, paid)
 
-    def _take(self, share: _Share, cost: int, enough: float) -> None:
-        """Take `cost` if the bucket has that much, or `enough` for any cost; raise TooManyRequests."""
+    def _take(self, share: _Share, cost: int, enough: float, paid: int = 0) -> None:
+        """Take `cost` if the bucket has that much, or `enough` for any cost; raise TooManyRequests.
+
+        A rejected request pays `paid` again when it is repeated.
+        """
         now, rate = self._now(), self._rate
         tokens = share.tokens + (now - share.filled_at) * rate
         if tokens > rate:  # noqa: PLR1730 - without a call, because each request comes here
@@ -61,7 +66,10 @@ class TenantLimits:
         if tokens < cost and tokens < enough:
             share.tokens = tokens
             self.refused += 1
-            raise TooManyRequests
+            refused = TooManyRequests()
+            needed = max(min(paid, rate), min(float(cost), enough) + paid)
+            refused.retry_after = max(1, math.ceil((needed - tokens) / rate))
+            raise refused
         share.tokens = tokens - cost
 
     def leave(self, tenant_id: str) -> None:

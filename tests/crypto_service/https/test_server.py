@@ -305,6 +305,17 @@ def test_batch_counts_its_items_and_one_concurrent_request(tmp_path: Path):
             assert wire.reply().status == expected
 
 
+@pytest.mark.parametrize(("rate", "seconds"), [(5, 200), (50, 20), (500, 2)])
+def test_largest_batch_is_admitted_at_a_low_rate_and_the_next_after_its_cost(tmp_path: Path, rate: int, seconds: int):
+    batch = json.dumps({"items": [{"resource": "a", "wrapped_only": True}] * 1000}).encode()
+    with Stage(tmp_path, rate=rate) as stage, Wire(stage.dial()) as wire:
+        wire.send(post("/v1/data-keys:batch", batch))
+        assert wire.reply().status == 200
+        wire.send(post("/v1/data-keys:batch", batch))
+        refused = wire.reply()
+        assert (refused.status, int(refused.headers["retry-after"]) in {seconds - 1, seconds}) == (429, True)
+
+
 def test_rejected_or_failed_request_releases_its_concurrency(tmp_path: Path):
     with Stage(tmp_path, places=1) as stage, Wire(stage.dial()) as wire:
         stage.on_loop(lambda: stage.core.failing.extend([errors.VaultUnavailable(), RuntimeError("broken")]))

@@ -70,3 +70,43 @@ def test_work_is_charged_beyond_the_request_and_may_leave_a_negative_balance():
         limits.charge("acme", 900)
     limits.charge("acme", 20)
     assert limits.refused == 3
+
+
+@pytest.mark.parametrize("rate", [5, 50, 500, 20_000])
+@pytest.mark.parametrize(("entry", "items"), [(1, 999), (33, 999), (384, 0)], ids=["https", "large https", "kmip"])
+def test_largest_batch_is_admitted_at_each_rate_after_the_stated_time(rate: int, entry: int, items: int):
+    """A repetition may be rejected twice: when it enters, and when the number of its items is known."""
+    clock = Clock(100.0)
+    limits = TenantLimits(rate, 10, clock)
+    admitted = refused = 0
+    while admitted < 20:
+        try:
+            limits.enter("acme", entry)
+        except TooManyRequests as busy:
+            refused += 1
+            clock.now += busy.retry_after
+            continue
+        try:
+            limits.charge("acme", items, entry)
+            admitted += 1
+            refused = 0
+        except TooManyRequests as busy:
+            refused += 1
+            clock.now += busy.retry_after
+        finally:
+            limits.leave("acme")
+        assert refused <= 2
+    assert (entry + items) * (admitted - 1) <= rate * (clock.now - 100.0 + 1)
+
+
+@pytest.mark.parametrize("rate", [5, 50, 500])
+def test_work_of_a_batch_is_admitted_although_its_items_have_emptied_the_bucket(rate: int):
+    clock = Clock(100.0)
+    limits = TenantLimits(rate, 10, clock)
+    limits.enter("acme", 128)
+    limits.charge("acme", 40, 128)
+    with pytest.raises(TooManyRequests) as busy:
+        limits.enter("acme", 10 * rate)
+    assert busy.value.retry_after * rate >= 168
+    clock.now += busy.value.retry_after
+    limits.enter("acme", 10 * rate)
