@@ -273,7 +273,7 @@ def _require_few_values(body: bytes) -> None:
 
 def _invalid(refused: ValidationError) -> InvalidRequest:
     """Return the first error. Callers use `from None`: the chain would carry the values into a log."""
-    first = refused.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = refused.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return InvalidRequest("the body is not JSON", "send one JSON object in UTF-8")
     if first["type"] == "agent":
@@ -281,6 +281,7 @@ def _invalid(refused: ValidationError) -> InvalidRequest:
     field = ".".join(str(part)[:_LONGEST_NAME] for part in first["loc"])
     if not field:
         return InvalidRequest("the body or item must be a JSON object")
+    most = first.get("ctx", {}).get("max_length")
     rules = {
         "missing": "is missing",
         "extra_forbidden": "is not a field of this operation",
@@ -290,9 +291,9 @@ def _invalid(refused: ValidationError) -> InvalidRequest:
         "int_type": "must be a whole number",
         "timezone_aware": "must have a time zone",
         "string_too_short": "must not be empty",
-        "string_too_long": f"must have at most {RESOURCE_CHARACTERS} characters",
+        "string_too_long": f"must have at most {most} characters",
         "too_short": "must not be empty",
-        "too_long": f"must have at most {BATCH_ITEMS} items",
+        "too_long": f"must have at most {most} items",
         "base64": "must be base64 (RFC 4648, section 4)",
         "outside": _OUTSIDE,
     }

@@ -92,3 +92,21 @@ def test_heartbeat_with_a_possible_end_of_certificate_is_accepted(end: str):
 def test_errors_of_a_heartbeat_end_with_the_first_place():
     with pytest.raises(InvalidRequest, match=r"^uses\.0\.place is missing"):
         api.parse(api.HeartbeatRequest, json.dumps({"uses": [{}] * api.USES}).encode())
+
+
+_USE = dict.fromkeys(("operations", "bytes", "microseconds", "requests", "request_microseconds"), 1) | {"place": "p"}
+_BACKFILL = {"place": "p", "done": 1, "remaining": 1, "state": "running"}
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "message"),
+    [
+        (api.HeartbeatRequest, {"uses": [_USE] * 501}, "uses must have at most 500 items"),
+        (api.HeartbeatRequest, {"backfills": [_BACKFILL] * 600}, "backfills must have at most 500 items"),
+        (api.BatchRequest, {"items": [1] * 1001}, "items must have at most 1000 items"),
+        (api.EncryptRequest, {"plaintext": "", "resource": "a" * 513}, "resource must have at most 512 characters"),
+    ],
+)
+def test_error_states_the_limit_of_its_field(model: type[api.Request], body: object, message: str):
+    with pytest.raises(InvalidRequest, match=f"^{message}$"):
+        api.parse(model, json.dumps(body).encode())
