@@ -109,6 +109,8 @@ class ConnectionRegistry:
 
         A tenant may hold as many bytes as are free, so that n tenants leave a share of n + 1 free for all others.
         """
+        if connection not in self._open:
+            size = 0  # it has ended while a response was pending
         more, tenant = size - connection.held, connection.tenant_mark
         free = self.bounds.message_bytes - self.held - more
         if more > 0 and size > SMALL_BYTES and self._held[tenant] + more > free:

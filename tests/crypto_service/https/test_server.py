@@ -124,6 +124,19 @@ def test_pipelined_requests_are_parsed_when_they_can_be_answered(wire: Wire, sta
     assert [wire.reply().status for _ in range(3001)] == [200] * 3001
 
 
+def test_connection_that_ends_before_its_response_holds_no_bytes_afterwards(stage: Stage):
+    """The attack: bytes that stay counted would fill the limit of the tenant, and then that of the process."""
+    gate = stage.on_loop(stage.core.hold)
+    with Wire(stage.dial()) as wire:
+        incomplete = post("/v1/encrypt", bytes(60_000))[:50_000]
+        wire.send(post("/v1/encrypt", encrypt_body()) + incomplete)
+        wait_until(lambda: stage.connections.held > 40_000, seconds=10)
+    wait_until(lambda: len(stage.connections) == 0, seconds=10)
+    stage.on_loop(gate.set)
+    wait_until(lambda: not stage.on_loop(lambda: stage.connections.tasks), seconds=10)
+    assert stage.connections.held == 0
+
+
 def test_expect_100_gets_continue_or_the_rejection_before_the_body(wire: Wire):
     head, _, body = post("/v1/encrypt", encrypt_body(), "Expect: 100-continue").partition(b"\r\n\r\n")
     wire.send(head + b"\r\n\r\n")

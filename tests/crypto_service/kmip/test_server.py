@@ -320,6 +320,21 @@ async def test_large_message_is_decoded_on_the_loop_in_turns():
 
 
 @on_uvloop
+async def test_connection_that_ends_before_its_response_holds_no_bytes_afterwards():
+    async with kmip_server() as (here, dispatcher):
+        _, writer = await here.connect()
+        dispatcher.go.clear()
+        large = encoded(message(batch_item(Operation.GET, *[number(Tag.BATCH_COUNT, 1)] * 3_000)))
+        writer.write(encoded(a_get()) + large[:-1])
+        await wait_until_async(lambda: here.connections.held > 40_000, seconds=10)
+        writer.transport.abort()
+        await wait_until_async(lambda: len(here.connections) == 0, seconds=10)
+        dispatcher.go.set()
+        await wait_until_async(lambda: not here.connections.tasks, seconds=10)
+        assert here.connections.held == 0
+
+
+@on_uvloop
 async def test_tenant_whose_incomplete_messages_fill_the_memory_is_rejected_alone():
     """Half a message on many connections; each gets an answer, and another tenant and small messages are served."""
     limits = ConnectionLimits(check_seconds=0.02, message_bytes=400_000)
