@@ -19,8 +19,8 @@ from temporalio import activity
 from activities.runtime.audit_trail import Clock
 from activities.runtime.concurrency import MAX_LISTED, within_budget
 from activities.runtime.metrics import Metrics
-from compliance.reconciliation.ledger import ServerLog, reconcile_all
-from compliance.reconciliation.model import CHECKING, LATE, AuditRecord, Discrepancy, Severity
+from compliance.reconciliation.ledger import RecordedStream, ServerLog, reconcile_all
+from compliance.reconciliation.model import CHECKING, LATE, Discrepancy, Severity
 from core import names as ids
 from core.errors.platform import DatabaseRefused, DatabaseUnavailable
 from core.messages.base import StepInput
@@ -41,7 +41,7 @@ _MAX_LENGTH = 500
 
 ReadLog = Callable[[datetime, Callable[[int], None]], ServerLog]
 """Reads the log from a time onwards and reports the number of bytes read."""
-ReadStream = Callable[[str, datetime], Sequence[AuditRecord]]
+ReadStream = Callable[[str, datetime], RecordedStream]
 """Reads the records of a tenant's stream that are compared with the log."""
 
 log = structlog.get_logger()
@@ -78,7 +78,7 @@ class ReconcileActivities:
         since = until - _PERIOD
         read = self._read_log(since - LATE, _ByteHeartbeat())
         tenants = sorted({tenant_id for tenant_id in read.events if tenant_id} | set(ids.PLATFORM_TENANTS))
-        streams: dict[str, Sequence[AuditRecord]] = {}
+        streams: dict[str, RecordedStream] = {}
         failure: OpenKcmError | None = None
         for tenant_id in tenants:
             try:
@@ -88,11 +88,11 @@ class ReconcileActivities:
                 failure = failed
             activity.heartbeat(tenant_id)
         reconciled = reconcile_all(read, streams, since, until, every=len(streams) == len(tenants))
-        for tenant_id, records in streams.items():
+        for tenant_id, stream in streams.items():
             found = list(reconciled.tenants[tenant_id])
             if tenant_id == ids.CANARY_TENANT_ID:
                 found += reconciled.platform
-            counts = {"requests": str(len(read.events.get(tenant_id, ()))), "records": str(len(records))}
+            counts = {"requests": str(len(read.events.get(tenant_id, ()))), "records": str(len(stream.records))}
             try:
                 self._record(tenant_id, [one for one in found if one.severity is not Severity.NOTICE], until, counts)
             except OpenKcmError as failed:

@@ -212,6 +212,13 @@ class AuditStream(Repository):
         ).fetchone()
         return None if newest is None else ArchivedPart(*newest)
 
+    def archived_until(self) -> datetime | None:
+        """Return when the checkpoint at the end of the archived records was signed; None while none is archived."""
+        ended = self.connection.execute(
+            "select signed_at from okcm.audit_signed_head where seq = (select max(seq) from okcm.audit_archive)"
+        ).fetchone()
+        return None if ended is None else ended[0]
+
     def archived_before(self, part: ArchivedPart) -> ArchivedPart | None:
         """Return the archived part before `part`; None for the first one."""
         former = self.connection.execute(

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from cli.connections import operator_database, parse_any_tenant_id, require_tenant
 from cli.tenants.commands import every_tenant
-from compliance.reconciliation.ledger import ReconciliationResult, ServerLog, our_records, reconcile_all
-from compliance.reconciliation.model import LATE, AuditRecord, Discrepancy, Severity
+from compliance.reconciliation.ledger import ReconciliationResult, RecordedStream, ServerLog, our_records, reconcile_all
+from compliance.reconciliation.model import LATE, Discrepancy, Severity
 from compliance.reconciliation.vault_log import files_of, read_log
 from config.settings import load_settings
 from core.errors.compliance import AuditDiscrepancy, VaultAuditLogNotConfigured
@@ -65,7 +65,7 @@ def reconcile(  # noqa: PLR0913 - one parameter for each option
         log = _read(files, begin, as_json=as_json)
         streams = {one: our_records(database, one, begin) for one in _needed(database, wanted)}
     if every:
-        streams |= {tenant_id: [] for tenant_id in log.events if tenant_id and tenant_id not in streams}
+        streams |= {tenant_id: RecordedStream(()) for tenant_id in log.events if tenant_id and tenant_id not in streams}
     result = reconcile_all(log, streams, begin, end, every=every or len(streams) > 1)
     if not every:
         result = ReconciliationResult(result.platform, {one: result.tenants[one] for one in wanted})
@@ -107,7 +107,7 @@ def _show_progress(files: Sequence[Path], *, as_json: bool) -> Iterator[Callable
 def _report(
     result: ReconciliationResult,
     log: ServerLog,
-    streams: dict[str, list[AuditRecord]],
+    streams: dict[str, RecordedStream],
     until: datetime,
     *,
     as_json: bool,
@@ -123,7 +123,7 @@ def _report(
             {
                 "tenant_id": tenant_id,
                 "requests": len(log.events.get(tenant_id, ())),
-                "records": len(streams[tenant_id]),
+                "records": len(streams[tenant_id].records),
                 "differences": [_describe_discrepancy(one) for one in differences],
             }
             for tenant_id, differences in sorted(result.tenants.items())
@@ -135,7 +135,7 @@ def _report(
             console.print(Text(_line(one)), soft_wrap=True)
         reach = "nothing" if log.begin is None else f"{log.begin:%Y-%m-%d %H:%M:%S} to {until:%Y-%m-%d %H:%M:%S} UTC"
         requests = sum(len(log.events.get(tenant_id, ())) for tenant_id in result.tenants)
-        records = sum(len(streams[tenant_id]) for tenant_id in result.tenants)
+        records = sum(len(streams[tenant_id].records) for tenant_id in result.tenants)
         compared = f"{requests} key requests and {records} records of {len(result.tenants)} tenants"
         console.print(Text(f"{compared} compared, {reach}: {number} discrepancies"), soft_wrap=True)
 

@@ -100,18 +100,19 @@ def check_principal(event: ServerEvent, *, checked: bool) -> Discrepancy | None:
 
 
 def about_the_platform(
-    events: Sequence[ServerEvent], window: Window, checks: Sequence[datetime] | None
+    events: Sequence[ServerEvent], window: Window, checks: Sequence[datetime] | None, checks_since: datetime
 ) -> tuple[Discrepancy, ...]:
     """Return the discrepancies of events without a tenant, and one notice for each identity that set the server up.
 
     `checks`: times of isolation checks; None if those of some tenants are unknown, so that any rejection may belong to
-    a check.
+    a check. So may any rejection before `checks_since`: records of checks before that time may be archived.
     """
     found, setting_up = list[Discrepancy](), Counter[str]()
     for event in events:
         if not window.begin <= event.at <= window.end:
             continue
-        wrong = check_principal(event, checked=checks is None or near(checks, event.at, SLACK, CHECKING))
+        unknown = checks is None or event.at < checks_since
+        wrong = check_principal(event, checked=unknown or near(checks or (), event.at, SLACK, CHECKING))
         if wrong is not None:
             found.append(wrong)
         elif event.act is KeyOperation.SET_UP:

@@ -25,6 +25,8 @@ from compliance.reconciliation.model import (
 )
 from compliance.reconciliation.rules import LONG_RUNNING, RELEVANT, reconcile
 from core.audit import AuditFilter
+from core.keys.root_keys import RootKeyMode
+from core.tenants.lifecycle import State
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import RESERVED_PREFIX
@@ -39,6 +41,18 @@ class ServerLog:
     begin: datetime | None = None
     end: datetime | None = None
     lines: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedStream:
+    """The compared records of a tenant. Those until `archived_until` are in archive files, not in the database.
+
+    `holds_root_key`: the tenant uses a customer's root key, and the record of this change may be archived.
+    """
+
+    records: Sequence[AuditRecord]
+    archived_until: datetime | None = None
+    holds_root_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +71,7 @@ class ReconciliationResult:
 
 def reconcile_all(
     log: ServerLog,
-    streams: Mapping[str, Sequence[AuditRecord]],
+    streams: Mapping[str, RecordedStream],
     since: datetime | None,
     until: datetime,
     *,
@@ -67,21 +81,39 @@ def reconcile_all(
 
     Without `since` the log must contain the event of the first record about the key server. The canary tenants take
     part in the isolation checks of every tenant, so their comparison needs the streams of all tenants; `every` states
-    that `streams` contains all.
+    that `streams` contains all. The comparison of a stream begins after its archived records.
     """
     begin = max(moment for moment in (since, log.begin, datetime.min.replace(tzinfo=until.tzinfo)) if moment)
-    window = Window(begin, until)
     checks = [
-        record.at for records in streams.values() for record in records if record.name is AuditName.BOUNDARY_CHECKED
+        record.at
+        for stream in streams.values()
+        for record in stream.records
+        if record.name is AuditName.BOUNDARY_CHECKED
     ]
+    starts = {tenant_id: _start(stream, begin) for tenant_id, stream in streams.items()}
+    all_recorded = max(starts.values(), default=begin)
     found = {}
-    for tenant_id, records in streams.items():
-        others = checks if tenant_id.startswith(RESERVED_PREFIX) else ()
-        differences = reconcile(ReconciliationInput(tenant_id, log.events.get(tenant_id, ()), records, window, others))
-        found[tenant_id] = [*_begins_late(tenant_id, records, log.begin, since), *differences]
-    return ReconciliationResult(
-        (*log.faults, *about_the_platform(log.events.get("", ()), window, sorted(checks) if every else None)), found
+    for tenant_id, stream in streams.items():
+        is_reserved = tenant_id.startswith(RESERVED_PREFIX)
+        start = min(all_recorded if is_reserved else starts[tenant_id], until)
+        sides = ReconciliationInput(
+            tenant_id,
+            log.events.get(tenant_id, ()),
+            stream.records,
+            Window(start, until),
+            checks if is_reserved else (),
+            stream.holds_root_key,
+        )
+        found[tenant_id] = [*_begins_late(tenant_id, stream.records, log.begin, since), *reconcile(sides)]
+    platform = about_the_platform(
+        log.events.get("", ()), Window(begin, until), sorted(checks) if every else None, all_recorded
     )
+    return ReconciliationResult((*log.faults, *platform), found)
+
+
+def _start(stream: RecordedStream, begin: datetime) -> datetime:
+    """Return the begin of a tenant's comparison: an archived record explains no event later than `LATE` after it."""
+    return begin if stream.archived_until is None else max(begin, stream.archived_until + LATE)
 
 
 def _begins_late(
@@ -108,14 +140,23 @@ def _begins_late(
     )
 
 
-def our_records(database: Database, tenant_id: str, since: datetime | None) -> list[AuditRecord]:
+def our_records(database: Database, tenant_id: str, since: datetime | None) -> RecordedStream:
     """Return the records from `LATE` before `since`, and earlier records of operations that may still be running."""
     if since is None:
-        return list(_found(database, tenant_id, AuditFilter(names=frozenset(RELEVANT))))
-    first = since - LATE
-    earlier = AuditFilter(names=frozenset(LONG_RUNNING), until=first)
-    recent = AuditFilter(names=frozenset(RELEVANT), since=first)
-    return [*_found(database, tenant_id, earlier), *_found(database, tenant_id, recent)]
+        records = list(_found(database, tenant_id, AuditFilter(names=frozenset(RELEVANT))))
+    else:
+        first = since - LATE
+        earlier = AuditFilter(names=frozenset(LONG_RUNNING), until=first)
+        recent = AuditFilter(names=frozenset(RELEVANT), since=first)
+        records = [*_found(database, tenant_id, earlier), *_found(database, tenant_id, recent)]
+    # Afterwards: records can be archived while they are read.
+    with database.tenant_tx(tenant_id) as tx:
+        archived_until, tenant = tx.audit.archived_until(), tx.tenants.get()
+    if archived_until is None or tenant is None:
+        return RecordedStream(records)
+    # The row of an offboarded tenant has its last mode.
+    in_use = tenant.state is not State.OFFBOARDED or any(one.name is AuditName.KEY_DESTROYED for one in records)
+    return RecordedStream(records, archived_until, in_use and tenant.root_key_mode != RootKeyMode.PLATFORM)
 
 
 def _found(database: Database, tenant_id: str, chosen: AuditFilter) -> Iterator[AuditRecord]:

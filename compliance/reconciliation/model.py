@@ -171,13 +171,17 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class ReconciliationInput:
-    """Events and records of one tenant. `checks`: times of the records of all tenants' isolation checks."""
+    """Events and records of one tenant. `checks`: times of the records of all tenants' isolation checks.
+
+    `holds_root_key`: the tenant uses a customer's root key, and no record of this change needs to exist.
+    """
 
     tenant_id: str
     events: Sequence[ServerEvent]
     records: Sequence[AuditRecord]
     window: Window
     checks: Sequence[datetime] = ()
+    holds_root_key: bool = False
 
 
 SERVER, STREAM = "key server", "audit stream"

@@ -350,17 +350,27 @@ class _TenantComparison:
     @cached_property
     def _credentials(self) -> Sequence[tuple[datetime, datetime]]:
         """Periods with credentials of a customer's root key: its use, and each change of the root key."""
+        window = self.sides.window
         switches = [
             record
             for record in self.sides.records
             if record.name is AuditName.ROOT_KEY_CHANGED and record.outcome == "success"
         ]
-        ends = [*(record.at for record in switches[1:]), self.sides.window.end]
+        destroyed = (
+            record.at for record in self.sides.records if _recorded(record) == (KeyOperation.DELETED, self._own_keys[0])
+        )
+        end = next(destroyed, window.end)
+        ends = [*(record.at for record in switches[1:]), end]
         in_use = [
-            (record.at, end)
-            for record, end in zip(switches, ends, strict=False)
-            if record.details.get("after", "").split(" ")[0] != RootKeyMode.PLATFORM
+            (record.at, until)
+            for record, until in zip(switches, ends, strict=False)
+            if _is_customers(record.details.get("after", ""))
         ]
+        # Before the first recorded change a customer's root key is in use only if an archived change began its use.
+        if switches and _is_customers(switches[0].details.get("before", RootKeyMode.PLATFORM)):
+            in_use.append((window.begin, switches[0].at))
+        elif not switches and self.sides.holds_root_key:
+            in_use.append((window.begin, end))
         return [*self._spans(AuditName.ROOT_KEY_CHANGED), *in_use]
 
     def _spans(self, begun: AuditName, ended: AuditName | None = None) -> Sequence[tuple[datetime, datetime]]:
@@ -375,6 +385,10 @@ class _TenantComparison:
                 begins[_operation(record)] = record.at
             elif record.name is (ended or begun):
                 ends[_operation(record)] = record.at
+                if record.outcome == "success":
+                    begins.setdefault(
+                        _operation(record), self.sides.window.begin
+                    )  # the record of the begin is archived
         following = [*list(begins.values())[1:], self.sides.window.end]
         return [
             (at, ends.get(operation, next_at))
@@ -397,6 +411,11 @@ class _TenantComparison:
             # The event of a record near the begin of the log may precede the log.
             if isinstance(entry.source, AuditRecord) and window.begin + SLACK <= entry.at <= window.end:
                 yield _missing(self.sides.tenant_id, entry.source, missing)
+
+
+def _is_customers(root_key: str) -> bool:
+    """Return whether a root key, as records of changes name it, is not the platform's."""
+    return root_key.split(" ", maxsplit=1)[0] != RootKeyMode.PLATFORM
 
 
 def _operation(record: AuditRecord) -> str:

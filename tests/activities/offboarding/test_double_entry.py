@@ -1,6 +1,6 @@
 """Reconciliation detects a step that omits an audit record, by name, in the key server's log."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,8 +16,8 @@ from activities.audit import ReconcileActivities
 from activities.offboarding import destruction
 from activities.rotation import steps as rotation
 from activities.runtime.audit_trail import append_audit_event
-from compliance.reconciliation.ledger import ServerLog, our_records, reconcile_all
-from compliance.reconciliation.model import CHECKING, LATE, AuditRecord, DiscrepancyKind, KeyOperation
+from compliance.reconciliation.ledger import RecordedStream, ServerLog, our_records, reconcile_all
+from compliance.reconciliation.model import CHECKING, LATE, DiscrepancyKind, KeyOperation
 from compliance.reconciliation.vault_log import read_log
 from core import names as ids
 from core.errors.platform import DatabaseUnavailable
@@ -205,7 +205,7 @@ def test_tenant_whose_stream_cannot_be_read_delays_no_other(log, rotating, reque
     run_steps(failing, [Step.OPEN_RECORDS, Step.CREATE_KEYS])
     rotating.rotate(rotating.wants())
 
-    def read(tenant_id: str, since: datetime) -> Sequence[AuditRecord]:
+    def read(tenant_id: str, since: datetime) -> RecordedStream:
         if tenant_id == failing.tenant_id:
             raise DatabaseUnavailable
         return our_records(rotating.tenant.database, tenant_id, since)

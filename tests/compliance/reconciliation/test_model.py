@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compliance.reconciliation.access_rules import ROOT, SETUP, about_the_platform
-from compliance.reconciliation.ledger import ServerLog, reconcile_all
+from compliance.reconciliation.ledger import RecordedStream, ServerLog, reconcile_all
 from compliance.reconciliation.model import (
     CHECKING,
     SLACK,
@@ -262,7 +262,7 @@ def test_unauthorized_identity_is_reported(
 
 
 def test_permitted_platform_event_is_no_discrepancy() -> None:
-    assert about_the_platform([event(KeyOperation.ENSURED, L1, "worker", at=T0 + APART)], WINDOW, []) == ()
+    assert about_the_platform([event(KeyOperation.ENSURED, L1, "worker", at=T0 + APART)], WINDOW, [], T0) == ()
 
 
 def test_isolation_check_explains_only_rejected_attacks() -> None:
@@ -377,6 +377,33 @@ def test_credentials_are_explained_while_a_customers_root_key_is_in_use_or_chang
     assert outcomes == {1: False, 2.5: True, 5: True, 8: True, 9.5: True, 11: False}
 
 
+def test_uses_before_the_end_of_the_archive_are_not_compared_and_later_ones_are() -> None:
+    log = ServerLog(begin=T0)
+    log.events[TENANT] = [replace(CREDENTIALS, at=T0 + hours * HOUR) for hours in (1, 5, 9)]
+    log.events[TENANT] += [replace(REWRAP, at=T0 + hours * HOUR) for hours in (1, 5, 9)]
+    log.events[""] = [
+        event(KeyOperation.OTHER, L2, "worker", answer=RequestOutcome.REFUSED, at=T0 + hours * HOUR) for hours in (1, 9)
+    ]
+    archived = RecordedStream([], T0 + 3 * HOUR)
+
+    def found(stream: RecordedStream) -> list[tuple[DiscrepancyKind, int]]:
+        return [
+            (one.kind, (one.at - T0) // HOUR)
+            for one in reconcile_all(log, {TENANT: stream}, None, WINDOW.end).tenants[TENANT]
+            if one.at is not None
+        ]
+
+    use = DiscrepancyKind.UNRECORDED_USE
+    assert found(archived) == [(use, 5), (use, 5), (use, 9), (use, 9)]
+    assert found(replace(archived, holds_root_key=True)) == [(use, 5), (use, 9)]
+    # The record of the begin is archived, that of the end is not.
+    rotated = stored(AuditName.KEYS_ROTATED, "rotate-1", 6, "success")
+    back = stored(AuditName.ROOT_KEY_CHANGED, "root-key-2", 7, "success", before="pkcs11 a", after="platform b")
+    assert found(replace(archived, records=[rotated, back])) == [(use, 9), (use, 9)]
+    (denied,) = reconcile_all(log, {TENANT: archived}, None, WINDOW.end).platform
+    assert denied.at == T0 + 9 * HOUR
+
+
 def test_entries_of_one_operation_are_paired_before_near_ones() -> None:
     """Of an unrecorded certificate and a recorded one a second later, only the first is a discrepancy."""
     stolen = event(KeyOperation.SIGNED, CA, "worker", at=T0 + APART, request_id="stolen", correlation_id="elsewhere")
@@ -398,7 +425,7 @@ def test_entries_outside_the_window_are_ignored() -> None:
 def test_log_that_begins_after_the_first_record_is_reported_unless_since_is_later() -> None:
     rotated = change_of(KeyOperation.ROTATED, AuditName.TENANT_KEY_ROTATED, "after", 2)[1][0]
     log = ServerLog(begin=T0 + timedelta(hours=5))
-    streams = {TENANT: [replace(rotated, at=T0 + timedelta(hours=1), seq=7)]}
+    streams = {TENANT: RecordedStream([replace(rotated, at=T0 + timedelta(hours=1), seq=7)])}
     (one,) = reconcile_all(log, streams, None, WINDOW.end).tenants[TENANT]
     assert (one.kind, one.reference) == (DiscrepancyKind.BEGINS_LATE, "7")
     assert reconcile_all(log, streams, T0 + timedelta(hours=6), WINDOW.end).clean
