@@ -4,6 +4,8 @@
 runs on a machine that has only the file and the public key.
 """
 
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -17,11 +19,12 @@ from cli.audit.forward import stream
 from cli.audit.reconcile import reconcile
 from cli.audited import audited
 from cli.connections import Tenant, operator_database, parse_any_tenant_id
-from compliance.audit.export import begin_export
+from compliance.audit.export import Export, begin_export
 from compliance.audit.ocsf import NOT_VERIFIABLE, ocsf_line
 from config.settings import load_settings
 from core.audit import AuditFilter
-from core.errors.compliance import CertificateMissing
+from core.errors.compliance import CertificateMissing, ExportedRecordsArchived
+from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
 from openkcm.cli import output
 from openkcm.cli.files import new_file
@@ -69,13 +72,7 @@ def export(
         operator_database(load_settings()) as database,
         audited(database, tenant_id, AuditName.EXPORTED, "audit stream", format=form),
     ):
-        keys = PublicKeys.from_database(PlatformQueries(database).audit_keys())
-        with database.tenant_tx(tenant_id) as tx:
-            begun = begin_export(tx, AuditFilter(), datetime.now(UTC), keys.fingerprint)
-        with new_file(out) as file:
-            rendered = begun.rendered(database, count_records, ocsf_line)
-            for lines in begun.lines(database, count_records) if form is Format.JSONL else rendered:
-                file.write(lines.encode())
+        begun = _write_export(database, tenant_id, out, form, count_records)
     head, archived = begun.header.signed_head, begun.header.archived
     document = {
         "tenant_id": tenant_id,
@@ -99,6 +96,21 @@ def export(
             console.print(Text(f"the signature is by {head.key}, fingerprint {head.fingerprint or 'unknown'}"))
 
     output.answer(document, as_json=as_json, show=show)
+
+
+def _write_export(
+    database: Database, tenant_id: str, out: Path, form: Format, count_records: Callable[[int], None]
+) -> Export:
+    """Write the file, again from the first record on if records were archived before they were read."""
+    keys = PublicKeys.from_database(PlatformQueries(database).audit_keys())
+    while True:
+        with database.tenant_snapshot(tenant_id) as tx:
+            begun = begin_export(tx, AuditFilter(), datetime.now(UTC), keys.fingerprint)
+        rendered = begun.rendered(database, count_records, ocsf_line)
+        with suppress(ExportedRecordsArchived), new_file(out) as file:
+            for lines in begun.lines(database, count_records) if form is Format.JSONL else rendered:
+                file.write(lines.encode())
+            return begun
 
 
 def certificate(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> None:

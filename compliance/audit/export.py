@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from core.audit import AuditFilter
+from core.errors.compliance import ExportedRecordsArchived
 from database.audit import ArchivedPart, SignedCheckpoint
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
@@ -36,7 +37,11 @@ class Export:
     among: range
 
     def lines(self, database: Database, handed_out: Callable[[int], None]) -> Iterator[str]:
-        """Yield the file in chunks of lines; before the end, call `handed_out` with the number of records."""
+        """Yield the file in chunks of lines; before the end, call `handed_out` with the number of records.
+
+        Raises:
+            ExportedRecordsArchived: the file is incomplete, because the archive was faster.
+        """
         return export_lines(self.header, self._pieces(database), handed_out)
 
     def rendered(
@@ -53,15 +58,17 @@ class Export:
         among = self.among
         while among:
             window, among = among[:PIECE], among[PIECE:]
-            with database.tenant_tx(self.header.tenant_id) as tx:
-                found = tx.audit.found(self.chosen, window, PIECE, newest_first=False)
+            with database.tenant_snapshot(self.header.tenant_id) as tx:
+                archived, found = tx.audit.archived(), tx.audit.found(self.chosen, window, PIECE, newest_first=False)
+            if archived is not None and archived.seq >= window.start:
+                raise ExportedRecordsArchived
             yield [(one.stored, one.previous) for one in found]
 
 
 def begin_export(
     tx: TenantTransaction, chosen: AuditFilter, at: datetime, fingerprint_of: Callable[[str], str]
 ) -> Export:
-    """Start an export in the caller's transaction; `fingerprint_of` maps a key name to its fingerprint, else empty."""
+    """Start an export in the caller's snapshot; `fingerprint_of` maps a key name to its fingerprint, else empty."""
     ends, among = tx.audit.ends(), tx.audit.numbers(chosen)
     header = ExportHeader(
         tenant_id=tx.tenant_id,

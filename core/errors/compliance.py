@@ -129,6 +129,15 @@ class AuditRecordsArchived(CallerError):
         )
 
 
+class ExportedRecordsArchived(CallerError):
+    """Records of an export were archived before it read them; the incomplete file would look tampered with."""
+
+    code = "exported_records_archived"
+    message = "the export is incomplete: records of it were archived meanwhile"
+    hint = "export again; the archived records are in archive files"
+    retryable = True
+
+
 class AuditArchiveRefused(OpenKcmError):
     """An archive file is missing, differs from its statement or cannot be written: nothing is deleted."""
 

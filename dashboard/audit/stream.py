@@ -114,24 +114,29 @@ def signature(database: Database, tenant_id: str, ends: StreamBounds) -> Checked
 def verify(database: Database, tenant_id: str, progressed: Callable[[int, int], None]) -> StreamVerification:
     """Verify the stream to its current last record, from its first one or the first after the archive.
 
-    `progressed` receives (done, of).
+    It starts again if records are archived meanwhile. `progressed` receives (done, of).
 
     Raises:
         AuditBroken: its message names the position.
     """
     began = time.monotonic()
-    with database.tenant_tx(tenant_id) as tx:
-        ends = tx.audit.ends()
-    checked = signature(database, tenant_id, ends)
-    try:
-        known = PublicKeys.from_database(PlatformQueries(database).audit_keys())
-        require_archive_signature(tenant_id, ends.archived, known)
-        _verify_pieces(database, tenant_id, ends, progressed)
-        _require_valid_signature(ends, checked)
-    except AuditBroken as broken:
-        log.error("audit stream broken", tenant_id=tenant_id, problem=broken.message)  # noqa: TRY400 - a traceback adds nothing
-        raise
-    return StreamVerification(_number(ends.last), _number(ends.signed), checked, time.monotonic() - began)
+    while True:
+        with database.tenant_snapshot(tenant_id) as tx:
+            ends = tx.audit.ends()
+        checked = signature(database, tenant_id, ends)
+        try:
+            known = PublicKeys.from_database(PlatformQueries(database).audit_keys())
+            require_archive_signature(tenant_id, ends.archived, known)
+            _verify_pieces(database, tenant_id, ends, progressed)
+            _require_valid_signature(ends, checked)
+        except AuditBroken as broken:
+            with database.tenant_tx(tenant_id) as tx:
+                is_archived_meanwhile = tx.audit.archived() != ends.archived
+            if is_archived_meanwhile:
+                continue
+            log.error("audit stream broken", tenant_id=tenant_id, problem=broken.message)  # noqa: TRY400 - a traceback adds nothing
+            raise
+        return StreamVerification(_number(ends.last), _number(ends.signed), checked, time.monotonic() - began)
 
 
 def _verify_pieces(
@@ -177,6 +182,7 @@ def export(context: PageContext, chosen: AuditFilter) -> Iterator[str] | None:
     keys = PublicKeys.from_database(PlatformQueries(context.database).audit_keys())
     with context.database.tenant_tx(context.tenant_id) as tx:
         tx.audit.append(event)
+    with context.database.tenant_snapshot(context.tenant_id) as tx:
         begun = begin_export(tx, chosen, context.now(), keys.fingerprint)
 
     def record_completion(records: int) -> None:

@@ -101,7 +101,7 @@ class Forwarding:
 
     def _next(self) -> tuple[Sequence[StoredRecord], int]:
         """Return the next records, verified against the last acknowledged one, and the number of the last record."""
-        with self.database.tenant_tx(self.state.tenant_id) as tx:
+        with self.database.tenant_snapshot(self.state.tenant_id) as tx:
             if tx.tenants.get() is None:
                 raise TenantUnknown
             head, archived = tx.audit.head(), tx.audit.archived()

@@ -94,7 +94,7 @@ def files(folder: Path, tenant: str = TENANT) -> list[Path]:
 
 
 def export(worker: Database, path: Path, tenant: str = TENANT, chosen: AuditFilter | None = None) -> Path:
-    with worker.tenant_tx(tenant) as tx:
+    with worker.tenant_snapshot(tenant) as tx:
         begun = begin_export(tx, chosen or AuditFilter(), datetime.now(UTC), KEYS.fingerprint)
     path.write_text("".join(begun.lines(worker, lambda _: None)), encoding="utf-8")
     return path

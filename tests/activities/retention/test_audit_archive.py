@@ -8,19 +8,21 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from activities import retention
 from activities.runtime.concurrency import run_for_each_tenant
+from cli.audit.commands import Format, _write_export
 from compliance.audit.forwarding.batches import Batch, Form, ForwardedState, StateFile
 from compliance.audit.forwarding.forwarder import Forwarding
 from core.audit import AuditFilter
-from core.errors.compliance import AuditRecordsArchived
+from core.errors.compliance import AuditRecordsArchived, ExportedRecordsArchived
 from core.errors.platform import DatabaseRefused
 from dashboard.audit import stream as dashboard_stream
-from database.audit import ArchivedPart
+from database.audit import ArchivedPart, AuditStream
 from database.connection.database import Database
 from openkcm.contract.audit_events import archive_message
 from openkcm.errors import AuditBroken
@@ -136,6 +138,54 @@ def test_readers_begin_after_the_archive(worker: Database, field: Field, tmp_pat
     )
     with worker.tenant_tx(TENANT) as tx:
         assert tx.audit.append(an_audit_event("young-1")) == 22, "a repeated event adds nothing"
+
+
+@pytest.fixture
+def archived_after(worker: Database, field: Field, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """Return a database in which an old stream is archived after the first record of an export was read."""
+    monkeypatch.setattr("compliance.audit.export.PIECE", 1)
+    monkeypatch.setattr("dashboard.audit.stream.PIECE", 1)
+    old_stream(field, worker, TENANT)
+    found, records = AuditStream.found, AuditStream.records
+
+    def archive_after(read: Callable[..., Sequence[object]]) -> Callable[..., Sequence[object]]:
+        def reading(audit: AuditStream, *arguments: Any, **named: Any) -> Sequence[object]:
+            monkeypatch.setattr(AuditStream, "found", found)
+            monkeypatch.setattr(AuditStream, "records", records)
+            first = read(audit, *arguments, **named)
+            archiving = threading.Thread(target=run, args=(worker, tmp_path / "archive"))
+            archiving.start()
+            archiving.join()
+            return first
+
+        return reading
+
+    monkeypatch.setattr(AuditStream, "found", archive_after(found))
+    monkeypatch.setattr(AuditStream, "records", archive_after(records))
+    return worker
+
+
+@pytest.mark.parametrize("chosen", [AuditFilter(), AuditFilter(actor="worker")], ids=["whole", "selection"])
+def test_export_whose_records_are_archived_meanwhile_ends_with_an_error(
+    archived_after: Database, tmp_path: Path, chosen: AuditFilter
+) -> None:
+    with pytest.raises(ExportedRecordsArchived):
+        export(archived_after, tmp_path / "interrupted.jsonl", chosen=chosen)
+    again = verified(export(archived_after, tmp_path / "again.jsonl"))
+    assert (again.result.problem, again.result.archived) == (None, 10)
+
+
+def test_verification_of_a_page_starts_again_when_records_are_archived_meanwhile(archived_after: Database) -> None:
+    checked = dashboard_stream.verify(archived_after, TENANT, lambda _done, _of: None)
+    assert checked.signature is not None
+    assert checked.signature.problem is None
+
+
+def test_command_exports_again_when_records_are_archived_meanwhile(archived_after: Database, tmp_path: Path) -> None:
+    out, totals = tmp_path / "export.jsonl", list[int]()
+    begun = _write_export(archived_after, TENANT, out, Format.JSONL, totals.append)
+    assert begun.header.archived is not None
+    assert totals == [verified(out).result.events]
 
 
 def test_only_whole_months_before_the_retention_are_archived(worker: Database, field: Field, tmp_path: Path) -> None:
