@@ -291,13 +291,23 @@ WITH RECURSIVE named AS (
   SELECT oid, oid AS base FROM protected
   UNION
   SELECT i.inhrelid, f.base FROM family f JOIN pg_catalog.pg_inherits i ON i.inhparent = f.oid
-), dependent AS (
-  SELECT r.ev_class AS oid, f.base, a.attname
+), ruled AS MATERIALIZED (
+  SELECT DISTINCT d.objid AS rule, d.refobjid AS oid, f.base
     FROM family f JOIN pg_catalog.pg_depend d ON d.refobjid = f.oid
-    JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.ev_class <> d.refobjid
-    JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
    WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
      AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+), dependent AS (
+  SELECT r.ev_class AS oid, x.base, a.attname
+    FROM ruled x JOIN pg_catalog.pg_rewrite r ON r.oid = x.rule AND r.ev_class <> x.oid
+    JOIN pg_catalog.pg_class t ON t.oid = x.oid
+    -- The use of a whole row, of the table's type or of a join, has no dependency on its columns.
+    CROSS JOIN LATERAL (SELECT pg_catalog.concat(r.ev_qual::text, r.ev_action::text)
+      ~ pg_catalog.concat(':varattno 0 :vartype (2249|', t.reltype, ') ') AS row OFFSET 0) uses
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = x.oid AND a.attnum > 0 AND (uses.row OR EXISTS (
+      SELECT FROM pg_catalog.pg_depend d
+       WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = x.rule
+         AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = x.oid
+         AND d.refobjsubid = a.attnum))
 ), over AS (
   SELECT d.objid AS rule, r.ev_class AS oid, d.refobjid AS base
     FROM pg_catalog.pg_depend d

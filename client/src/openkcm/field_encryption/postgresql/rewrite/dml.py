@@ -18,12 +18,11 @@ from openkcm.field_encryption.postgresql.rewrite.scopes import (
     Output,
     Scope,
     Source,
-    alias_of,
-    base_source,
     path,
     quoted,
     reference,
     refusal,
+    relation_source,
     table_of,
 )
 
@@ -36,7 +35,7 @@ def write(a: Analysis, kind: str, node: Node, parent: Scope, use: str) -> list[O
         raise StatementRefused(f"{kind.removesuffix('Stmt').upper()} is not supported on protected columns")
     relation = node["relation"]
     table = table_of(relation, a.catalogue)
-    source = Source(alias_of(relation)) if table is None else base_source(table, alias_of(relation))
+    source = relation_source(relation, table)
     others = Scope(scope)
     if kind == "InsertStmt":
         _insert(a, node, table, scope)
@@ -80,7 +79,9 @@ def _insert(a: Analysis, node: Node, table: Table | None, scope: Scope) -> None:
                 conditions.check(a, item, scope)
             elif "SetToDefault" not in item:
                 _encrypt(a, table, written[position], item, key)
-    _conflict(a, node.get("onConflictClause"), table, keys, base_source(table, alias_of(node["relation"])))
+    source = relation_source(node["relation"], table)
+    excluded = Source("excluded", source.fields, source.names)
+    _conflict(a, node.get("onConflictClause"), table, keys, Scope(scope, [source, excluded]))
 
 
 def _target_columns(node: Node, table: Table, query: Node) -> list[Column]:
@@ -140,12 +141,11 @@ def _encrypt(a: Analysis, table: Table, column: Column, item: Node, key: tuple[O
 
 
 def _conflict(
-    a: Analysis, clause: Node | None, table: Table, keys: list[tuple[Operand, ...] | None], source: Source
+    a: Analysis, clause: Node | None, table: Table, keys: list[tuple[Operand, ...] | None], scope: Scope
 ) -> None:
     if clause is None:
         return
     infer = clause.get("infer") or {}
-    scope = Scope(None, [source, Source("excluded", source.fields, source.names)])
     names = [one["IndexElem"].get("name") for one in infer.get("indexElems", ())]
     for name in names:
         if name in table.protected:
@@ -216,7 +216,7 @@ def _key_in(a: Analysis, where: Node | None, table: Table, scope: Scope) -> tupl
             if ref is None or path(ref)[1]:
                 continue
             names = path(ref)[0]
-            is_target = names[-2] == target.alias if len(names) > 1 else len(scope.sources) == 1
+            is_target = target.is_named(names[:-1]) if len(names) > 1 else len(scope.sources) == 1
             column = next((key for key in table.key if key.name == names[-1]), None)
             if is_target and column is not None and (operand := a.operand(expression[other], column)) is not None:
                 found.setdefault(column.name, operand[0])

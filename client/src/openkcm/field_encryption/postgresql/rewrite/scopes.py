@@ -1,6 +1,6 @@
 """Names in a statement: the sources of FROM, and the protected column of a reference."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,9 +43,15 @@ class Source:
     alias: str
     fields: tuple[Field, ...] = ()
     names: frozenset[str] | None = None
+    schema: str | None = ""
+    """The schema that the statement writes, None for a table without one; empty for an alias or a query."""
 
     def field(self, name: str) -> Field | None:
         return next((one for one in self.fields if one.name == name), None)
+
+    def is_named(self, names: Sequence[str]) -> bool:
+        """Return whether a table name, perhaps with a schema, means this source; an alias has no schema."""
+        return self.alias == names[-1] and (len(names) == 1 or self.schema is None or self.schema == names[-2])
 
 
 @dataclass(slots=True)
@@ -90,7 +96,7 @@ def find(ref: Mapping[str, Any], scope: Scope) -> tuple[Source, Field] | None:
     if not names:
         return None
     if len(names) > 1:
-        return _qualified(names[-2], names[-1], scope)
+        return _qualified(names[:-1], names[-1], scope)
     unknown: Source | None = None
     for level in scope.chain():
         hits = [(source, hit) for source in level.sources if (hit := source.field(names[0])) is not None]
@@ -118,14 +124,22 @@ def _certain(hits: list[tuple[Source, Field]], unknown: Source | None) -> tuple[
     return hits[0]
 
 
-def _qualified(alias: str, name: str, scope: Scope) -> tuple[Source, Field] | None:
+def _qualified(table: Sequence[str], name: str, scope: Scope) -> tuple[Source, Field] | None:
+    source = _named(table, scope)
+    found = None if source is None else source.field(name)
+    if found is None and source is not None and source.fields and source.names is not None and name not in source.names:
+        raise whole_row(source)
+    return None if source is None or found is None else (source, found)
+
+
+def _named(table: Sequence[str], scope: Scope) -> Source | None:
+    """Return the source that a table name means. Raises StatementRefused."""
     for level in scope.chain():
-        for source in level.sources:
-            if source.alias == alias:
-                found = source.field(name)
-                if found is None and source.fields and source.names is not None and name not in source.names:
-                    raise whole_row(source)
-                return None if found is None else (source, found)
+        hits = [source for source in level.sources if source.is_named(table)]
+        if len(hits) > 1 and any(source.fields for source in hits):
+            raise StatementRefused(f"more than one table is named {table[-1]}", "qualify it with its schema")
+        if hits:
+            return hits[0]
     return None
 
 
@@ -141,17 +155,20 @@ def covered(ref: Mapping[str, Any], scope: Scope) -> list[Source]:
     names, _ = path(ref)
     if not names:
         return list(scope.sources)
-    for level in scope.chain():
-        found = [source for source in level.sources if source.alias == names[-1]]
-        if found:
-            return found[:1]
-    return []
+    found = _named(names, scope)
+    return [] if found is None else [found]
 
 
-def base_source(table: Table, alias: str) -> Source:
+def relation_source(relation: Node, table: Table | None) -> Source:
+    """Return the source for a table in a statement; `table` is None for an unprotected one."""
+    alias = relation.get("alias")
+    name = str(alias["aliasname"] if alias else relation["relname"])
+    schema = "" if alias else relation.get("schemaname")
+    if table is None:
+        return Source(name, schema=schema)
     keys = tuple(one.name for one in table.key)
     fields = tuple(Field(one.name, table, one, keys) for one in table.protected.values())
-    return Source(alias, fields, frozenset(one.name for one in table.columns))
+    return Source(name, fields, frozenset(one.name for one in table.columns), schema)
 
 
 def table_of(relation: Node, catalogue: Catalogue) -> Table | None:
@@ -170,11 +187,6 @@ def table_of(relation: Node, catalogue: Catalogue) -> Table | None:
     if found is not None and found.problem:
         raise ProtectionUnusable(found.problem)
     return found
-
-
-def alias_of(relation: Node) -> str:
-    alias = relation.get("alias")
-    return str(alias["aliasname"] if alias else relation["relname"])
 
 
 def quoted(name: str) -> bytes:

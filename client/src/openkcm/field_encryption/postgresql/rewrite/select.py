@@ -15,14 +15,13 @@ from openkcm.field_encryption.postgresql.rewrite.scopes import (
     Output,
     Scope,
     Source,
-    alias_of,
-    base_source,
     covered,
     find,
     path,
     quoted,
     reference,
     refusal,
+    relation_source,
     table_of,
 )
 
@@ -119,15 +118,13 @@ def add_source(a: Analysis, item: Node, scope: Scope) -> None:
 
 
 def _relation(a: Analysis, node: Node, scope: Scope) -> Source:
-    alias = alias_of(node)
     named = None if node.get("schemaname") else scope.query(node["relname"])
     if named is not None:
-        found = Source(alias, named.fields, named.names)
+        found = Source(relation_source(node, None).alias, named.fields, named.names)
     else:
-        table = table_of(node, a.catalogue)
-        found = Source(alias) if table is None else base_source(table, alias)
+        found = relation_source(node, table_of(node, a.catalogue))
     if found.fields and (node.get("alias") or {}).get("colnames"):
-        raise StatementRefused(f"the columns of {alias} are renamed in FROM", "rename them in the target list")
+        raise StatementRefused(f"the columns of {found.alias} are renamed in FROM", "rename them in the target list")
     return found
 
 
@@ -214,7 +211,8 @@ def _with_keys(a: Analysis, protected: list[tuple[Source, Field, str]], at: int,
         for key in one.key:
             if (id(source), key) not in added:
                 hidden = added[id(source), key] = a.hide()
-                text += b", " + quoted(source.alias) + b"." + quoted(key) + b" AS " + quoted(hidden)
+                schema = quoted(source.schema) + b"." if source.schema else b""
+                text += b", " + schema + quoted(source.alias) + b"." + quoted(key) + b" AS " + quoted(hidden)
         outputs.append(Output(name, one.table, one.column, tuple(added[id(source), key] for key in one.key)))
     a.insert(at, text + after)
     return outputs
@@ -222,16 +220,18 @@ def _with_keys(a: Analysis, protected: list[tuple[Source, Field, str]], at: int,
 
 def _distinct(targets: list[Node], protected: list[tuple[Source, Field, str]]) -> list[Output]:
     """Use the keys in the target list itself: an added column would change which rows are distinct."""
-    found: dict[tuple[str, str], str] = {}
+    found: dict[tuple[str, ...], str] = {}
     for target in targets:
         ref = reference(target["ResTarget"].get("val"))
         if ref is not None and not path(ref)[1]:
             names = path(ref)[0]
-            result = target["ResTarget"].get("name") or names[-1]
-            found[names[-2] if len(names) > 1 else "", names[-1]] = result
+            found[tuple(names)] = target["ResTarget"].get("name") or names[-1]
     outputs = []
     for source, one, name in protected:
-        keys = [found.get((source.alias, key)) or found.get(("", key)) for key in one.key]
+        listed = {
+            names[-1]: result for names, result in found.items() if len(names) == 1 or source.is_named(names[:-1])
+        }
+        keys = [listed.get(key) for key in one.key]
         known = [key for key in keys if key is not None]
         if len(known) < len(keys) or len(set(found.values())) < len(found):
             raise StatementRefused(
