@@ -38,6 +38,7 @@ from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects import key_formats, states
 from crypto_service.kmip.objects import key_material as material
 from crypto_service.kmip.objects.managed_object import ManagedObject, require_here, require_usable
+from crypto_service.kmip.operations.usage_limits import consume_usage
 
 _MOST_NAMES = 64
 _OBJECT_TYPES: Mapping[int, Item] = MappingProxyType(
@@ -54,7 +55,7 @@ async def wrap_object(batch: Batch, managed: ManagedObject, held: Item, specific
     information = required(
         read_structure(specification, Tag.ENCRYPTION_KEY_INFORMATION), Tag.ENCRYPTION_KEY_INFORMATION
     )
-    key = await _wrapping_key(batch, managed, information)
+    wrapping = await _wrapping_key(batch, managed, information)
     option = read_choice(specification, Tag.ENCODING_OPTION)
     block = required(read_structure(held, Tag.KEY_BLOCK), Tag.KEY_BLOCK)
     value = required(read_structure(block, Tag.KEY_VALUE), Tag.KEY_VALUE)
@@ -67,22 +68,24 @@ async def wrap_object(batch: Batch, managed: ManagedObject, held: Item, specific
         plain = encode(structure(Tag.KEY_VALUE, *value.children(), *attributes))
     else:
         raise KmipRefused(ResultReason.ENCODING_OPTION_ERROR, "the encoding option is not supported")
+    key = material.key_bytes(await batch.objects.open(batch.caller, wrapping))
+    wrapped = primitives.aes_kw_wrap(key, plain)
+    # Before the result is returned, but after the checks of its size: a rejected request is no use.
+    await consume_usage(batch, wrapping, len(plain))
     data = structure(
         Tag.KEY_WRAPPING_DATA,
         *(part for part in specification.children() if part.tag != Tag.ATTRIBUTE_NAME),
     )
     again = structure(
         Tag.KEY_BLOCK,
-        *(
-            octets(Tag.KEY_VALUE, primitives.aes_kw_wrap(key, plain)) if part.tag == Tag.KEY_VALUE else part
-            for part in block.children()
-        ),
+        *(octets(Tag.KEY_VALUE, wrapped) if part.tag == Tag.KEY_VALUE else part for part in block.children()),
         data,
     )
     return structure(held.tag, *(again if part.tag == Tag.KEY_BLOCK else part for part in held.children()))
 
 
-async def _wrapping_key(batch: Batch, managed: ManagedObject, information: Item) -> bytes:
+async def _wrapping_key(batch: Batch, managed: ManagedObject, information: Item) -> ManagedObject:
+    """Return the key that wraps `managed`; raise unless it permits this."""
     wanted = required(read_text(information, Tag.UNIQUE_IDENTIFIER), Tag.UNIQUE_IDENTIFIER)
     subject = batch.subject
     wrapping = await batch.objects.get(batch.caller, batch.checked_id(wanted))
@@ -98,7 +101,7 @@ async def _wrapping_key(batch: Batch, managed: ManagedObject, information: Item)
         raise invalid("keys can be wrapped only with NIST key wrap")
     if named.integer(wrapping.attributes, named.ALGORITHM) != CryptographicAlgorithm.AES:
         raise invalid("wrapping requires an AES key")
-    return material.key_bytes(await batch.objects.open(batch.caller, wrapping))
+    return wrapping
 
 
 def _attributes(batch: Batch, managed: ManagedObject, specification: Item) -> list[Item]:

@@ -13,12 +13,13 @@ from crypto_service.kmip.codec.enums import (
     RevocationReasonCode,
     SecretDataType,
     State,
+    UsageLimitsUnit,
     WrappingMethod,
 )
 from crypto_service.kmip.codec.fields import choice, flag, interval, moment, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
-from tests.crypto_service.kmip.scene import VALUE, Scene, a_date, a_name, attribute, creation, custom, gcm
+from tests.crypto_service.kmip.scene import VALUE, Scene, a_date, a_name, attribute, creation, custom, gcm, limited
 
 SEED = bytes(range(96))
 
@@ -153,6 +154,16 @@ async def test_get_returns_a_key_in_supported_formats(scene: Scene):
     assert (await get(KeyFormatType.PKCS_1)).reason is ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED
 
 
+def specification(key: str, option: EncodingOption = EncodingOption.NO_ENCODING) -> Item:
+    parameters = structure(Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.BLOCK_CIPHER_MODE, BlockCipherMode.NIST_KEY_WRAP))
+    return structure(
+        Tag.KEY_WRAPPING_SPECIFICATION,
+        choice(Tag.WRAPPING_METHOD, WrappingMethod.ENCRYPT),
+        structure(Tag.ENCRYPTION_KEY_INFORMATION, text(Tag.UNIQUE_IDENTIFIER, key), parameters),
+        choice(Tag.ENCODING_OPTION, option),
+    )
+
+
 async def test_sensitive_key_is_returned_only_wrapped_and_unextractable_key_never(scene: Scene):
     client = scene.client()
     kind, _, key = a_key(bytes(32))
@@ -166,17 +177,6 @@ async def test_sensitive_key_is_returned_only_wrapped_and_unextractable_key_neve
     assert (await client.get(object_id)).reason is ResultReason.SENSITIVE
     modify = attribute("Sensitive", flag(VALUE, value=False))
     assert (await client.about(Operation.MODIFY_ATTRIBUTE, object_id, modify)).reason is ResultReason.PERMISSION_DENIED
-
-    def specification(key: str) -> Item:
-        parameters = structure(
-            Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.BLOCK_CIPHER_MODE, BlockCipherMode.NIST_KEY_WRAP)
-        )
-        return structure(
-            Tag.KEY_WRAPPING_SPECIFICATION,
-            choice(Tag.WRAPPING_METHOD, WrappingMethod.ENCRYPT),
-            structure(Tag.ENCRYPTION_KEY_INFORMATION, text(Tag.UNIQUE_IDENTIFIER, key), parameters),
-            choice(Tag.ENCODING_OPTION, EncodingOption.NO_ENCODING),
-        )
 
     got = await client.about(Operation.GET, object_id, specification(wrapping))
     wrapped = got.payload.children()[-1].first(Tag.KEY_BLOCK).first(Tag.KEY_VALUE).value
@@ -192,6 +192,52 @@ async def test_sensitive_key_is_returned_only_wrapped_and_unextractable_key_neve
     await client.revoke(wrapping, 2)
     revoked = await client.about(Operation.GET, object_id, specification(wrapping))
     assert revoked.reason is ResultReason.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize(
+    ("unit", "total", "wraps"),
+    [(UsageLimitsUnit.OBJECT, 2, [True, True, False]), (UsageLimitsUnit.BYTE, 70, [True, True, False])],
+)
+async def test_wrapping_subtracts_from_the_usage_limits_of_the_wrapping_key(
+    scene: Scene, unit: UsageLimitsUnit, total: int, wraps: list[bool]
+):
+    client = scene.client()
+    wrapping, other = await client.activated(limited(total, unit), mask=0x10), await client.create(mask=4)
+    answers = [await client.about(Operation.GET, other, specification(wrapping)) for _ in wraps]
+    assert [answer.reason is None for answer in answers] == wraps
+    assert answers[-1].reason is ResultReason.PERMISSION_DENIED
+    left = (await client.about(Operation.GET_ATTRIBUTES, wrapping)).attributes["Usage Limits"][1].value
+    assert left == (0 if unit is UsageLimitsUnit.OBJECT else 70 - 2 * 32)
+
+
+async def test_failed_wrapping_subtracts_nothing(scene: Scene):
+    client = scene.client()
+    wrapping = await client.activated(limited(1, UsageLimitsUnit.OBJECT), mask=0x10)
+    secret = structure(
+        Tag.SECRET_DATA,
+        choice(Tag.SECRET_DATA_TYPE, SecretDataType.PASSWORD),
+        a_block(octets(Tag.KEY_MATERIAL, b"13 characters"), algorithm=None),
+    )
+    odd = (await client.ask(Operation.REGISTER, choice(Tag.OBJECT_TYPE, ObjectType.SECRET_DATA), secret)).object_id
+    assert (await client.about(Operation.GET, odd, specification(wrapping))).reason is ResultReason.INVALID_FIELD
+    encoded = await client.about(Operation.GET, odd, specification(wrapping, EncodingOption.TTLV_ENCODING))
+    assert encoded.reason is None
+
+
+@pytest.mark.parametrize("mask", [4, 0x20])
+async def test_wrapping_needs_a_key_for_wrapping(scene: Scene, mask: int):
+    client = scene.client()
+    wrapping, other = await client.activated(mask=mask), await client.create()
+    assert (await client.about(Operation.GET, other, specification(wrapping))).reason is ResultReason.PERMISSION_DENIED
+
+
+async def test_wrapping_needs_an_active_key(scene: Scene):
+    client = scene.client()
+    wrapping, other = await client.create(mask=0x10), await client.create()
+    refused = (await client.about(Operation.GET, other, specification(wrapping))).reason
+    assert refused is ResultReason.PERMISSION_DENIED
+    await client.about(Operation.ACTIVATE, wrapping)
+    assert (await client.about(Operation.GET, other, specification(wrapping))).reason is None
 
 
 async def test_dates_change_the_key_state_automatically(scene: Scene):
