@@ -203,3 +203,22 @@ async def test_locate_is_charged_for_each_object_whose_attributes_it_decodes(sce
     assert charged == [10, 10, 5 * 2]
     await client.ask(Operation.LOCATE, a_name("key-1"))
     assert charged == [10, 10, 5 * 2]
+
+
+@pytest.mark.parametrize("rate", [5, 50, 500])
+async def test_largest_batch_is_processed_at_a_low_rate_with_an_expensive_item(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, rate: int
+):
+    client = scene.client()
+    key = await client.activated(mask=0x200)
+    limits = TenantLimits(rate, 10, lambda: 100.0)
+    monkeypatch.setattr(client.process.parts.limits, "enter", limits.enter)
+    monkeypatch.setattr(client.process.parts.limits, "charge", limits.charge)
+    monkeypatch.setattr(client.process.parts.limits, "leave", limits.leave)
+    query: Item = batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, QueryFunction.QUERY_OPERATIONS))
+    derive = batch_item(*derivation(key, 1000))
+    answers = await client.batch(derive, *[query] * 127)
+    assert [answer.reason for answer in answers] == [None] * 128
+    assert {answer.reason for answer in await client.batch(*[query] * 128)} == (
+        {ResultReason.GENERAL_FAILURE} if rate < 500 else {None}
+    )
