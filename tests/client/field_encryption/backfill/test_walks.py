@@ -171,6 +171,39 @@ def test_trigger_that_changes_new_values_is_rejected_and_all_values_remain(stage
     assert stage.stand.stored(PLAIN) == before
 
 
+DEFERRED = """
+CREATE FUNCTION normalise() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN UPDATE patients SET diagnosis = {} WHERE id = NEW.id AND diagnosis <> {}; RETURN NULL; END';
+CREATE CONSTRAINT TRIGGER normalised AFTER UPDATE ON patients DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.id = 9) EXECUTE FUNCTION normalise();
+"""
+
+
+@pytest.mark.parametrize("undo", [False, True])
+def test_trigger_that_changes_new_values_at_the_commit_is_rejected_and_all_values_remain(stage: Stage, undo):
+    before = stage.patients()
+    if undo:
+        stage.backfill()
+        before = stage.stand.stored(PLAIN)
+    stage.stand.stored(DEFERRED.format(*["upper(diagnosis)" if undo else "lower(diagnosis)"] * 2))
+    with pytest.raises(BackfillRefused, match=r"a trigger stored another value of public\.patients\.diagnosis"):
+        stage.backfill(undo=undo)
+    assert stage.stand.stored(PLAIN) == before
+
+
+def test_row_that_a_deferred_constraint_rejects_does_not_block_other_rows(stage: Stage):
+    stage.patients()
+    stage.stand.stored(
+        "CREATE FUNCTION reject() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN RAISE check_violation; END';"
+        "CREATE CONSTRAINT TRIGGER rejected AFTER UPDATE ON patients DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW WHEN (NEW.id = 9) EXECUTE FUNCTION reject()"
+    )
+    [table] = stage.backfill()
+    assert table.refused == {"23514": 1}
+    assert table.left == 3
+
+
 def test_trigger_that_changes_decrypted_values_is_rejected_and_all_values_remain(stage: Stage):
     stage.patients()
     stage.backfill()

@@ -193,6 +193,8 @@ class TableScan:
         changed: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
         sent: dict[Key, dict[str, Stored]] = {}
         with connection.transaction():
+            # A deferred trigger would run at the commit, after the stored values are verified.
+            connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
             rows = connection.execute(self._queries.batch(after, last, size)).fetchall()
             groups: defaultdict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
             for row in rows:
