@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from functools import lru_cache, partial
 from operator import attrgetter
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg import _cursor_base, _pipeline_base, _server_cursor_base, adapt, client_cursor, generators, pq
@@ -37,6 +37,7 @@ _ENCODINGS = frozenset({"utf-8", "ascii"})
 _BaseTransformer: Any = adapt.Transformer
 _load_rows, _load_row = _BaseTransformer.load_rows, _BaseTransformer.load_row
 
+_STRUCTURE_CHANGE: Final = Unprepared.STRUCTURE_CHANGE
 _NEUTRAL_KIND, _ASKS_IDS, _OTHER = range(3)
 _NEUTRAL = re.compile(
     rb"\s*(?:begin|start|commit|end|rollback|abort|savepoint|release|set|reset|show|listen|unlisten|notify|discard"
@@ -138,7 +139,7 @@ def _maybe_prepare_gen(hook: Hook, original: Callable[..., Steps]) -> Callable[.
         work = (session.private or session.database.works).of(pgq.query)
         if work is None:
             return original(cursor, pgq, prepare=prepare, binary=binary)
-        if work is Unprepared.STRUCTURE_CHANGE:
+        if work is _STRUCTURE_CHANGE:
             return changing(cursor, session, pgq, (prepare, binary))
         return rewriting(cursor, session, work, pgq, (prepare, binary))
 
@@ -181,7 +182,7 @@ def _execute_send(hook: Hook, original: Callable[..., None]) -> Callable[..., No
         if type(query) is not Rewritten:
             session = hook.session(cursor._conn)
             work = (session.private or session.database.works).of(query.query)
-            if work is Unprepared.STRUCTURE_CHANGE:
+            if work is _STRUCTURE_CHANGE:
                 if not session.sends_change:
                     raise StatementRefused(
                         "a statement sent this way cannot change tables or comments", "use execute()"
