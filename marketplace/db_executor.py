@@ -8,12 +8,13 @@ from contextvars import copy_context
 from typing import TypeVar
 
 from core.errors.platform import DatabaseUnavailable
+from database.postgres.errors import is_unreachable
 
 THREADS = 8
 ENROLMENT_THREADS = 4
 """The pool has a connection for each thread: a thread never waits for a connection of another."""
 RETRY_SECONDS = 0.5
-"""How long work fails at once after a transaction found the database unavailable."""
+"""How long work fails at once after a transaction found that the database does not respond."""
 
 Result = TypeVar("Result")
 
@@ -42,6 +43,6 @@ class DatabaseExecutor:
         try:
             return work()
         except DatabaseUnavailable as failed:
-            if type(failed) is DatabaseUnavailable:  # a schema that differs is found at once
+            if is_unreachable(failed):  # a lost transaction or a schema that differs is found at once
                 self._down_until = time.monotonic() + RETRY_SECONDS
             raise

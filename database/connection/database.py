@@ -21,7 +21,7 @@ from core import correlation
 from core.errors.platform import DatabaseLoginRefused, DatabaseRefused, DatabaseUnavailable
 from database.connection.transaction import TenantTransaction
 from database.postgres.access import CURRENT_TRANSACTION, LONGEST_NAME, OWNER, PLATFORM, SESSION_SETTINGS, login, sign
-from database.postgres.deadline import CALL_SECONDS, LIVENESS, CallTimeout, DeadlineConnection
+from database.postgres.deadline import CALL_SECONDS, LIVENESS, CallTimeout, DeadlineConnection, NotConnected
 from database.postgres.errors import is_login_refused, translate_errors
 from database.schema.version import require_schema
 from openkcm.contract.names import TENANT_ID_PATTERN
@@ -235,7 +235,7 @@ class Database:
             if self._refusal is not None:
                 raise DatabaseRefused(*self._refusal) from None
             if self._connect_failure and not self._is_login_refused:
-                raise psycopg.OperationalError(self._connect_failure) from None
+                raise NotConnected(self._connect_failure) from None
             raise
 
     def _keep_connect_failure(self, failed: psycopg.OperationalError) -> None:

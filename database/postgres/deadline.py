@@ -45,6 +45,10 @@ class CallTimeout(OperationalError):
     """The peer did not respond within the deadline; the connection is closed."""
 
 
+class NotConnected(OperationalError):
+    """No session could be opened; the message is that of the last attempt."""
+
+
 class DeadlineConnection(Connection[TupleRow]):
     """A connection whose calls end after `call_seconds` with CallTimeout, whether the peer responds or not.
 

@@ -10,6 +10,7 @@ from psycopg_pool import PoolClosed, PoolTimeout
 
 from core.errors.platform import DatabaseLoginRefused, DatabaseRefused, DatabaseUnavailable, SchemaOutdated
 from core.errors.tls import TlsFault, find_tls_fault, with_tls_fault
+from database.postgres.deadline import CallTimeout, NotConnected
 
 # A retry can succeed: connection lost or refused, shutdown, deadlock, serialization failure, timeout, a server that is
 # now a read-only standby. OperationalError covers the SQLSTATE classes 08, 40, 53, 55, 57 and 58.
@@ -67,6 +68,14 @@ def translate_errors(*, for_operator: bool = False) -> Iterator[None]:
 def unavailable(lost: psycopg.Error) -> DatabaseUnavailable:
     """Return the error for a lost or refused connection, with the cause of a failed TLS handshake."""
     return with_tls_fault(DatabaseUnavailable, "the database", str(lost), _TLS_FAULTS)
+
+
+def is_unreachable(failed: DatabaseUnavailable) -> bool:
+    """Return whether the server did not respond or accepted no session, rather than that one transaction was lost.
+
+    The latter is a deadlock, a timeout of the server, or a session that the server or an administrator ended.
+    """
+    return isinstance(failed.__cause__, PoolTimeout | NotConnected | CallTimeout)
 
 
 def unavailable_for_operator(lost: psycopg.Error) -> DatabaseUnavailable:
