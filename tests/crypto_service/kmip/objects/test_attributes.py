@@ -9,13 +9,14 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from crypto_service.kmip.codec.enums import Operation, ResultReason
+from crypto_service.kmip.codec.enums import BatchErrorContinuationOption, Operation, ResultReason, UsageLimitsUnit
 from crypto_service.kmip.codec.fields import choice, flag, interval, long, number, octets, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects import attributes as named
 from crypto_service.kmip.objects.x509_attributes import with_certificate
-from tests.crypto_service.kmip.scene import VALUE, Scene, a_date, a_name, attribute, custom
+from tests.crypto_service.kmip.messages import batch_item
+from tests.crypto_service.kmip.scene import VALUE, Scene, a_date, a_name, attribute, custom, limited
 
 SERVERS = [
     attribute("Unique Identifier", text(VALUE, "mine")),
@@ -185,3 +186,24 @@ def test_certificate_of_an_unknown_version_gets_no_attributes() -> None:
     der = builder.sign(key, SHA256()).public_bytes(Encoding.DER)
     assert with_certificate(der, {}) != {}
     assert with_certificate(der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x09", 1), {}) == {}
+
+
+@pytest.mark.parametrize(("major", "minor"), [(1, 0), (1, 4), (2, 1)])
+@pytest.mark.parametrize("field", [number(Tag.CRYPTOGRAPHIC_USAGE_MASK, 1), long(Tag.USAGE_LIMITS_COUNT, 41)])
+async def test_next_item_has_no_key_after_a_check_that_denies_its_use(
+    scene: Scene, major: int, minor: int, field: Item
+):
+    """KMIP 1.4, section 4.10: Check precedes Get in a batch, which must not return the key then."""
+    object_id = await scene.client().create(limited(40, UsageLimitsUnit.BYTE))
+    client = scene.client(major=major, minor=minor)
+    keep_going = choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.CONTINUE)
+    wanted = text(Tag.UNIQUE_IDENTIFIER, object_id)
+    get = batch_item(Operation.GET)
+    allowed = await client.batch(batch_item(Operation.CHECK, wanted), get, header=(keep_going,))
+    assert [answer.reason for answer in allowed] == [None, None]
+    read, check, got = await client.batch(
+        batch_item(Operation.GET_ATTRIBUTES, wanted), batch_item(Operation.CHECK, field), get, header=(keep_going,)
+    )
+    assert read.reason is None
+    assert check.reason or check.ids == []
+    assert got.reason in (ResultReason.ITEM_NOT_FOUND, ResultReason.OBJECT_NOT_FOUND)
