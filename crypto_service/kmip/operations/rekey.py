@@ -1,8 +1,8 @@
 """Re-key (KMIP 1.4, section 4.4): a new symmetric key that replaces another and takes its name."""
 
 from crypto_service.kmip.batch import Batch, Payload
-from crypto_service.kmip.codec.enums import LinkType, ObjectType
-from crypto_service.kmip.codec.errors import invalid
+from crypto_service.kmip.codec.enums import LinkType, ObjectType, ResultReason
+from crypto_service.kmip.codec.errors import KmipRefused, invalid
 from crypto_service.kmip.codec.fields import choice, moment, read_interval, structure, text
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
@@ -30,6 +30,8 @@ _OWN = (
     named.NEVER_EXTRACTABLE,
     named.RANDOM_NUMBER_GENERATOR,
 )
+_DATES = range(-(2**63), 2**63)
+"""What a date and time of KMIP can express, in seconds since the epoch."""
 _LATER = (named.PROCESS_START_DATE, named.PROTECT_STOP_DATE, named.DEACTIVATION_DATE)
 
 
@@ -89,8 +91,11 @@ def _with_shifted_dates(old: ManagedObject, attributes: Attributes, activation: 
         if was is None:
             attributes = named.without(attributes, name)
         elif isinstance(value.value, int):
-            later = moment(Tag.ATTRIBUTE_VALUE, value.value + activation - was)
-            attributes = named.with_single(attributes, name, later)
+            later = value.value + activation - was
+            if later not in _DATES:
+                message = f"the offset moves the {name} beyond the possible dates"
+                raise KmipRefused(ResultReason.INVALID_FIELD, message, ResultReason.NUMERIC_RANGE)
+            attributes = named.with_single(attributes, name, moment(Tag.ATTRIBUTE_VALUE, later))
     return attributes
 
 

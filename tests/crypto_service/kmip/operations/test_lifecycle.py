@@ -307,6 +307,17 @@ async def test_archived_object_is_unusable_until_it_is_recovered(scene: Scene):
     assert (await client.get(object_id)).reason is ResultReason.PERMISSION_DENIED
 
 
+@pytest.mark.parametrize("name", ["Process Start Date", "Protect Stop Date", "Deactivation Date"])
+@pytest.mark.parametrize("bounds", [(0, 2**63 - 1), (-(2**63), 2**62), (2**63 - 1, -(2**63))])
+async def test_rekey_rejects_an_offset_beyond_the_possible_dates(scene: Scene, name: str, bounds: tuple[int, int]):
+    client = scene.client()
+    old = await client.create(a_date("Activation Date", bounds[0]), a_date(name, bounds[1]))
+    refused = await client.about(Operation.REKEY, old, interval(Tag.OFFSET, 1))
+    assert refused.reason is ResultReason.INVALID_FIELD
+    assert "Link" not in (await client.about(Operation.GET_ATTRIBUTES, old)).attributes
+    assert (await client.about(Operation.REKEY, old)).reason is None
+
+
 async def test_rekey_moves_the_name_and_dates_to_the_new_key(scene: Scene):
     client, now = scene.client(), scene.clock.now
     old = await client.create(a_name("mine"), a_date("Activation Date", now), a_date("Deactivation Date", now + 100))
