@@ -306,14 +306,28 @@ class AuditShipper:
         self.totals.set_aside += found.lines
         log.error("audit records set aside", tenant_id=tenant_id, code=refused.code, lines=found.lines)
 
-    def _keep(self, name: str, data: bytes, mode: int) -> None:
+    def _keep(self, name: str, lines: bytes, mode: int) -> None:
         """Write to a file of the folder and flush it: afterwards the log file with these records is deleted."""
-        descriptor = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | mode, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | mode, 0o600)
+        try:
+            _write_lines(descriptor, lines)
+        finally:
+            os.close(descriptor)
         sync_folder(self._folder)
+
+
+def _write_lines(descriptor: int, lines: bytes) -> None:
+    """Append lines and flush them, all or none; raise OSError. They follow a line that a crash cut on a new line."""
+    size = os.fstat(descriptor).st_size
+    left = memoryview(b"\n" + lines if size and os.pread(descriptor, 1, size - 1) != b"\n" else lines)
+    try:
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(descriptor, size)
+        raise
 
 
 _FILE = "delivery.json"

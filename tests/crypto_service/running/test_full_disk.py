@@ -2,16 +2,19 @@
 
 import asyncio
 import fcntl
+import json
 import os
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from core.errors.compliance import AuditUnavailable
+from core.errors.platform import DatabaseRefused
 from core.services import CryptoOperation
 from crypto_service.audit.shipper import AuditShipper
 from crypto_service.audit.wal import RESERVED_BYTES, WriteAheadLog, free_bytes, journal_folder, waiting_bytes
@@ -136,6 +139,27 @@ def test_shipper_continues_when_another_program_has_filled_the_disk(tenants: Fie
         assert used(tenants) == 0  # without a stored batch a crash would count it twice
         other.unlink()
         wait_until(lambda: used(tenants) == 3 and not shipper.totals.failing_since)
+
+
+def test_records_are_set_aside_completely_or_not_at_all(tenants: Field, folder: Path) -> None:
+    rejected = [replace(ENTRY, tenant_id="never-enabled", operation=CryptoOperation.GET)] * 500
+    asyncio.run(WriteAheadLog(folder).write(rejected))
+    shipper, kept = a_shipper(tenants, folder), folder / "undeliverable.jsonl"
+    kept.write_bytes(b"[]\n")
+    for _ in range(29):
+        with pytest.raises(DatabaseRefused):
+            shipper.once()
+    other = fill_disk(folder)
+    os.truncate(other, other.stat().st_size - 64 * 1024)
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            shipper.once()
+        assert kept.read_bytes() == b"[]\n"
+    other.unlink()
+    shipper.once()
+    assert shipper.totals.set_aside == 500
+    lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+    assert [line[0] for line in lines[1:]] == ["never-enabled"] * 500
 
 
 def test_pending_bytes_are_measured_while_the_database_is_down(tenants: Field, folder: Path) -> None:

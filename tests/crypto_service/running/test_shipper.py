@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from core.errors.platform import DatabaseUnavailable
+from core.errors.platform import DatabaseRefused, DatabaseUnavailable
 from core.services import CryptoOperation
 from crypto_service.audit import shipper as shipper_module
 from crypto_service.audit.shipper import AuditShipper
@@ -333,6 +333,20 @@ def test_rejected_records_are_set_aside_and_the_others_shipped(tenants: Field, f
     kept = (folder / "undeliverable.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)[0] for line in kept] == ["never-enabled"]
     assert shipper.totals.set_aside == 1
+
+
+def test_records_set_aside_follow_a_torn_line_of_a_crash_on_a_new_line(tenants: Field, folder: Path):
+    kept = folder / "undeliverable.jsonl"
+    kept.write_text('["earlier", {}]\n["torn", {"nam', encoding="utf-8")
+    write(folder, entry(GET, "nowhere", tenant="never-enabled"))
+    shipper = a_shipper(tenants, folder)
+    for _ in range(30):
+        with suppress(DatabaseRefused):
+            shipper.once()
+    assert shipper.totals.set_aside == 1
+    earlier, torn, added = kept.read_text(encoding="utf-8").splitlines()
+    assert (earlier, torn) == ('["earlier", {}]', '["torn", {"nam')
+    assert json.loads(added)[0] == "never-enabled"
 
 
 def test_second_shipper_waits_for_the_lock_of_the_folder(tenants: Field, folder: Path):
