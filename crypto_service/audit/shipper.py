@@ -62,6 +62,7 @@ class ShipperStats:
     capacity_bytes: int = 0
     """What may wait, by the limit of the log and the size of its disk."""
     failing_since: float = 0.0
+    """By the monotonic clock, which no step of the system clock changes; 0 while shipping succeeds."""
     refusals: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
@@ -242,7 +243,7 @@ class AuditShipper:
         return batch is not None and batch.full
 
     def _record_failure(self, event: str, **reason: str) -> None:
-        self.totals.failing_since = self.totals.failing_since or time.time()
+        self.totals.failing_since = self.totals.failing_since or time.monotonic()
         self._measure()
         log.warning(event, bytes=self.totals.waiting_bytes, **reason)
 

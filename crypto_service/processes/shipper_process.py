@@ -53,7 +53,7 @@ def _report_shipped(reporter: ProcessReporter) -> None:
 def _send_reports(shipper: AuditShipper, reports: socket.socket, stop: threading.Event) -> None:
     while not stop.is_set():
         totals = shipper.totals
-        failing = time.time() - totals.failing_since if totals.failing_since else 0.0
+        failing = time.monotonic() - totals.failing_since if totals.failing_since else 0.0
         report = Report(
             counters={
                 ("openkcm_crypto_audit_shipped_records", ()): totals.lines,

@@ -4,8 +4,10 @@ import asyncio
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -19,6 +21,8 @@ from core.services import CryptoOperation
 from crypto_service.audit.shipper import AuditShipper
 from crypto_service.audit.wal import RESERVED_BYTES, WriteAheadLog, free_bytes, journal_folder, waiting_bytes
 from crypto_service.interfaces import AuditEntry
+from crypto_service.processes.shipper_process import _send_reports
+from crypto_service.server.metrics import Report
 from tests.concurrency import wait_until
 from tests.database.fixtures import Field
 
@@ -160,6 +164,27 @@ def test_records_are_set_aside_completely_or_not_at_all(tenants: Field, folder: 
     assert shipper.totals.set_aside == 500
     lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
     assert [line[0] for line in lines[1:]] == ["never-enabled"] * 500
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_duration_of_a_failure_is_independent_of_clock_steps(
+    tenants: Field, folder: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Otherwise a step backward would delay the alert, and a step forward cause one."""
+    asyncio.run(WriteAheadLog(folder).write([ENTRY]))
+    fill_disk(folder)
+    shipper, stop = a_shipper(tenants, folder), threading.Event()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs, running(shipper):
+        wait_until(lambda: shipper.totals.failing_since > 0)
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + step)
+        reporting = threading.Thread(target=_send_reports, args=(shipper, theirs, stop))
+        reporting.start()
+        report = Report.decode(ours.recv(65_536))
+        stop.set()
+        reporting.join(30)
+    assert 0 <= report.gauges["openkcm_crypto_audit_shipping_failing_seconds", ()] < 60
 
 
 def test_pending_bytes_are_measured_while_the_database_is_down(tenants: Field, folder: Path) -> None:
