@@ -42,6 +42,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime.activity_calls import run_local_activity
     from workflows.runtime.failures import code_of, refusal, refusal_of
     from workflows.runtime.tenant_base import LIVE
+    from workflows.runtime.update_limits import UpdateKind
 
 
 Request = TypeVar("Request", bound=ApprovalRef)
@@ -55,11 +56,13 @@ _EXPIRY_PAUSE = timedelta(minutes=1)
 class PolicyHandlers(RootKeyHandlers):
     @workflow.update(name="change-policy", description="Change the policy of the tenant")
     async def change_policy(self, request: PolicyRequest) -> None:
-        await self._set_policy(request)
+        with self._in_flight.counted(UpdateKind.CHANGE):
+            await self._set_policy(request)
 
     @change_policy.validator
     def _may_change_policy(self, request: PolicyRequest) -> None:
         self._require_state(LIVE)
+        self._in_flight.require_capacity(UpdateKind.CHANGE)
         try:
             parse_policy(
                 request.tenant_key_days,
@@ -88,15 +91,16 @@ class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
 
     @workflow.update(name="request-approval", description="Admit a stored request for approval by a second person")
     async def propose(self, request: ApprovalRequest) -> None:
-        async with self._approval_lock:
-            step = self._approval_step(request.approval_id)
-            try:
-                result = await run_local_activity(
-                    ApprovalActivities.admit_approval, step, "admit a request for approval"
-                )
-            except ActivityError as failed:
-                raise refusal_of(failed) from None
-            self._store(result)
+        with self._in_flight.counted(UpdateKind.PROPOSAL):
+            async with self._approval_lock:
+                step = self._approval_step(request.approval_id)
+                try:
+                    result = await run_local_activity(
+                        ApprovalActivities.admit_approval, step, "admit a request for approval"
+                    )
+                except ActivityError as failed:
+                    raise refusal_of(failed) from None
+                self._store(result)
         if result.notification is not None:
             self._queue_notification(step, result.notification)
         if result.state is ApprovalState.REFUSED:
@@ -106,15 +110,21 @@ class ApprovalHandlers(PolicyHandlers, RotationHandlers, OffboardingHandlers):
     def _may_propose(self, request: ApprovalRequest) -> None:
         del request
         self._require_state(LIVE | {State.LEAVING})
+        self._in_flight.require_capacity(UpdateKind.PROPOSAL)
 
     @workflow.update(name="decide-approval", description="Approve or reject a request by its votes")
     async def decide(self, request: ApprovalRequest) -> None:
-        await self._decide(request.approval_id)
+        with self._in_flight.counted(self._kind_of_decision(request.approval_id)):
+            await self._decide(request.approval_id)
 
     @decide.validator
     def _may_decide(self, request: ApprovalRequest) -> None:
-        del request
         self._require_state(LIVE | {State.LEAVING})
+        self._in_flight.require_capacity(self._kind_of_decision(request.approval_id))
+
+    def _kind_of_decision(self, approval_id: str) -> UpdateKind:
+        is_lock = any(one.approval_id == approval_id and one.action is Action.LOCK for one in self._memory.waiting)
+        return UpdateKind.LOCK if is_lock else UpdateKind.DECISION
 
     async def _decide(self, approval_id: str) -> None:
         async with self._approval_lock:

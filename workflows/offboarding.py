@@ -44,6 +44,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime.activity_calls import activity_queue, run_activity, run_local_activity
     from workflows.runtime.failures import FAILURES, code_of, refusal_of
     from workflows.runtime.tenant_base import StatusHandlers
+    from workflows.runtime.update_limits import UpdateKind
     from workflows.services import TENANT_GONE
 
 
@@ -74,14 +75,16 @@ class OffboardingHandlers(StatusHandlers):
 
     @workflow.update(name="restore", description="Restore a tenant in its grace period")
     async def restore(self) -> None:
-        try:
-            await self._restore()
-        except ActivityError as failed:
-            raise refusal_of(failed) from None
+        with self._in_flight.counted(UpdateKind.CHANGE):
+            try:
+                await self._restore()
+            except ActivityError as failed:
+                raise refusal_of(failed) from None
 
     @restore.validator
     def _may_restore(self) -> None:
         self._require_idle()
+        self._in_flight.require_capacity(UpdateKind.CHANGE)
         self._require_not_offboarded(Transition.RESTORE)
 
     @workflow.signal(name=TENANT_GONE, description="The tenant's keys are destroyed and its rows erased")

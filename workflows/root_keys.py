@@ -20,7 +20,6 @@ with workflow.unsafe.imports_passed_through():
     from activities.root_keys.health import RootKeyHealthActivities
     from activities.root_keys.versions import RootKeyVersionActivities
     from core import names as ids
-    from core.errors.tenants import OperationRunning
     from core.messages.base import AnnounceInput
     from core.messages.keys import (
         AbandonInput,
@@ -36,9 +35,10 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime import options as visibility
     from workflows.runtime import timeouts as timing
     from workflows.runtime.activity_calls import raise_if_cancelled, run_activity, run_local_activity
-    from workflows.runtime.failures import FAILURES, STOPPED, code_of, refusal, refusal_of, step_of
+    from workflows.runtime.failures import FAILURES, STOPPED, code_of, refusal_of, step_of
     from workflows.runtime.signals import ROOT_KEY_REPORTED, ROTATION_DUE, signal_tenant
     from workflows.runtime.tenant_base import LIVE, StatusHandlers
+    from workflows.runtime.update_limits import UpdateKind
 
 
 @workflow.defn(name="MonitorRootKeys")
@@ -191,38 +191,28 @@ class ChangeRootKey:
 ROOT_KEY_CHANGE = "a change of the root key"
 
 
-PREFLIGHTS = "the maximum number of preflights"
-_MAX_PREFLIGHTS = 3
-"""Preflights of a tenant that run at once. Temporal accepts ten updates in flight, and a lock is an update too."""
-
-
 class RootKeyHandlers(StatusHandlers):
-    _preflights = 0
-
     @workflow.update(name="preflight-root-key", description="Run the preflight of a stored request's root key")
     async def preflight_root_key(self, request: RootKeyRequest) -> None:
         step = RootKeyStep(**self._step("preflight").model_dump(), request_id=request.request_id)
-        self._preflights += 1
-        try:
-            await run_activity(
-                RootKeyActivities.preflight_root_key,
-                step,
-                "test a root key",
-                timing.PREFLIGHT_ATTEMPT,
-                timing.PREFLIGHT_DEADLINE,
-                kind=ActivityKind.LONG,
-            )
-        except ActivityError as failed:
-            raise refusal_of(failed) from None
-        finally:
-            self._preflights -= 1
+        with self._in_flight.counted(UpdateKind.PREFLIGHT):
+            try:
+                await run_activity(
+                    RootKeyActivities.preflight_root_key,
+                    step,
+                    "test a root key",
+                    timing.PREFLIGHT_ATTEMPT,
+                    timing.PREFLIGHT_DEADLINE,
+                    kind=ActivityKind.LONG,
+                )
+            except ActivityError as failed:
+                raise refusal_of(failed) from None
 
     @preflight_root_key.validator
     def _may_preflight(self, request: RootKeyRequest) -> None:
         del request
         self._require_state(LIVE)
-        if self._preflights >= _MAX_PREFLIGHTS:
-            raise refusal(OperationRunning(PREFLIGHTS))
+        self._in_flight.require_capacity(UpdateKind.PREFLIGHT)
 
     @workflow.update(name="change-root-key", description="Change to the root key of a stored request")
     async def change_root_key(self, request: RootKeyRequest) -> None:

@@ -29,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime import options as priorities
     from workflows.runtime.activity_calls import run_activity, run_local_activity
     from workflows.runtime.failures import code_of, refusal
+    from workflows.runtime.update_limits import UpdateKind
 
 _REMEMBERED_EVENTS = 64
 """PostgreSQL rejects repeated events; this many are also kept here for duplicates after a crash of the endpoint."""
@@ -121,8 +122,9 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
     @workflow.update(name="retry", description="Provision a failed tenant again")
     async def retry(self) -> None:
         if self._memory.state is not State.FAILED:
-            async with self._status_lock:
-                await self._read_state()
+            with self._in_flight.counted(UpdateKind.CHANGE):
+                async with self._status_lock:
+                    await self._read_state()
         try:
             transition(self._memory.state, Transition.RETRY)
         except OpenKcmError as illegal:
@@ -133,6 +135,7 @@ class Tenant(ApprovalHandlers, CaRotationHandlers):
     def _may_retry(self) -> None:
         self._require_loaded()
         self._require_idle()
+        self._in_flight.require_capacity(UpdateKind.CHANGE)
         if self._memory.provision:
             raise refusal(OperationRunning("provisioning"))
         self._require_not_offboarded(Transition.RETRY)

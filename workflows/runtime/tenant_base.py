@@ -45,6 +45,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.runtime.activity_calls import run_activity, run_local_activity
     from workflows.runtime.failures import code_of, is_retryable, refusal, refusal_of
     from workflows.runtime.signals import BOUNDARIES_REPORTED, ROOT_KEY_REPORTED
+    from workflows.runtime.update_limits import UpdateKind, UpdatesInFlight
 
 Input = TypeVar("Input", bound=StepInput)
 Change = TypeVar("Change", bound=StatusChangeResult)
@@ -80,6 +81,7 @@ class TenantWorkflowBase:
         self._loaded = tenant.memory is not None
         self._status_lock = asyncio.Lock()
         self._operation: str | None = None
+        self._in_flight = UpdatesInFlight()
 
     async def _load(self) -> None:
         """Read the state of the tenant from the database, before this new workflow does anything.
@@ -255,7 +257,8 @@ class StatusHandlers(TenantWorkflowBase):
 
     @workflow.update(name="change-status", description="Suspend, resume, lock or unlock the tenant")
     async def change_standing(self, request: StatusChangeRequest) -> None:
-        await self._move(request)
+        with self._in_flight.counted(_kind_of(request.move)):
+            await self._move(request)
 
     @change_standing.validator
     def _may_change_standing(self, request: StatusChangeRequest) -> None:
@@ -263,6 +266,7 @@ class StatusHandlers(TenantWorkflowBase):
         self._require_not_offboarded(
             Transition.UNLOCK if request.move is StatusChange.CLEAR_BREACH else Transition(request.move)
         )
+        self._in_flight.require_capacity(_kind_of(request.move))
 
     async def _move(self, request: StatusChangeRequest) -> None:
         step = StatusChangeInput(**self._step(request.move).model_dump(), **request.model_dump())
@@ -375,3 +379,7 @@ class StatusHandlers(TenantWorkflowBase):
                     yield former, result
                     return
             await workflow.sleep(timing.retry_pause(attempt), summary=f"{summary} · retry")
+
+
+def _kind_of(move: StatusChange) -> UpdateKind:
+    return UpdateKind.LOCK if move is StatusChange.LOCK else UpdateKind.CHANGE
