@@ -42,6 +42,10 @@ _SHARE, _BURST_SECONDS = 0.08, 0.001
 _IN_USE_SECONDS = 0.1
 """How long after a request on an established connection only the share is granted."""
 _WAIT_SECONDS = 0.001
+_HEADER_BYTES, _RECORD_BYTES = 5, 5 + 16_384 + 256
+"""The header of a TLS record, and the largest record (RFC 8446, sections 5.1 and 5.2)."""
+_EMPTY_RECORDS = 32
+"""Records without data that a client may send before the data that they are for: as OpenSSL limits other kinds."""
 _LOGGED_PER_SECOND = 10
 _MISMATCH_SECONDS = 60.0
 """The time between two warnings that a load balancer and this service do not agree about the PROXY protocol."""
@@ -78,21 +82,66 @@ class _Budget:
         self._seconds = _BURST_SECONDS
 
 
-class _AlertingTls(ssl.SSLObject):
-    """Sends the alert of a failed handshake (RFC 8446, section 6.2), which the event loop drops with the connection.
+class _BoundedTls(ssl.SSLObject):
+    """Sends the alert of a failed handshake, and ends a connection that makes TLS work without sending data.
 
-    Raises ProxyHeaderUnexpected instead of the error of TLS where that is the reason.
+    The event loop drops the alert (RFC 8446, section 6.2) with the connection. A handshake raises ProxyHeaderUnexpected
+    instead of the error of TLS where that is the reason.
+
+    Each KeyUpdate (RFC 8446, section 4.6.3) takes as much time as a small request, and TLS processes all that it has in
+    one call: a client that sends only these would take the time of all tenants. So TLS gets one record at a time here,
+    and those without data are counted.
     """
 
+    _sslobj: Any
     _incoming: ssl.MemoryBIO
     _outgoing: ssl.MemoryBIO
     _first: bytes
+    _received: bytes
+    """What the client has sent and TLS does not have yet, from `_begin` on."""
+    _begin: int
+    _empty_records: int
+    """Records without data, less one for each with data."""
 
     @classmethod
     def _create(cls, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *arguments: Any, **options: Any) -> Self:
         made: Self = super()._create(incoming, outgoing, *arguments, **options)  # type: ignore[misc]  # typeshed omits it
         made._incoming, made._outgoing, made._first = incoming, outgoing, b""
+        made._received, made._begin, made._empty_records = b"", 0, 0
         return made
+
+    def read(self, size: int = 1024, buffer: Any = None) -> Any:
+        """Return the data of the next record; `size` MUST be at least that of a record.
+
+        Raises:
+            ssl.SSLWantReadError: the next record is not complete.
+            ssl.SSLError: TLS rejects the record, or the client has sent too many records without data.
+        """
+        if received := self._incoming.read():
+            self._received, self._begin = self._received[self._begin :] + received, 0
+        while (end := _end_of_record(self._received, self._begin)) is not None:
+            self._incoming.write(self._received[self._begin : end])
+            self._begin = end
+            if end == len(self._received):
+                self._received, self._begin = b"", 0
+            try:
+                data = self._sslobj.read(size) if buffer is None else self._sslobj.read(size, buffer)
+            except ssl.SSLWantReadError:
+                self._empty_records += 1
+                if self._empty_records > _EMPTY_RECORDS:
+                    raise ssl.SSLError("too many TLS records without data") from None
+            else:
+                if self._empty_records:
+                    self._empty_records -= 1
+                return data
+        return self._sslobj.read(size) if buffer is None else self._sslobj.read(size, buffer)
+
+    def pending(self) -> int:
+        """Return the number of bytes that TLS or the next complete record has: the event loop reads until it is 0."""
+        waiting = int(self._sslobj.pending())
+        if self._received and (end := _end_of_record(self._received, self._begin)) is not None:
+            waiting += end - self._begin
+        return waiting
 
     def do_handshake(self) -> None:
         accepted, budget = _handshake.get()
@@ -114,6 +163,19 @@ class _AlertingTls(ssl.SSLObject):
             raise
         finally:
             budget.spend(time.perf_counter() - began)
+
+
+def _end_of_record(received: bytes, begin: int) -> int | None:
+    """Return where the TLS record at `begin` ends (RFC 8446, section 5.1); None if it is not complete.
+
+    If it is too large to be one, the end is that of `received`: TLS rejects it.
+    """
+    if len(received) - begin < _HEADER_BYTES:
+        return None
+    size = _HEADER_BYTES + (received[begin + 3] << 8 | received[begin + 4])
+    if size > _RECORD_BYTES:
+        return len(received)
+    return begin + size if begin + size <= len(received) else None
 
 
 def listen(host: str, port: int) -> Sequence[socket.socket]:
@@ -146,7 +208,7 @@ class TlsListener:
         self.proxy_mismatches = 0
         """Those that failed because a load balancer and this service do not agree about the PROXY protocol."""
         self._connections, self._protocol, self._context, self._sockets = connections, protocol, context, sockets
-        context.sslobject_class = _AlertingTls
+        context.sslobject_class = _BoundedTls
         self._loop = asyncio.get_running_loop()
         self._handshakes: defaultdict[str, OrderedDict[asyncio.Task[None], None]] = defaultdict(OrderedDict)
         """The handshakes of each address, the oldest first."""

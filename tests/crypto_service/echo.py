@@ -181,14 +181,14 @@ async def place(
                 await asyncio.wait_for(stream.wait_closed(), 5)
 
 
-def on_uvloop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+def on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Run a test on the event loop implementation of the service."""
 
-    def run() -> None:
+    @functools.wraps(test)
+    def run(**fixtures: Any) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(asyncio.wait_for(test(), 60))
+            runner.run(asyncio.wait_for(test(**fixtures), 60))
 
-    run.__name__ = test.__name__
     return run
 
 
