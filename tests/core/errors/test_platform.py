@@ -7,6 +7,7 @@ import core
 import core.errors
 import openkcm.errors
 from core.errors import platform as errors
+from core.errors.compliance import ExportedRecordsArchived
 from core.errors.keys import CustomerKeyError
 from core.errors.requests import TooManyRequests, UnknownRegion
 from openkcm.errors import CallerError, Fault, OpenKcmError, PlatformError
@@ -51,9 +52,9 @@ def test_every_error_has_a_message_and_a_hint():
             assert first == first.lower() or first in {"OpenKCM", "https://HOST/PATH,"}, error
 
 
-def test_caller_errors_are_retryable_only_for_rate_limits():
+def test_caller_errors_are_retryable_only_for_rate_limits_and_an_archive_during_an_export():
     retried = {error for error in CLASSES if error.fault is Fault.CALLER and error.retryable}
-    assert retried == {TooManyRequests}
+    assert retried == {TooManyRequests, ExportedRecordsArchived}
 
 
 def test_unknown_region_lists_the_offered_regions():

@@ -83,7 +83,7 @@ async def test_random_bytes_are_audited_and_charged_by_their_number(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs: list[int] = []
-    monkeypatch.setattr(TenantLimits, "charge", lambda _limits, _tenant, cost: costs.append(cost))
+    monkeypatch.setattr(TenantLimits, "charge", lambda _limits, _tenant, cost, _paid: costs.append(cost))
     client = scene.client(minor=2)
     first, second, large = [
         (await client.ask(Operation.RNG_RETRIEVE, number(Tag.DATA_LENGTH, size))).value(Tag.DATA)
@@ -97,7 +97,7 @@ async def test_random_bytes_are_audited_and_charged_by_their_number(
 
 
 async def test_random_bytes_are_rejected_at_the_tenants_limit(scene: Scene, monkeypatch: pytest.MonkeyPatch):
-    def refuse(_limits: TenantLimits, _tenant: str, _cost: int) -> None:
+    def refuse(_limits: TenantLimits, _tenant: str, _cost: int, _paid: int) -> None:
         raise TooManyRequests
 
     monkeypatch.setattr(TenantLimits, "charge", refuse)

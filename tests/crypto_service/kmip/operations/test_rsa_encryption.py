@@ -115,7 +115,7 @@ async def test_unsupported_rsa_encryptions_are_rejected(scene: Scene):
 async def test_rsa_encryption_is_charged(scene: Scene, monkeypatch: pytest.MonkeyPatch):
     client, pair = scene.client(), await a_pair(scene, RSA)
     costs: list[int] = []
-    monkeypatch.setattr(TenantLimits, "charge", lambda _limits, _tenant, cost: costs.append(cost))
+    monkeypatch.setattr(TenantLimits, "charge", lambda _limits, _tenant, cost, _paid: costs.append(cost))
     sealed = (await encrypt(client, pair, oaep())).value(Tag.DATA)
     await decrypt(client, pair, oaep(), sealed)
     assert costs == [8, 8]
