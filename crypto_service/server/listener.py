@@ -88,9 +88,9 @@ class _BoundedTls(ssl.SSLObject):
     The event loop drops the alert (RFC 8446, section 6.2) with the connection. A handshake raises ProxyHeaderUnexpected
     instead of the error of TLS where that is the reason.
 
-    Each KeyUpdate (RFC 8446, section 4.6.3) takes as much time as a small request, and TLS processes all that it has in
-    one call: a client that sends only these would take the time of all tenants. So TLS gets one record at a time here,
-    and those without data are counted.
+    For each KeyUpdate (RFC 8446, section 4.6.3) TLS derives keys, and it processes all that it has in one call, so a
+    client that sends only these would take the time of all tenants. Here TLS gets one record at a time, and those
+    without data are counted.
     """
 
     _sslobj: Any

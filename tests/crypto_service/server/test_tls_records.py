@@ -1,4 +1,4 @@
-"""TLS messages that have no data: a client that sends only these must not take the time of others."""
+"""TLS records: in pieces of any size, and without data, with which a client must not take the time of others."""
 
 import _ssl
 import asyncio
