@@ -35,6 +35,9 @@ _PIECE_BYTES = 65_536
 """Bytes that are sent at once: TLS accepts a whole response at any time, so the rest must wait for the client here."""
 _TRANSPORT_BYTES = 131_072
 """Bytes that the socket's transport may hold when TLS keeps what follows: its limit of 64 KiB, and one piece."""
+_TLS_BYTES = 16_384
+"""Bytes that TLS may hold: more than the last messages of a TLS 1.2 handshake, which it still has when a connection
+begins, and whose end it would not report."""
 _NOTHING = memoryview(b"")
 _ESTABLISHED_SECONDS = 1.0
 """Age from which a connection counts as established: it does not belong to a client that connects for each request."""
@@ -260,7 +263,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(1)
+        self._transport.set_write_buffer_limits(_TLS_BYTES)
         now = self._loop.time()
         self._established_at, self.deadline = now + _ESTABLISHED_SECONDS, now + self.connections.bounds.identify_seconds
         certificate = self.certificate

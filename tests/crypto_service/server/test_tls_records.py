@@ -69,6 +69,20 @@ def key_updater(folder: Path, port: int) -> Iterator[KeyUpdater]:
 
 
 @on_uvloop
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_client_of_each_version_of_tls_is_served(version: ssl.TLSVersion):
+    context = client_context.__wrapped__(ACME)
+    context.minimum_version = context.maximum_version = version
+    async with place() as here:
+        streams = await asyncio.open_connection("127.0.0.1", here.port, ssl=context)
+        here.streams.append(streams[1])
+        for line in (b"first", b"second"):
+            assert await ask(streams, line) == b"acme-corp-12345 " + line + b"\n"
+        streams[1].write(b"big\n")
+        assert await streams[0].readexactly(8 * 1024 * 1024) == bytes(8 * 1024 * 1024)
+
+
+@on_uvloop
 async def test_client_that_sends_only_key_updates_is_ended(tmp_path: Path):
     async with place() as here:
         other = await here.connect(BETA)
