@@ -102,7 +102,8 @@ async def test_random_bytes_are_rejected_at_the_tenants_limit(scene: Scene, monk
 
     monkeypatch.setattr(TenantLimits, "charge", refuse)
     answer = await scene.client().ask(Operation.RNG_RETRIEVE, number(Tag.DATA_LENGTH, 65_536))
-    assert (answer.reason, answer.item.first(Tag.RESPONSE_PAYLOAD)) == (ResultReason.GENERAL_FAILURE, None)
+    assert (answer.reason, answer.message) == (ResultReason.GENERAL_FAILURE, TooManyRequests().message)
+    assert answer.item.first(Tag.RESPONSE_PAYLOAD) is None
 
 
 @pytest.mark.parametrize("size", [-1, 0, 65_537])
