@@ -173,7 +173,7 @@ SCRIPTS = [
     "CREATE TABLE t (id int PRIMARY KEY, c text); COMMENT ON COLUMN t.c IS 'openkcm: encrypt'; {write}",
     "CREATE TABLE listed (id int PRIMARY KEY, c text); /* x */ {write}",
     "CREATE TABLE t (LIKE people INCLUDING ALL); BEGIN; {write}; COMMIT",
-    "ALTER TABLE people RENAME TO t; {write}",
+    "ALTER TABLE plain RENAME TO t; /* people */ {write}",
     "CREATE VIEW t AS SELECT * FROM people; {write}",
 ]
 SCRIPT_WRITES = [
@@ -195,13 +195,56 @@ def test_script_that_creates_and_writes_is_rejected(stand, conn):
         conn.execute(script.format(write="SELECT pg_catalog.set_config('search_path', 'public', false)"))
         conn.execute("DROP VIEW IF EXISTS t") if "VIEW" in script else conn.execute("DROP TABLE IF EXISTS t, listed")
         if "RENAME" in script:
-            stand.stored("CREATE TABLE people (id int PRIMARY KEY, ssn text)")
-            conn.execute("COMMENT ON COLUMN people.ssn IS 'openkcm: encrypt'")
+            conn.execute("CREATE TABLE plain (id int PRIMARY KEY, ssn text)")
 
 
 def test_script_without_a_protected_name_is_supported(conn):
     conn.execute("CREATE TABLE t (id int, c text); COMMENT ON COLUMN t.c IS 'text'; INSERT INTO t VALUES (1, 'x')")
     assert conn.execute("SELECT c FROM t").fetchall() == [("x",)]
+
+
+LOSSES = [
+    "ALTER TABLE people RENAME TO persons",
+    "alter table if exists public.people rename to persons",
+    "ALTER TABLE ONLY people RENAME ssn TO number",
+    "ALTER TABLE people SET SCHEMA s",
+    "ALTER TABLE people ADD note text, ALTER ssn TYPE text USING left(ssn, 20)",
+    "ALTER TABLE people ALTER COLUMN id SET DATA TYPE text",
+    "ALTER TABLE people ALTER COLUMN id TYPE int USING id + 1",
+    "BEGIN; ALTER TABLE people RENAME TO persons; COMMIT",
+]
+KEPT = [
+    "ALTER TABLE people RENAME plain TO other",
+    "ALTER TABLE people ALTER plain TYPE int USING 1",
+    "ALTER TABLE people ALTER id TYPE bigint",
+    "ALTER TABLE people RENAME CONSTRAINT people_pkey TO key",
+    "ALTER INDEX people_pkey RENAME TO people_key",
+    "ALTER TABLE s.people RENAME TO persons",
+    "ALTER VIEW shown RENAME TO shown_people",
+    "ALTER TABLE people ALTER ssn SET NOT NULL",
+    "ALTER TABLE people DROP ssn",
+]
+
+
+@pytest.mark.parametrize("change", LOSSES)
+def test_change_that_would_make_values_unreadable_is_rejected(stand, conn, other, change):
+    insert(conn, "people", 1)
+    with pytest.raises(StatementRefused, match="could not be decrypted after this change") as refused:
+        conn.execute(change)
+    assert "openkcm backfill --undo" in str(refused.value)
+    insert(conn, "people", 2)
+    assert other.execute("SELECT ssn FROM people").fetchall() == [("secret",), ("secret",)]
+    assert plain_rows(stand, "people") == []
+
+
+@pytest.mark.parametrize("change", KEPT)
+def test_change_that_keeps_the_values_is_supported(conn, change):
+    conn.execute("ALTER TABLE people ADD plain text; CREATE SCHEMA s; CREATE TABLE s.people (id int); "
+                 "CREATE VIEW shown AS SELECT 1 FROM people")  # fmt: skip
+    conn.execute("INSERT INTO public.people VALUES (1, 'secret', 'x')")
+    conn.execute(change)
+    if "DROP" not in change:
+        assert conn.execute("SELECT id, ssn FROM public.people").fetchall() == [(1, "secret")]
 
 
 def test_old_snapshot_is_not_kept_for_later_statements(conninfo):

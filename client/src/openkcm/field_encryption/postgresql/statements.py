@@ -14,7 +14,7 @@ from openkcm.field_encryption.postgresql.rewrite import dml as writing
 from openkcm.field_encryption.postgresql.rewrite import select as reading
 from openkcm.field_encryption.postgresql.rewrite.analysis import Analysis
 from openkcm.field_encryption.postgresql.rewrite.scopes import EXPORTED, IGNORED, REFUSED, Output, Scope, table_of
-from openkcm.field_encryption.postgresql.structure import changes_structure, check_script
+from openkcm.field_encryption.postgresql.structure import changes_structure, check_change, check_script
 from openkcm.field_encryption.usage import UsageReporter
 
 # Statements that neither store values nor return them: structure, maintenance, sessions.
@@ -102,6 +102,7 @@ def make(catalogue: Catalogue, query: bytes) -> Plan | None:
 def _analyse(catalogue: Catalogue, query: bytes, statement: Node) -> Plan | None:
     ((kind, node),) = statement.items()
     if kind in _UNRESTRICTED:
+        check_change(catalogue, kind, node)
         return None
     a = Analysis(catalogue, query, reading.select, writing.write)
     outputs = _analyse_node(a, kind, node)

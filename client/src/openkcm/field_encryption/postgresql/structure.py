@@ -1,8 +1,9 @@
-"""Recognition of statements that may change which columns are protected, and of scripts that also store values."""
+"""Checks of statements that change the structure: which columns are protected, and whether their values survive."""
 
 import re
 from collections.abc import Sequence
 
+from openkcm.field_encryption.postgresql.catalog import Catalogue, Table
 from openkcm.field_encryption.postgresql.errors import StatementRefused
 from openkcm.field_encryption.postgresql.parser import Node, NotParsed, parse
 
@@ -19,6 +20,10 @@ _NO_CHANGES = frozenset({
     "TransactionStmt", "LockStmt", "ListenStmt", "UnlistenStmt", "NotifyStmt", "ConstraintsSetStmt", "IndexStmt",
     "VacuumStmt", "GrantStmt",
 })  # fmt: skip
+_TYPES = {
+    "int2": "int", "int4": "int", "int8": "int", "text": "text", "varchar": "text", "uuid": "uuid", "bytea": "bytea",
+}  # fmt: skip
+"""The kinds of the types that a primary key may have, by the parser's name of the type."""
 _STORES = frozenset({"InsertStmt", "UpdateStmt", "MergeStmt"})
 
 
@@ -65,3 +70,53 @@ def _stores(node: object) -> bool:
     if not isinstance(node, dict):
         return False
     return bool(node.get("is_from")) or any(kind in _STORES or _stores(inner) for kind, inner in node.items())
+
+
+def check_change(catalogue: Catalogue, kind: str, node: Node) -> None:
+    """Reject a change after which the encrypted values of a table could not be decrypted.
+
+    Each value is bound to its schema, table, column and primary key. A table with a new name would also leave the list
+    of protected columns, so that later values would be stored plain.
+    """
+    relation = node.get("relation")
+    if not relation:
+        return
+    schema, name = relation.get("schemaname", ""), relation["relname"]
+    for table in catalogue.named(name):
+        if table.protected and schema in {"", table.schema}:
+            changed = _lost_by_name(table, kind, node) or _lost_by_type(table, kind, node)
+            if changed:
+                raise StatementRefused(
+                    f"the encrypted values of {table.full_name} could not be decrypted after this change of {changed}",
+                    "decrypt them with `openkcm backfill --undo`, end the protection of the columns, make the change, "
+                    "and protect the columns again",
+                )
+
+
+def _lost_by_name(table: Table, kind: str, node: Node) -> str:
+    if kind == "AlterObjectSchemaStmt" and node.get("objectType") == "OBJECT_TABLE":
+        return "its schema"
+    if kind != "RenameStmt":
+        return ""
+    if node.get("renameType") == "OBJECT_TABLE":
+        return "its name"
+    column = node.get("subname", "") if node.get("renameType") == "OBJECT_COLUMN" else ""
+    return f"the name of {column}" if column in table.protected else ""
+
+
+def _lost_by_type(table: Table, kind: str, node: Node) -> str:
+    """Return the column whose stored values an ALTER TABLE computes again, or whose type in the key it changes."""
+    if kind != "AlterTableStmt":
+        return ""
+    kinds = {column.name: column.kind for column in table.key}
+    for command in (one["AlterTableCmd"] for one in node["cmds"]):
+        column = command.get("name", "")
+        if command.get("subtype") != "AT_AlterColumnType" or column not in {*table.protected, *kinds}:
+            continue
+        definition = command["def"]["ColumnDef"]
+        if "raw_default" in definition:  # USING
+            return f"the type of {column}"
+        names = definition["typeName"]["names"]
+        if column in kinds and _TYPES.get(names[-1]["String"]["sval"]) != kinds[column]:
+            return f"the type of {column}"
+    return ""
