@@ -203,7 +203,7 @@ class Limits(Protocol):
         """Take `cost` from the tenant's rate and one of its concurrent requests; raise TooManyRequests."""
         ...
 
-    def charge(self, tenant_id: str, cost: int, paid: int = 0) -> None:
+    def charge(self, tenant_id: str, cost: int, paid: int) -> None:
         """Take `cost` for the work of a request that has entered and `paid` for it; raise TooManyRequests."""
         ...
 

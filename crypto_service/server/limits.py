@@ -45,7 +45,7 @@ class TenantLimits:
         self._take(share, cost, self._rate)
         share.taken_places += 1
 
-    def charge(self, tenant_id: str, cost: int, paid: int = 0) -> None:
+    def charge(self, tenant_id: str, cost: int, paid: int) -> None:
         """Take `cost` for the work of a request that has entered and `paid` for it; raise TooManyRequests.
 
         It is admitted if the bucket has that much, or was half full before the request paid; it may leave a negative

@@ -42,6 +42,8 @@ Edit = Callable[[ManagedObject], ManagedObject]
 Plan = Callable[[ManagedObject, str], tuple[ManagedObject, Attributes]]
 Wanted = Callable[[ManagedObject], bool]
 """Decides whether an object matches a search; runs in a thread, because a service may have thousands of objects."""
+Charge = Callable[[int], None]
+"""Charges the tenant of a request for its work; raises TooManyRequests."""
 EventOf = Callable[[str], AuditEvent | None]
 """Returns the audit event of a change, which its transaction appends; the argument is the object's id."""
 
@@ -185,22 +187,27 @@ class ObjectStore:
         return await self._find(caller, lambda tx: tx.objects.named(caller.service, name), wanted)
 
     async def search(
-        self, caller: ClientIdentity, conditions: ObjectFilter, limit: int, offset: int
+        self, caller: ClientIdentity, charge: Charge, conditions: ObjectFilter, page: slice
     ) -> tuple[int, Sequence[str]]:
-        """Return the number of the caller's objects that match, and the ids of `limit` of them after `offset`."""
-        self._parts.limits.charge(caller.tenant_id, _COST_OF_SEARCH)
-        return await self._indexed(caller, lambda tx: tx.objects.search(conditions, limit, offset))
+        """Return the number of the caller's objects that match, and the ids of those of a page."""
+        charge(_COST_OF_SEARCH)
+        limit = page.stop - page.start
+        return await self._indexed(caller, charge, lambda tx: tx.objects.search(conditions, limit, page.start))
 
-    async def find(self, caller: ClientIdentity, conditions: ObjectFilter, wanted: Wanted) -> Sequence[str]:
+    async def find(
+        self, caller: ClientIdentity, charge: Charge, conditions: ObjectFilter, wanted: Wanted
+    ) -> Sequence[str]:
         """Return the ids of the caller's objects that match and are `wanted`, in the order of `conditions`.
 
         The tenant is charged for each object that matches, because its attributes are decoded; raise TooManyRequests.
         """
-        objects, _ = await self.search(caller, conditions, 0, 0)
-        self._parts.limits.charge(caller.tenant_id, objects * _COST_OF_ROW)
+        objects, _ = await self.search(caller, charge, conditions, slice(0, 0))
+        charge(objects * _COST_OF_ROW)
         return await self._find(caller, lambda tx: tx.objects.matching(conditions), wanted)
 
-    async def _indexed(self, caller: ClientIdentity, work: Callable[[TenantTransaction], Result]) -> Result:
+    async def _indexed(
+        self, caller: ClientIdentity, charge: Charge, work: Callable[[TenantTransaction], Result]
+    ) -> Result:
         """Do `work` in a transaction, after all objects of the service have what a search compares."""
         found: list[Result] = []
 
@@ -215,7 +222,7 @@ class ObjectStore:
 
         while not found:
             if rows := await self._parts.blocking.run(caller.tenant_id, attempt):
-                self._parts.limits.charge(caller.tenant_id, rows * _COST_OF_ROW)
+                charge(rows * _COST_OF_ROW)
         return found[0]
 
     async def _find(

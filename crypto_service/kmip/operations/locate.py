@@ -41,16 +41,16 @@ async def locate(batch: Batch, payload: Item) -> Payload:
     if offset < 0 or (asked is not None and asked < 0):
         raise invalid("maximum items and offset items cannot be negative")
     most = _MOST_ITEMS if asked is None else min(asked, _MOST_ITEMS)
-    total, page = await _found(batch, payload, criteria, most, offset)
+    total, found = await _found(batch, payload, criteria, slice(offset, offset + most))
     # Only a single match becomes the ID Placeholder for the next item of the batch.
-    batch.placeholder = page[0] if len(page) == 1 else None
+    batch.placeholder = found[0] if len(found) == 1 else None
     batch.subject = batch.placeholder or ""
     counted = (number(Tag.LOCATED_ITEMS, total),) if batch.version >= 3 and (offset or asked is not None) else ()
-    return (*counted, *(text(Tag.UNIQUE_IDENTIFIER, object_id) for object_id in page))
+    return (*counted, *(text(Tag.UNIQUE_IDENTIFIER, object_id) for object_id in found))
 
 
-async def _found(batch: Batch, payload: Item, criteria: Criteria, limit: int, offset: int) -> tuple[int, Sequence[str]]:
-    """Return the number of matching objects, and the ids of `limit` of them after `offset`.
+async def _found(batch: Batch, payload: Item, criteria: Criteria, page: slice) -> tuple[int, Sequence[str]]:
+    """Return the number of matching objects, and the ids of those of a page.
 
     KMIP 2.x requires the newest first. 1.x defines no order; the oldest first keeps the pages of a client stable.
     """
@@ -67,9 +67,9 @@ async def _found(batch: Batch, payload: Item, criteria: Criteria, limit: int, of
         conditions, exact = object_filter(batch.caller, criteria, mask, fresh=fresh, now=batch.now)
         conditions = conditions._replace(newest_first=newest_first)
         if exact:
-            return await batch.objects.search(batch.caller, conditions, limit, offset)
-        found = await batch.objects.find(batch.caller, conditions, wanted)
-    return len(found), found[offset : offset + limit]
+            return await batch.objects.search(batch.caller, batch.charge, conditions, page)
+        found = await batch.objects.find(batch.caller, batch.charge, conditions, wanted)
+    return len(found), found[page]
 
 
 def _criteria(payload: Item, version: int) -> Criteria:

@@ -58,17 +58,17 @@ def test_work_is_charged_beyond_the_request_and_may_leave_a_negative_balance():
     clock = Clock(100.0)
     limits = TenantLimits(100, 10, clock)
     limits.enter("acme")
-    limits.charge("acme", 40)
-    limits.charge("acme", 900)
+    limits.charge("acme", 40, 0)
+    limits.charge("acme", 900, 0)
     with pytest.raises(TooManyRequests):
-        limits.charge("acme", 1)
+        limits.charge("acme", 1, 0)
     clock.now += 8.4
     with pytest.raises(TooManyRequests):
-        limits.charge("acme", 1)
+        limits.charge("acme", 1, 0)
     clock.now += 0.5
     with pytest.raises(TooManyRequests):
-        limits.charge("acme", 900)
-    limits.charge("acme", 20)
+        limits.charge("acme", 900, 0)
+    limits.charge("acme", 20, 0)
     assert limits.refused == 3
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from core.errors.requests import TooManyRequests
 from crypto_service.kmip.codec.enums import (
     BatchErrorContinuationOption,
     LinkType,
@@ -51,6 +52,20 @@ async def test_criteria_inside_and_outside_a_template_attribute_all_apply(scene:
     await client.create(custom("x-place", "rack 7"), custom("x-row", "2"))
     both = custom("x-place", "rack 7"), in_template(custom("x-row", "1"))
     assert (await client.ask(Operation.LOCATE, *both)).ids == [one]
+
+
+async def test_batch_that_empties_the_bucket_still_searches(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    client = scene.client()
+    made = await client.create(custom("x-place", "rack 7"))
+    monkeypatch.setattr(client.process.parts.limits, "_rate", 40.0)
+    search = structure(
+        Tag.BATCH_ITEM,
+        choice(Tag.OPERATION, Operation.LOCATE),
+        structure(Tag.REQUEST_PAYLOAD, custom("x-place", "rack 7")),
+    )
+    answers = await client.batch(*[search] * 40)
+    assert answers[0].ids == [made]
+    assert answers[-1].message == TooManyRequests().message
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ SHA256_WITH_RSA = structure(
 def charged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The costs that the tenant is charged."""
     costs: list[int] = []
-    monkeypatch.setattr(TenantLimits, "charge", lambda _limits, _tenant, cost, _paid=0: costs.append(cost))
+    monkeypatch.setattr(TenantLimits, "charge", lambda _limits, _tenant, cost, _paid: costs.append(cost))
     return costs
 
 
@@ -131,7 +131,7 @@ async def test_key_pairs_and_signatures_are_charged_by_their_size(scene: Scene, 
 
 
 async def test_refused_charge_refuses_the_item(scene: Scene, monkeypatch: pytest.MonkeyPatch):
-    def refuse(_limits: TenantLimits, _tenant: str, _cost: int, _paid: int = 0) -> None:
+    def refuse(_limits: TenantLimits, _tenant: str, _cost: int, _paid: int) -> None:
         raise TooManyRequests
 
     client = scene.client()
@@ -142,7 +142,7 @@ async def test_refused_charge_refuses_the_item(scene: Scene, monkeypatch: pytest
 
 
 async def test_refused_signature_consumes_no_usage(scene: Scene, monkeypatch: pytest.MonkeyPatch):
-    def refuse(_limits: TenantLimits, _tenant: str, _cost: int, _paid: int = 0) -> None:
+    def refuse(_limits: TenantLimits, _tenant: str, _cost: int, _paid: int) -> None:
         raise TooManyRequests
 
     async def consume(*_: object) -> None:
