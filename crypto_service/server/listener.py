@@ -113,6 +113,8 @@ class _BoundedTls(ssl.SSLObject):
     def read(self, size: int = 1024, buffer: Any = None) -> Any:
         """Return the data of the next record; `size` MUST be at least that of a record.
 
+        TLS gets the record's size instead: it allocates all of it before it reads, and the event loop asks for 256 KiB.
+
         Raises:
             ssl.SSLWantReadError: the next record is not complete.
             ssl.SSLError: TLS rejects the record, or the client has sent too many records without data.
@@ -120,12 +122,13 @@ class _BoundedTls(ssl.SSLObject):
         if received := self._incoming.read():
             self._received, self._begin = self._received[self._begin :] + received, 0
         while (end := _end_of_record(self._received, self._begin)) is not None:
+            record = end - self._begin
             self._incoming.write(self._received[self._begin : end])
             self._begin = end
             if end == len(self._received):
                 self._received, self._begin = b"", 0
             try:
-                data = self._sslobj.read(size) if buffer is None else self._sslobj.read(size, buffer)
+                data = self._sslobj.read(record) if buffer is None else self._sslobj.read(size, buffer)
             except ssl.SSLWantReadError:
                 self._empty_records += 1
                 if self._empty_records > _EMPTY_RECORDS:
