@@ -113,7 +113,8 @@ class _BoundedTls(ssl.SSLObject):
     def read(self, size: int = 1024, buffer: Any = None) -> Any:
         """Return the data of the next record; `size` MUST be at least that of a record.
 
-        TLS gets the record's size instead: it allocates all of it before it reads, and the event loop asks for 256 KiB.
+        Without a buffer, TLS is asked for the record's size: it first allocates what it is asked for, and the event
+        loop asks for 256 KiB.
 
         Raises:
             ssl.SSLWantReadError: the next record is not complete.

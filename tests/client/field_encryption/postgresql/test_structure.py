@@ -206,6 +206,7 @@ def test_script_without_a_protected_name_is_supported(conn):
 LOSSES = [
     "ALTER TABLE people RENAME TO persons",
     "alter table if exists public.people rename to persons",
+    "ALTER INDEX people RENAME TO persons",
     "ALTER TABLE ONLY people RENAME ssn TO number",
     "ALTER TABLE people SET SCHEMA s",
     "ALTER TABLE people ADD note text, ALTER ssn TYPE text USING left(ssn, 20)",

@@ -98,7 +98,7 @@ def _lost_by_name(table: Table, kind: str, node: Node) -> str:
         return "its schema"
     if kind != "RenameStmt":
         return ""
-    if node.get("renameType") == "OBJECT_TABLE":
+    if "subname" not in node:  # the relation itself; PostgreSQL renames a table by ALTER INDEX too
         return "its name"
     column = node.get("subname", "") if node.get("renameType") == "OBJECT_COLUMN" else ""
     return f"the name of {column}" if column in table.protected else ""
