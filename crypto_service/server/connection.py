@@ -25,7 +25,7 @@ from core.errors.tenants import TenantNotOperational
 from crypto_service.interfaces import ClientIdentity, Dependencies
 from crypto_service.server.connection_registry import SMALL_BYTES, ConnectionRegistry
 from crypto_service.server.eager import start_eagerly
-from crypto_service.server.turns import SLICE_SECONDS
+from crypto_service.server.turns import UNIDENTIFIED
 from openkcm.errors import OpenKcmError
 
 Result = TypeVar("Result")
@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set by the loop before anything else
         self._loop = connections.loop
         self._idle_seconds = connections.bounds.idle_seconds
-        self._turns, self._tenant_id = parts.turns, ""
+        self._turns, self._tenant_id = parts.turns, UNIDENTIFIED
         self._early = bytearray()
         self._refusal: OpenKcmError | None = None
         self._barred: TenantNotOperational | None = None
@@ -434,7 +434,7 @@ class Connection(asyncio.Protocol):
             if self._queue and self._room and not self._running:
                 self._start(*self._queue.popleft())
             else:
-                self._turns.use(self._tenant_id, SLICE_SECONDS)  # it reads, in the next iteration
+                self._turns.use_up(self._tenant_id)  # it reads, in the next iteration
             self._run_queue()
 
     def _start(self, work: Coroutine[Any, Any, Any], then: Callable[[Any], None], context: Context) -> None:

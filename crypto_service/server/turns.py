@@ -4,6 +4,8 @@ In one iteration of the loop, work of a tenant begins only until it has used its
 iterations; in between, the loop reads what has arrived from all others. Work that takes less than a slice, of all
 tenants together, still counts in the next iterations: to reset it in each would cost every request a callback.
 
+A tenant that shares the process with no other has a larger slice, because each wait costs it throughput.
+
 While work waits, the loop never sleeps, and a thread that never sleeps loses its real-time priority
 (realtime_scheduling.py): then all tenants would wait for other processes. So the loop sleeps briefly now and then, and
 after that waiting work pauses, which leaves time to other processes.
@@ -18,6 +20,10 @@ from typing import TypeVar
 
 SLICE_SECONDS = 0.0002
 """Smaller slices cost a saturated tenant throughput, larger ones cost all others latency."""
+ALONE_SECONDS = 0.002
+"""The slice while only one tenant has work: by so much it may delay the first request of another one."""
+_SHARED_SECONDS = 10.0
+"""How long the smaller slice remains after several tenants had work."""
 _SECONDS_PER_BYTE = 2e-9
 """What receiving costs before any work begins: decryption of TLS records and copies."""
 _BUSY_SECONDS = 0.006
@@ -25,13 +31,15 @@ _BUSY_SECONDS = 0.006
 _SLEEP_SECONDS = 0.0001
 _PAUSE_SECONDS = 0.001
 """The pause of waiting work. Other tenants are served meanwhile."""
+UNIDENTIFIED = ""
 Result = TypeVar("Result")
 
 
 class Turns:
-    """MUST be used from one event loop."""
+    """MUST be used from one event loop. Connections whose tenant is not known yet share the turns of `UNIDENTIFIED`."""
 
     def __init__(self) -> None:
+        self._slice, self._shared_until = SLICE_SECONDS, time.monotonic() + _SHARED_SECONDS
         self._used: dict[str, float] = {}
         self._total = 0.0
         self._waiting: dict[str, deque[Callable[[], None]]] = {}
@@ -40,14 +48,18 @@ class Turns:
 
     def has_time(self, tenant: str) -> bool:
         """Return whether work of the tenant may begin in this iteration of the loop."""
-        return self._used.get(tenant, 0.0) < SLICE_SECONDS and tenant not in self._waiting
+        return self._used.get(tenant, 0.0) < self._slice and tenant not in self._waiting
 
     def use(self, tenant: str, seconds: float) -> None:
         """Account for time that the tenant's work took on the loop."""
         self._used[tenant] = self._used.get(tenant, 0.0) + seconds
         self._total += seconds
-        if self._total >= SLICE_SECONDS:
+        if self._total >= self._slice:
             self._schedule()
+
+    def use_up(self, tenant: str) -> None:
+        """Account for a whole slice: no more work of the tenant begins in this iteration."""
+        self.use(tenant, self._slice)
 
     def receive(self, tenant: str, size: int) -> None:
         """Account for `size` received bytes."""
@@ -82,7 +94,7 @@ class Turns:
         if not turn.done():
             turn.set_result(None)
             # The work begins after all turns of this iteration are granted, when its time is not known yet.
-            self.use(tenant, SLICE_SECONDS)
+            self.use_up(tenant)
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -91,9 +103,11 @@ class Turns:
 
     def _begin_iteration(self) -> None:
         self._scheduled = False
+        now = time.monotonic()
+        self._choose_slice(now)
         self._used.clear()
         self._total = 0.0
-        if self._is_busy():
+        if self._is_busy(now):
             time.sleep(_SLEEP_SECONDS)
             if self._waiting and not self._paused:
                 self._paused = True
@@ -101,22 +115,27 @@ class Turns:
         if not self._paused:
             self._call_waiting()
 
+    def _choose_slice(self, now: float) -> None:
+        if len(self._used.keys() - {UNIDENTIFIED}) > 1:
+            self._slice, self._shared_until = SLICE_SECONDS, now + _SHARED_SECONDS
+        elif now > self._shared_until:
+            self._slice = ALONE_SECONDS
+
     def _resume(self) -> None:
         self._paused = False
         self._schedule()
 
     def _call_waiting(self) -> None:
         for tenant, waiting in list(self._waiting.items()):
-            while waiting and self._used.get(tenant, 0.0) < SLICE_SECONDS:
+            while waiting and self._used.get(tenant, 0.0) < self._slice:
                 waiting.popleft()()
             if not waiting:
                 del self._waiting[tenant]
         if self._waiting:
             self._schedule()
 
-    def _is_busy(self) -> bool:
+    def _is_busy(self, now: float) -> bool:
         """Return whether the loop has not slept for `_BUSY_SECONDS`, by the kernel's count of voluntary switches."""
-        now = time.monotonic()
         if now - self._measured_at < _BUSY_SECONDS:
             return False
         waits = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw

@@ -5,7 +5,7 @@ from collections.abc import Generator
 
 import pytest
 
-from crypto_service.server.turns import SLICE_SECONDS, Turns
+from crypto_service.server.turns import ALONE_SECONDS, SLICE_SECONDS, UNIDENTIFIED, Turns
 from tests.concurrency import wait_until_async
 from tests.crypto_service.echo import ACME, BETA, ask, on_uvloop, place
 
@@ -94,6 +94,34 @@ async def test_small_uses_of_several_iterations_are_counted_together():
 
 
 @on_uvloop
+async def test_tenant_alone_has_a_larger_slice_until_another_has_work(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("crypto_service.server.turns._SHARED_SECONDS", 0.0)
+    turns = Turns()
+    turns.use(UNIDENTIFIED, SLICE_SECONDS)  # connections of the same tenant
+    turns.use("acme", SLICE_SECONDS)
+    await asyncio.sleep(0)
+    turns.use("acme", 0.9 * ALONE_SECONDS)
+    assert turns.has_time("acme")
+    turns.use("acme", 0.1 * ALONE_SECONDS)
+    assert not turns.has_time("acme")
+    assert turns.has_time("beta")
+    turns.use("beta", SLICE_SECONDS / 10)
+    await asyncio.sleep(0)
+    turns.use("acme", SLICE_SECONDS)
+    assert not turns.has_time("acme")
+
+
+@on_uvloop
+async def test_slice_remains_small_for_a_while_after_several_tenants_had_work():
+    turns = Turns()
+    turns.use("beta", SLICE_SECONDS / 10)
+    for _ in range(3):
+        turns.use("acme", SLICE_SECONDS)
+        assert not turns.has_time("acme")
+        await asyncio.sleep(0)
+
+
+@on_uvloop
 async def test_one_part_of_long_requests_is_done_in_an_iteration():
     """Its time is not known before; many requests at once must not do a part of each in the same iteration."""
     turns, done = Turns(), list[int]()
@@ -141,7 +169,7 @@ async def test_tenant_without_waiting_work_has_time_during_the_pause_of_others()
     turns, called = Turns(), list[str]()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("crypto_service.server.turns._PAUSE_SECONDS", 0.1)
-        patched.setattr(Turns, "_is_busy", lambda _: True)
+        patched.setattr(Turns, "_is_busy", lambda *_: True)
         turns.call_next("acme", lambda: called.append("acme"))
         await asyncio.sleep(0)
         for _ in range(5):

@@ -21,8 +21,8 @@ from crypto_service.kmip.codec.fields import choice, number, octets, structure, 
 from crypto_service.kmip.codec.tags import Tag
 from crypto_service.kmip.codec.ttlv import Item
 from crypto_service.kmip.objects.algorithms import Method
-from crypto_service.server import turns
 from crypto_service.server.limits import TenantLimits
+from crypto_service.server.turns import Turns
 from tests.crypto_service.kmip.messages import batch_item
 from tests.crypto_service.kmip.scene import VALUE, Client, Scene, a_date, a_name, attribute
 
@@ -169,7 +169,7 @@ async def test_refused_signature_consumes_no_usage(scene: Scene, monkeypatch: py
 async def test_other_requests_get_a_turn_when_the_items_of_a_batch_have_used_their_time(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(turns, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(Turns, "has_time", lambda *_: False)
     client, given = scene.client(), 0
 
     async def others() -> None:
