@@ -213,6 +213,9 @@ LOSSES = [
     "ALTER TABLE people ALTER COLUMN id SET DATA TYPE text",
     "ALTER TABLE people ALTER COLUMN id TYPE int USING id + 1",
     "BEGIN; ALTER TABLE people RENAME TO persons; COMMIT",
+    "ALTER SCHEMA public RENAME TO clinic",
+    'alter /* all */ schema "public"\nrename to people',
+    "ALTER TABLE s.other ADD x int; ALTER SCHEMA public RENAME TO clinic",
 ]
 KEPT = [
     "ALTER TABLE people RENAME plain TO other",
@@ -223,6 +226,7 @@ KEPT = [
     "ALTER TABLE s.people RENAME TO persons",
     "ALTER VIEW shown RENAME TO shown_people",
     "ALTER TABLE people ALTER ssn SET NOT NULL",
+    "ALTER SCHEMA s RENAME TO people",
     "ALTER TABLE people DROP ssn",
 ]
 

@@ -14,7 +14,12 @@ from openkcm.field_encryption.postgresql.rewrite import dml as writing
 from openkcm.field_encryption.postgresql.rewrite import select as reading
 from openkcm.field_encryption.postgresql.rewrite.analysis import Analysis
 from openkcm.field_encryption.postgresql.rewrite.scopes import EXPORTED, IGNORED, REFUSED, Output, Scope, table_of
-from openkcm.field_encryption.postgresql.structure import changes_structure, check_change, check_script
+from openkcm.field_encryption.postgresql.structure import (
+    changes_structure,
+    check_change,
+    check_script,
+    may_rename_schema,
+)
 from openkcm.field_encryption.usage import UsageReporter
 
 # Statements that neither store values nor return them: structure, maintenance, sessions.
@@ -61,7 +66,8 @@ class RewriteCache:
         except KeyError:
             pass
         mentions = self.catalogue.mentions
-        plan = None if mentions is None or mentions.search(query) is None else make(self.catalogue, query)
+        concerned = mentions is not None and (mentions.search(query) or may_rename_schema(query))
+        plan = make(self.catalogue, query) if concerned else None
         work: PreparedRewrite | Unprepared | None = None
         if plan is not None:
             work = PreparedRewrite(plan, self._keys, self._decryptor, self._uses)

@@ -14,6 +14,7 @@ _WORDS = re.compile(
 )
 """A word of each statement that changes the structure; any other statement may contain one too."""
 _SETVAL = re.compile(rb"\bsetval\b", re.IGNORECASE)
+_SCHEMA_RENAMED = re.compile(rb"\balter\b[^;]*\bschema\b[^;]*\brename\b", re.IGNORECASE)
 _NO_CHANGES = frozenset({
     "SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "CopyStmt", "DeclareCursorStmt", "FetchStmt",
     "ClosePortalStmt", "PrepareStmt", "ExecuteStmt", "DeallocateStmt", "VariableSetStmt", "VariableShowStmt",
@@ -52,6 +53,11 @@ def _changes(statement: Node) -> bool:
     return kind not in _NO_CHANGES or "intoClause" in node or str(node.get("kind", "")).endswith("_PREPARED")
 
 
+def may_rename_schema(text: bytes) -> bool:
+    """Return whether a text may rename a schema, which may be one of protected tables; the parser decides."""
+    return _SCHEMA_RENAMED.search(text) is not None
+
+
 def check_script(statements: Sequence[Node]) -> None:
     """Reject a script that stores values after a change: the protection after the change is not known before it."""
     changed = False
@@ -78,12 +84,11 @@ def check_change(catalogue: Catalogue, kind: str, node: Node) -> None:
     Each value is bound to its schema, table, column and primary key. A table with a new name would also leave the list
     of protected columns, so that later values would be stored plain.
     """
-    relation = node.get("relation")
-    if not relation:
-        return
-    schema, name = relation.get("schemaname", ""), relation["relname"]
-    for table in catalogue.named(name):
-        if table.protected and schema in {"", table.schema}:
+    relation = node.get("relation") or {}
+    schema, name = relation.get("schemaname", ""), relation.get("relname", "")
+    renamed = node["subname"] if kind == "RenameStmt" and node.get("renameType") == "OBJECT_SCHEMA" else None
+    for table in catalogue.tables.values():
+        if table.protected and (table.schema == renamed or (table.name == name and schema in {"", table.schema})):
             changed = _lost_by_name(table, kind, node) or _lost_by_type(table, kind, node)
             if changed:
                 raise StatementRefused(
@@ -98,6 +103,8 @@ def _lost_by_name(table: Table, kind: str, node: Node) -> str:
         return "its schema"
     if kind != "RenameStmt":
         return ""
+    if node.get("renameType") == "OBJECT_SCHEMA":
+        return "the name of its schema"
     if "subname" not in node:  # the relation itself; PostgreSQL renames a table by ALTER INDEX too
         return "its name"
     column = node.get("subname", "") if node.get("renameType") == "OBJECT_COLUMN" else ""
