@@ -199,7 +199,6 @@ class ClientCertificateAuthenticator:
             if self._clock() < (entry.kept_until if kept else entry.not_after):
                 return found if found.address == address else replace(found, address=address)
             found = _Rejection(found.service, ClientNotAuthorized, "expired")
-        error = found.error()
         await self._journal.write(
             (
                 AuditEntry(
@@ -209,11 +208,11 @@ class ClientCertificateAuthenticator:
                     subject=f"certificate {leaf.serial}: {found.why}",
                     correlation_id=correlation_id.get() or new_correlation_id(),
                     source=address,
-                    refused=error.code,
+                    refused=found.error().code,
                 ),
             )
         )
-        raise error
+        raise found.error()
 
     async def _fresh_entry(self, leaf: _Leaf) -> _CacheEntry:
         entry = self._entries.get(leaf.key)

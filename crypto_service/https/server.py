@@ -171,39 +171,42 @@ class _HttpsConnection(Connection):
 
     async def refused(self, error: OpenKcmError, received: bytes) -> bytes:
         """Return the rejection; for a service of a locked tenant its own certificate, if it requested that."""
-        not_operational = error if isinstance(error, TenantNotOperational) else None
-        asked = None if not_operational is None else next(iter(self._reader.feed(received)), None)
-        if not_operational is None or asked is None:
+        asked = next(iter(self._reader.feed(received)), None) if isinstance(error, TenantNotOperational) else None
+        if asked is None:
             head_only = received.startswith(b"HEAD ")
             return _render(from_error(error), new_correlation_id(), last=True, head_only=head_only)
         correlation_id.set(asked.correlation_id)
         answer: bytes | Problem
         try:
-            answer = await self._answer_within_limits(asked, await self._locked(not_operational, asked))
+            caller = await self._locked(asked)
+            answer = from_error(error) if caller is None else await self._answer_within_limits(asked, caller)
         except OpenKcmError as refused:
             answer = from_error(refused)
         return _render(answer, asked.correlation_id, last=True, head_only=asked.head_only)
 
-    async def _locked(self, not_operational: TenantNotOperational, message: Message) -> ClientIdentity:
+    async def _locked(self, message: Message) -> ClientIdentity | None:
         """Return a caller that requests its certificate and is rejected only because its tenant is locked.
 
-        Raise `not_operational` otherwise. The certificate is not secret and decrypts nothing while the tenant is
-        locked. Without it, a lock that lasts longer than a certificate would leave the service with an expired
-        certificate, which cannot authenticate the request for the next one.
+        The certificate is not secret and decrypts nothing while the tenant is locked. Without it, a lock that lasts
+        longer than a certificate would leave the service with an expired certificate, which cannot authenticate the
+        request for the next one.
         """
         if message.endpoint is None or message.endpoint.name != CERTIFICATE:
-            raise not_operational
+            return None
         try:
             return await self.parts.callers.locked(self.certificate or b"")
         except ClientNotAuthorized:  # another reason applies too, or the lock has ended
-            raise not_operational from None
+            return None
 
     async def _current_caller(self, message: Message) -> ClientIdentity:
         """Return the caller; a connection opened before its tenant was locked remains until `recheck` closes it."""
         try:
             return await self.current()
-        except TenantNotOperational as not_operational:
-            return await self._locked(not_operational, message)
+        except TenantNotOperational:
+            caller = await self._locked(message)
+            if caller is None:
+                raise
+            return caller
 
     def _sent(self, reply: _Reply) -> None:
         data, last, unread, answered, _ = reply

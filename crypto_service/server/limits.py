@@ -66,12 +66,21 @@ class TenantLimits:
         if tokens < cost and tokens < enough:
             share.tokens = tokens
             self.refused += 1
-            refused = TooManyRequests()
             needed = max(min(paid, rate), min(float(cost), enough) + paid)
-            refused.retry_after = max(1, math.ceil((needed - tokens) / rate))
-            raise refused
+            raise _too_many((needed - tokens) / rate)
         share.tokens = tokens - cost
 
     def leave(self, tenant_id: str) -> None:
         """Release the concurrent request; MUST follow each `enter` that did not raise."""
         self._shares[tenant_id].taken_places -= 1
+
+
+def _too_many(seconds: float) -> TooManyRequests:
+    """Return the rejection of a request that the rate permits after `seconds`.
+
+    An exception in a variable of the frame that raises it is a reference cycle. Only the garbage collector ends it, and
+    thousands of rejections would then stop the loop for all tenants.
+    """
+    refused = TooManyRequests()
+    refused.retry_after = max(1, math.ceil(seconds))
+    return refused

@@ -37,6 +37,7 @@ from tests.crypto_service.core.world import (
     never_locked,
     signed_by,
 )
+from tests.crypto_service.reference_cycles import fewer_objects_in_cycles_than
 from vault.pki.certificates import load_issuer
 
 pytestmark = pytest.mark.integration
@@ -234,6 +235,15 @@ async def test_locked_returns_a_caller_only_if_the_lock_is_the_only_reason(
         changes.tell(tenant_hash(home.tenant_id))
         with pytest.raises(ClientNotAuthorized):
             await callers.locked(certificate)
+
+
+async def test_rejections_leave_no_reference_cycles(callers: ClientCertificateAuthenticator, home: Home):
+    certificate = home.connect("orders")
+    home.disconnect("orders")
+    with fewer_objects_in_cycles_than(100):
+        for _ in range(100):
+            with pytest.raises(ClientNotAuthorized):
+                await callers.identify(certificate, ADDRESS)
 
 
 async def test_disconnected_service_is_rejected_with_all_certificates_until_reconnected(

@@ -11,6 +11,7 @@ from tests.concurrency import wait_until
 from tests.crypto_service.authority import root, tenant_authority
 from tests.crypto_service.https.stage import BODY_LIMIT, SERVICE, TENANT, Stage
 from tests.crypto_service.https.wire import CHUNKED, Reply, Wire, encrypt_body, get, post
+from tests.crypto_service.reference_cycles import fewer_objects_in_cycles_than
 
 pytestmark = pytest.mark.integration
 
@@ -308,6 +309,41 @@ def test_too_many_requests_get_retry_after(tmp_path: Path):
         assert [wire.reply().status for _ in range(2)] == [200, 404]
         refused = wire.reply()
         assert (refused.status, refused.json["code"], refused.headers["retry-after"]) == (429, "too_many_requests", "1")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (get("/v1/secrets"), 404),
+        (post("/v1/encrypt", b"{"), 400),
+        (post("/v1/decrypt", b'{"ciphertext": "okcm:v1:AAAA", "resource": "a"}'), 422),
+        (post("/v1/encrypt:batch", b'{"items": [{"plaintext": "?", "resource": "a"}, 7]}'), 200),
+    ],
+)
+def test_invalid_requests_leave_no_reference_cycles(wire: Wire, request_bytes: bytes, status: int):
+    with fewer_objects_in_cycles_than(100):
+        for _ in range(100):
+            wire.send(request_bytes)
+            assert wire.reply().status == status
+
+
+def test_requests_of_a_locked_tenant_leave_no_reference_cycles(wire: Wire, stage: Stage):
+    wire.send(get("/healthz"))
+    assert wire.reply().status == 200
+    stage.on_loop(lambda: stage.core.move(TENANT, State.LOCKED))
+    with fewer_objects_in_cycles_than(100):
+        for _ in range(100):
+            wire.send(get("/healthz"))
+            assert wire.reply().status == 403
+
+
+def test_requests_above_the_rate_leave_no_reference_cycles(tmp_path: Path):
+    with Stage(tmp_path, rate=1) as stage, Wire(stage.dial()) as wire:
+        wire.send(get("/healthz"))
+        assert wire.reply().status == 200
+        with fewer_objects_in_cycles_than(100):
+            wire.send(get("/healthz") * 100)
+            assert 429 in {wire.reply().status for _ in range(100)}
 
 
 def test_batch_counts_its_items_and_one_concurrent_request(tmp_path: Path):

@@ -1,5 +1,6 @@
 import pytest
 
+from core.errors.requests import TooManyRequests
 from core.services import CryptoOperation
 from core.tenants.lifecycle import State
 from crypto_service.kmip import dispatch
@@ -20,6 +21,7 @@ from crypto_service.kmip.objects.key_material import MOST_BYTES
 from crypto_service.server.eager import start_eagerly
 from tests.crypto_service.kmip.messages import a_get, batch_item, message, version
 from tests.crypto_service.kmip.scene import Answered, Client, Scene, a_name, creation, custom
+from tests.crypto_service.reference_cycles import fewer_objects_in_cycles_than
 
 CONTINUE = choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.CONTINUE)
 UNDO = choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.UNDO)
@@ -404,3 +406,24 @@ async def test_get_of_a_cached_object_does_not_suspend(scene: Scene):
     assert rest is None
     assert result is not None
     assert result.reason is None
+
+
+@pytest.mark.parametrize(
+    "operation", [Operation.GET, Operation.LOCATE, Operation.CREATE, Operation.DERIVE_KEY, Operation.SIGN, 9999]
+)
+async def test_rejected_items_leave_no_reference_cycles(scene: Scene, operation: int):
+    client = scene.client()
+    key = await client.create()
+    payloads = ((), (text(Tag.UNIQUE_IDENTIFIER, key),), (text(Tag.UNIQUE_IDENTIFIER, "unknown"),))
+    with fewer_objects_in_cycles_than(100):
+        for payload in payloads:
+            await client.batch(*[batch_item(operation, *payload)] * 100, header=(CONTINUE,))
+
+
+async def test_requests_above_the_rate_leave_no_reference_cycles(scene: Scene):
+    client = scene.client()
+    limits = client.process.parts.limits
+    limits.enter(client.caller.tenant_id, 1_000_000_000)
+    with fewer_objects_in_cycles_than(100):
+        for _ in range(100):
+            assert (await client.ask(*creation())).message == TooManyRequests().message

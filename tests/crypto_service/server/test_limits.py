@@ -5,6 +5,7 @@ import pytest
 from core.errors.requests import TooManyRequests
 from crypto_service.server.limits import TenantLimits
 from tests.crypto_service.core.world import Clock
+from tests.crypto_service.reference_cycles import fewer_objects_in_cycles_than
 
 
 def take(limits: TenantLimits, tenant: str, times: int, cost: int = 1) -> int:
@@ -110,3 +111,10 @@ def test_work_of_a_batch_is_admitted_although_its_items_have_emptied_the_bucket(
     assert busy.value.retry_after * rate >= 168
     clock.now += busy.value.retry_after
     limits.enter("acme", 10 * rate)
+
+
+def test_rejections_leave_no_reference_cycles():
+    limits = TenantLimits(1, 1, Clock(100.0))
+    assert take(limits, "acme", 1) == 1
+    with fewer_objects_in_cycles_than(100):
+        assert take(limits, "acme", 100) == 0
