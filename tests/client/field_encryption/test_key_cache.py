@@ -100,6 +100,17 @@ def test_key_is_used_for_its_time_while_no_thread_can_be_started(process, monkey
     assert process.usable(ONE, TWO) == [False, False]
 
 
+def test_repeated_rejection_keeps_no_frames(process):
+    def count_frames() -> int:
+        with pytest.raises(KeyUnwrapError) as refused:
+            process.keys.newest(ONE)
+        return len(refused.traceback)
+
+    process.refuse(KeyErrorScope.ALL_KEYS)
+    process.refresh(ONE)
+    assert count_frames() == count_frames()
+
+
 def test_rejection_of_one_key_ends_only_that_key(process):
     process.refuse(KeyErrorScope.THE_KEY)
     process.refresh(ONE)

@@ -99,9 +99,13 @@ def test_missing_list_raises_its_reason_and_recovers(stage: Stage, refreshed_eve
 def test_unreachable_service_is_not_treated_as_an_empty_list(tmp_path: Path) -> None:
     with Stage(tmp_path) as stage:
         folder = stage.folder
-    with pytest.raises(ProtectionUnreadable) as refused:
-        ServiceProtection(CryptoService(folder), 60).fields()
-    assert refused.value.code == "connection_failed"
+    protection, frames = ServiceProtection(CryptoService(folder), 60, lambda: 0.0), []
+    for _ in range(3):
+        with pytest.raises(ProtectionUnreadable) as refused:
+            protection.fields()
+        assert refused.value.code == "connection_failed"
+        frames.append(len(refused.traceback))
+    assert frames[1] == frames[2], "a repeated error keeps no frames"
 
 
 def test_last_list_stays_in_force_when_the_refresh_fails(stage: Stage, refreshed_every) -> None:

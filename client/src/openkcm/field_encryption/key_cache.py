@@ -232,7 +232,7 @@ class ColumnKeys:
             entry.key = None
             refused = entry.refused
             if refused is not None and now - entry.refused_at < _REFUSAL_SECONDS:
-                raise refused
+                raise refused.with_traceback(None)  # otherwise each repetition would add its frames
             return self._unwrap(column, purpose, version, entry)
 
     def _unwrap(self, column: Column, purpose: str, version: int, entry: _Entry) -> tuple[ColumnKey, float]:

@@ -88,7 +88,7 @@ class ServiceProtection:
     def _load(self) -> tuple[ProtectedField, ...]:
         begun = self._clock()
         if self._refused is not None and begun - self._refused_at < _REFUSAL_SECONDS:
-            raise self._refused
+            raise self._refused.with_traceback(None)  # otherwise each repetition would add its frames
         try:
             found = self._service.ask(Client.protection)
         except ClientError as refused:
