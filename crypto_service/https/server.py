@@ -185,7 +185,7 @@ class _HttpsConnection(Connection):
         return _render(answer, asked.correlation_id, last=True, head_only=asked.head_only)
 
     async def _locked(self, message: Message) -> ClientIdentity | None:
-        """Return a caller that requests its certificate and is rejected only because its tenant is locked.
+        """Return a caller that requests its certificate and is rejected only because its tenant is locked, else None.
 
         The certificate is not secret and decrypts nothing while the tenant is locked. Without it, a lock that lasts
         longer than a certificate would leave the service with an expired certificate, which cannot authenticate the
