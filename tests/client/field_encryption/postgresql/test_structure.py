@@ -203,6 +203,17 @@ def test_script_without_a_protected_name_is_supported(conn):
     assert conn.execute("SELECT c FROM t").fetchall() == [("x",)]
 
 
+def test_script_that_renames_a_schema_and_stores_values_is_supported(conn):
+    conn.execute("CREATE SCHEMA s; CREATE TABLE s.t (c text); ALTER SCHEMA s RENAME TO z; INSERT INTO z.t VALUES ('x')")
+    assert conn.execute("SELECT c FROM z.t").fetchall() == [("x",)]
+
+
+def test_text_that_repeats_keywords_is_analysed(conn):
+    """A value must not make the analysis take longer than in proportion to its length."""
+    value = 20_000 * "alter " + 20_000 * "schema "
+    assert conn.execute(f"SELECT '{value}'").fetchall() == [(value,)]
+
+
 LOSSES = [
     "ALTER TABLE people RENAME TO persons",
     "alter table if exists public.people rename to persons",
@@ -216,6 +227,7 @@ LOSSES = [
     "ALTER SCHEMA public RENAME TO clinic",
     'alter /* all */ schema "public"\nrename to people',
     "ALTER TABLE s.other ADD x int; ALTER SCHEMA public RENAME TO clinic",
+    "ALTER TABLE people ADD note text; ALTER SCHEMA public RENAME TO clinic",
 ]
 KEPT = [
     "ALTER TABLE people RENAME plain TO other",

@@ -14,12 +14,7 @@ from openkcm.field_encryption.postgresql.rewrite import dml as writing
 from openkcm.field_encryption.postgresql.rewrite import select as reading
 from openkcm.field_encryption.postgresql.rewrite.analysis import Analysis
 from openkcm.field_encryption.postgresql.rewrite.scopes import EXPORTED, IGNORED, REFUSED, Output, Scope, table_of
-from openkcm.field_encryption.postgresql.structure import (
-    changes_structure,
-    check_change,
-    check_script,
-    may_rename_schema,
-)
+from openkcm.field_encryption.postgresql.structure import changes_structure, check_change, check_schemas, check_script
 from openkcm.field_encryption.usage import UsageReporter
 
 # Statements that neither store values nor return them: structure, maintenance, sessions.
@@ -66,12 +61,12 @@ class RewriteCache:
         except KeyError:
             pass
         mentions = self.catalogue.mentions
-        concerned = mentions is not None and (mentions.search(query) or may_rename_schema(query))
-        plan = make(self.catalogue, query) if concerned else None
+        plan = None if mentions is None or mentions.search(query) is None else make(self.catalogue, query)
         work: PreparedRewrite | Unprepared | None = None
         if plan is not None:
             work = PreparedRewrite(plan, self._keys, self._decryptor, self._uses)
         elif changes_structure(query):
+            check_schemas(self.catalogue, query)
             work = Unprepared.STRUCTURE_CHANGE
         if len(query) <= _MAX_LENGTH:
             self._cache[query] = work

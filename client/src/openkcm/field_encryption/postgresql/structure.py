@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 from openkcm.field_encryption.postgresql.catalog import Catalogue, Table
 from openkcm.field_encryption.postgresql.errors import StatementRefused
@@ -14,7 +15,7 @@ _WORDS = re.compile(
 )
 """A word of each statement that changes the structure; any other statement may contain one too."""
 _SETVAL = re.compile(rb"\bsetval\b", re.IGNORECASE)
-_SCHEMA_RENAMED = re.compile(rb"\balter\b[^;]*\bschema\b[^;]*\brename\b", re.IGNORECASE)
+_SCHEMA = re.compile(rb"\bschema\b", re.IGNORECASE)
 _NO_CHANGES = frozenset({
     "SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "CopyStmt", "DeclareCursorStmt", "FetchStmt",
     "ClosePortalStmt", "PrepareStmt", "ExecuteStmt", "DeallocateStmt", "VariableSetStmt", "VariableShowStmt",
@@ -51,11 +52,6 @@ def _changes(statement: Node) -> bool:
         # Without a copied comment, a temporary table is not protected; many programs create one in a transaction.
         return any("TableLikeClause" in one for one in node.get("tableElts", ())) or "inhRelations" in node
     return kind not in _NO_CHANGES or "intoClause" in node or str(node.get("kind", "")).endswith("_PREPARED")
-
-
-def may_rename_schema(text: bytes) -> bool:
-    """Return whether a text may rename a schema, which may be one of protected tables; the parser decides."""
-    return _SCHEMA_RENAMED.search(text) is not None
 
 
 def check_script(statements: Sequence[Node]) -> None:
@@ -96,6 +92,16 @@ def check_change(catalogue: Catalogue, kind: str, node: Node) -> None:
                     "decrypt them with `openkcm backfill --undo`, end the protection of the columns, make the change, "
                     "and protect the columns again",
                 )
+
+
+def check_schemas(catalogue: Catalogue, text: bytes) -> None:
+    """Reject a rename of the schema of a protected table, which the text need not name. Raises StatementRefused."""
+    if not catalogue.tables or not _SCHEMA.search(text):
+        return
+    with suppress(NotParsed):  # the server decides about it
+        for statement in parse(text):
+            ((kind, node),) = statement.items()
+            check_change(catalogue, kind, node)
 
 
 def _lost_by_name(table: Table, kind: str, node: Node) -> str:
