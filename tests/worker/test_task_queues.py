@@ -10,6 +10,7 @@ from threading import Barrier, Event
 
 import pytest
 from temporalio import activity, workflow
+from temporalio.bridge.proto.activity_task import Cancel
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
@@ -183,3 +184,14 @@ class _Waiting:
     @workflow.run
     async def run(self) -> None:
         await workflow.execute_activity("wait-for-both", start_to_close_timeout=timedelta(minutes=1))
+
+
+async def test_warning_of_an_activity_cancelled_while_it_completes_does_not_end_a_worker(temporal):
+    """Warnings are errors in tests, but temporalio gives this one in the loop that polls for activities."""
+
+    @activity.defn
+    async def short() -> None: ...
+
+    client = await Client.connect(temporal.address, data_converter=pydantic_data_converter)
+    worker = Worker(client, task_queue=uuid.uuid4().hex, activities=[short])
+    worker._activity_worker._handle_cancel_activity_task(b"token of an activity that has completed", Cancel())
