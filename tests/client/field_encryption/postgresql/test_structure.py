@@ -214,6 +214,12 @@ def test_text_that_repeats_keywords_is_analysed(conn):
     assert conn.execute(f"SELECT '{value}'").fetchall() == [(value,)]
 
 
+def test_text_with_many_spaces_after_a_setting_is_analysed(conn):
+    spaces = 400_000 * " "
+    conn.execute(f"SET application_name = '{spaces}'; SELECT 1")
+    assert conn.execute("SHOW application_name").fetchone() is not None
+
+
 LOSSES = [
     "ALTER TABLE people RENAME TO persons",
     "alter table if exists public.people rename to persons",

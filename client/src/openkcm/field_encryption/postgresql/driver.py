@@ -41,7 +41,7 @@ _STRUCTURE_CHANGE: Final = Unprepared.STRUCTURE_CHANGE
 _NEUTRAL_KIND, _ASKS_IDS, _OTHER = range(3)
 _NEUTRAL = re.compile(
     rb"\s*(?:begin|start|commit|end|rollback|abort|savepoint|release|set|reset|show|listen|unlisten|notify|discard"
-    rb"|deallocate|close|fetch|move)\b[^;]*;?\s*\Z",
+    rb"|deallocate|close|fetch|move)\b[^;]*(?:;\s*)?\Z",
     re.IGNORECASE,
 )
 _IDS = re.compile(rb"\b(?:lastval|currval)\s*\(", re.IGNORECASE)
