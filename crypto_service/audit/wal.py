@@ -49,10 +49,16 @@ log = structlog.get_logger()
 
 
 def journal_folder(state_dir: Path) -> Path:
-    """Create the folder of the log, accessible only to its owner, and return it."""
+    """Create the folder of the log, accessible only to its owner, and return it; raise OSError.
+
+    It survives a power failure, as must the lines that will be flushed to files in it.
+    """
     folder = state_dir / "crypto"
+    missing = [one for one in (state_dir, *state_dir.parents) if not one.exists()]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
+    for one in (folder, *missing):
+        sync_folder(one.parent)
     return folder
 
 

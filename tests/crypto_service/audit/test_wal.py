@@ -78,6 +78,17 @@ def lines(folder: Path) -> list[WalRecord]:
     return found
 
 
+def test_new_folders_of_the_log_survive_a_power_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    flushed: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    state_dir = tmp_path / "new" / "state"
+    journal_folder(state_dir)
+    assert set(flushed) == {tmp_path, tmp_path / "new", state_dir}
+    flushed.clear()
+    journal_folder(state_dir)  # it may exist since an attempt that was killed before it flushed
+    assert flushed == [state_dir]
+
+
 @given(st.text(max_size=40), st.text(max_size=40), st.integers(0, 2**40), st.sampled_from(CryptoOperation))
 def test_decode_returns_each_encoded_entry(subject: str, source: str, size: int, operation: CryptoOperation):
     entry = AuditEntry("acme-corp-12345", "orders", operation, subject, "corr", source, "", 3, size, size)
