@@ -97,6 +97,11 @@ class HttpReader:
         """Whether the client waits for `100 Continue` before it sends the body of the incomplete message."""
         self._start()
 
+    def close(self) -> None:
+        """Read nothing more. Without this, the reader and its parser would remain a reference cycle."""
+        self.ended = True
+        del self._parser
+
     @property
     def held(self) -> int:
         """Bytes of the body of the incomplete message."""

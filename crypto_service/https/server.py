@@ -135,6 +135,10 @@ class _HttpsConnection(Connection):
             answer = _render(refusal, new_correlation_id(), last=True)
             self.run(hold_position(), lambda _: self._sent(_Reply(answer, last=True, unread=True)))
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._reader.close()
+
     def _parse(self) -> bool:
         """Parse what can be answered now, because a client may send a thousand requests at once.
 

@@ -314,17 +314,33 @@ def test_too_many_requests_get_retry_after(tmp_path: Path):
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
+        (post("/v1/encrypt", encrypt_body()), 200),
         (get("/v1/secrets"), 404),
         (post("/v1/encrypt", b"{"), 400),
         (post("/v1/decrypt", b'{"ciphertext": "okcm:v1:AAAA", "resource": "a"}'), 422),
         (post("/v1/encrypt:batch", b'{"items": [{"plaintext": "?", "resource": "a"}, 7]}'), 200),
     ],
 )
-def test_invalid_requests_leave_no_reference_cycles(wire: Wire, request_bytes: bytes, status: int):
+def test_requests_leave_no_reference_cycles(wire: Wire, request_bytes: bytes, status: int):
     with fewer_objects_in_cycles_than(100):
         for _ in range(100):
             wire.send(request_bytes)
             assert wire.reply().status == status
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /", get("/v1/secrets"), post("/v1/encrypt", encrypt_body())])
+def test_ended_connections_leave_no_reference_cycles(stage: Stage, sent: bytes):
+    def connect() -> None:
+        with Wire(stage.dial()) as wire:
+            wire.send(sent)
+            if sent.endswith(b"}"):
+                wire.reply()
+        wait_until(lambda: stage.on_loop(lambda: not len(stage.connections)))
+
+    connect()
+    with fewer_objects_in_cycles_than(20):
+        for _ in range(20):
+            connect()
 
 
 def test_requests_of_a_locked_tenant_leave_no_reference_cycles(wire: Wire, stage: Stage):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import struct
 from collections.abc import AsyncIterator
 
@@ -21,8 +22,9 @@ from crypto_service.kmip.server import KmipConnection
 from crypto_service.server.connection_registry import ConnectionLimits, ConnectionRegistry
 from database.postgres.change_feed import tenant_hash
 from tests.concurrency import wait_until_async
-from tests.crypto_service.echo import ACME, BETA, Place, is_closed, on_uvloop, place
+from tests.crypto_service.echo import ACME, BETA, Place, client_context, is_closed, on_uvloop, place
 from tests.crypto_service.kmip.messages import a_get, batch_item, encoded, message, version
+from tests.crypto_service.reference_cycles import fewer_objects_in_cycles_than
 
 pytestmark = pytest.mark.integration
 
@@ -114,6 +116,24 @@ async def test_waiting_response_delays_only_its_own_connection():
         assert asked_id(await ask(free, encoded(a_get("other")))) == "other"
         blocked.set()
         assert [asked_id(await receive(held)) for _ in range(2)] == ["first", "second"]
+
+
+@on_uvloop
+async def test_ended_connections_leave_no_reference_cycles():
+    async with kmip_server() as (here, _):
+
+        def connect() -> None:
+            plain = socket.create_connection(("127.0.0.1", here.port), 30)
+            with client_context(ACME).wrap_socket(plain, server_hostname="localhost") as client:
+                client.sendall(encoded(a_get("one")))
+                assert client.recv(LIMIT)
+
+        await asyncio.to_thread(connect)
+        await wait_until_async(lambda: not len(here.connections))
+        with fewer_objects_in_cycles_than(20):
+            for _ in range(20):
+                await asyncio.to_thread(connect)
+            await wait_until_async(lambda: not len(here.connections))
 
 
 @on_uvloop
