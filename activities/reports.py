@@ -66,10 +66,7 @@ class ReportActivities:
             requested = _requested(tx, step)
             if tx.reports.stated(step.report_id) is not None:
                 return
-            if tx.audit.archived() is not None and not begins_before(
-                next(iter(tx.audit.records(0, 1)), None), requested.since
-            ):
-                raise ReportPeriodArchived
+            _require_unarchived(tx, requested.since)
             at = self._clock()
             stated = self._read_stated(tx, at)
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -92,7 +89,7 @@ class ReportActivities:
                 raise TenantUnknown
             if requested.made_at is not None:
                 return
-            (anchor,) = tx.audit.records(kept.seq - 1, 1)
+            [anchor] = _records_after(tx, kept.seq - 1, 1)
         request = Request(
             step.report_id,
             step.tenant_id,
@@ -111,8 +108,9 @@ class ReportActivities:
             tx.reports.store(step.report_id, files)
 
     def _records(self, tenant_id: str, requested: ReportRow, end: int) -> Iterator[StoredRecord]:
-        """Yield the records before sequence number `end` that may belong to the period."""
-        with self._database.tenant_tx(tenant_id) as tx:
+        """Yield the records before sequence number `end` that may belong to the period; raise ReportPeriodArchived."""
+        with self._database.tenant_snapshot(tenant_id) as tx:
+            _require_unarchived(tx, requested.since)
             chosen = AuditFilter(since=requested.since - _CLOCK_STEP, until=requested.until + _CLOCK_STEP)
             among = tx.audit.numbers(chosen)
         last = min(among.stop, end) - 1
@@ -120,9 +118,9 @@ class ReportActivities:
         while after < last:
             activity.heartbeat(after)
             with self._database.tenant_tx(tenant_id) as tx:
-                found = tx.audit.records(after, min(_BATCH, last - after))
+                found = _records_after(tx, after, min(_BATCH, last - after))
             yield from found
-            after += _BATCH
+            after = found[-1].seq
 
     def _files(self, report: Report) -> Mapping[ReportFormat, bytes]:
         """Return the report in every format, each with its own signature."""
@@ -149,3 +147,18 @@ def _requested(tx: TenantTransaction, step: ReportStep) -> ReportRow:
     if requested is None:
         raise ReportUnknown
     return requested
+
+
+def _require_unarchived(tx: TenantTransaction, since: datetime) -> None:
+    """Require that the database has all records since this time; archived ones may wait for their deletion."""
+    archived = tx.audit.archived()
+    if archived is not None and not begins_before(next(iter(tx.audit.records(archived.seq, 1)), None), since):
+        raise ReportPeriodArchived
+
+
+def _records_after(tx: TenantTransaction, seq: int, number: int) -> Sequence[StoredRecord]:
+    """Return at most this number of records after another one, at least one; raise ReportPeriodArchived."""
+    found = tx.audit.records(seq, number)
+    if not found or found[0].seq != seq + 1:  # archived since the period was checked
+        raise ReportPeriodArchived
+    return found

@@ -4,6 +4,7 @@ A test key signs; the real key signs in tests/e2e/audit/test_report.py.
 """
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -23,10 +24,11 @@ from core.errors.platform import DatabaseRefused, DatabaseUnavailable
 from core.messages.base import StepInput
 from core.messages.compliance import ReportStep
 from core.tenants.lifecycle import Transition
+from database.audit import AuditStream
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.platform.scheduled import PlatformQueries
-from openkcm.contract.audit_events import AuditName
+from openkcm.contract.audit_events import AuditName, StoredRecord
 from openkcm.contract.protected_fields import Backfill
 from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.reports.signed_file import ReportFormat, read_report
@@ -45,7 +47,7 @@ from tests.database.builders import (
     some_uses,
 )
 from tests.database.fixtures import Field
-from tests.database.signing import SIGNER
+from tests.database.signing import SIGNER, sign_head
 
 TENANT, REPORT_ID = "acme", "6f" * 16
 STEP = ReportStep(tenant_id=TENANT, operation_id=f"report-{REPORT_ID}", report_id=REPORT_ID)
@@ -248,6 +250,66 @@ def test_report_is_rejected_when_records_of_its_period_are_archived(scene: Scene
         administrator.execute("update okcm.report set since = now(), until = now() + interval '1 day'")
     scene.make()
     scene.assert_one_good_report()
+
+
+def test_report_is_rejected_when_archived_records_of_its_period_wait_for_their_deletion(
+    scene: Scene, field: Field
+) -> None:
+    """The first remaining record is older than the period, but the archive ends within it."""
+    sign_head(scene.worker, TENANT)
+    an_archive(field, TENANT)
+    scene.ask()
+    with field.administrator() as administrator:
+        administrator.execute(
+            "update okcm.report set until = now() + interval '1 day', since = (record::json->>'time')::timestamptz"
+            " from okcm.audit_event e where e.tenant_id = %s and e.seq = 2",
+            [TENANT],
+        )
+    with pytest.raises(ReportPeriodArchived):
+        scene.make()
+
+
+@pytest.mark.parametrize("deleted", [0, 100], ids=["archived", "deleted"])
+def test_report_fails_when_records_of_its_period_are_archived_before_it_reads_them(
+    scene: Scene, field: Field, deleted: int
+) -> None:
+    scene.ask()
+    state, sign, make = scene.steps
+    scene.run(*state)
+    an_archive(field, TENANT)
+    scene.read(lambda tx: tx.audit.delete_archived(deleted))
+    scene.run(*sign)
+    with pytest.raises(ReportPeriodArchived):
+        scene.run(*make)
+
+
+def test_report_fails_when_records_are_deleted_while_it_reads_them(
+    scene: Scene, field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the remaining records would count several times."""
+    monkeypatch.setattr("activities.reports._BATCH", 1)
+    scene.ask()
+    state, sign, make = scene.steps
+    scene.run(*state)
+    scene.run(*sign)
+    records = AuditStream.records
+
+    def archive() -> None:
+        an_archive(field, TENANT)
+        scene.read(lambda tx: tx.audit.delete_archived(100))
+
+    def archive_after_the_first(audit: AuditStream, after: int = 0, limit: int = 1000) -> Sequence[StoredRecord]:
+        found = records(audit, after, limit)
+        if after == 0:
+            monkeypatch.setattr(AuditStream, "records", records)
+            archiving = threading.Thread(target=archive)
+            archiving.start()
+            archiving.join()
+        return found
+
+    monkeypatch.setattr(AuditStream, "records", archive_after_the_first)
+    with pytest.raises(ReportPeriodArchived):
+        scene.run(*make)
 
 
 def test_export_without_the_records_of_a_report_neither_confirms_nor_refutes_it(scene: Scene, field: Field) -> None:
