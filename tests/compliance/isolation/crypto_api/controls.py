@@ -122,11 +122,11 @@ def _find_without_tenant(patch: pytest.MonkeyPatch) -> None:
     async def named(self, _caller, *criteria: Any) -> Any:
         return [one for owner in set(owners.values()) for one in await find(self, owner, *criteria)]
 
-    async def searched(self, _caller, conditions, limit: int, offset: int) -> Any:
+    async def searched(self, _caller, charge, conditions, page: slice) -> Any:
         found = []
         for owner in set(owners.values()):
             of_owner = conditions._replace(service=owner.service, l2_key=owner.l2_key)
-            found += (await search(self, owner, of_owner, limit, offset))[1]
+            found += (await search(self, owner, charge, of_owner, page))[1]
         return len(found), found
 
     patch.setattr(ObjectStore, "named", named)
