@@ -62,9 +62,9 @@ def _share_keys(**fields: str) -> Break:
             own = place(caller, purpose, resource)
             return own if purpose is Purpose.MANAGED_OBJECT else own._replace(**fields)
 
-        def alike(key, salt, context) -> Any:
-            shared = SHARED.encode() in context
-            return derived(dataclasses.replace(key, material=ONE_KEY) if shared else key, salt, context)
+        def alike(key, salt, place) -> Any:
+            shared = SHARED.encode() in place
+            return derived(dataclasses.replace(key, material=ONE_KEY) if shared else key, salt, place)
 
         patch.setattr(crypto_service.keys.operations, "_place", anywhere)
         patch.setattr(ciphertext, "_derived", alike)
@@ -104,10 +104,11 @@ def _look_up_without(what: str, *methods: str) -> Break:
         for name in methods:
             method = getattr(ObjectStore, name)
 
-            async def found(self, caller, about, *more: Any, method=method) -> Any:
-                owner = owners.get(about if isinstance(about, str) else about.row.object_id, caller)
+            async def found(self, caller, *about: Any, method=method) -> Any:
+                first = about[0]
+                owner = owners.get(first if isinstance(first, str) else first.row.object_id, caller)
                 is_open = what == "tenant" or owner.tenant_id == caller.tenant_id
-                return await method(self, owner if is_open else caller, about, *more)
+                return await method(self, owner if is_open else caller, *about)
 
             patch.setattr(ObjectStore, name, found)
 
@@ -149,19 +150,19 @@ def _distinguish_foreign_objects(patch: pytest.MonkeyPatch) -> None:
 
 def _distinguish_foreign_ciphertexts(patch: pytest.MonkeyPatch) -> None:
     """Reject a ciphertext of another tenant with another error than an altered one."""
-    sealed, seal = set[bytes](), ciphertext.seal
+    known, seal = set[bytes](), ciphertext.seal
     unseal = ciphertext.unseal
 
     def remembering(*arguments: Any) -> Any:
         made = seal(*arguments)
-        sealed.add(made)
+        known.add(made)
         return made
 
-    def distinguishing(key, context, text) -> Any:
+    def distinguishing(key, context, sealed) -> Any:
         try:
-            return unseal(key, context, text)
+            return unseal(key, context, sealed)
         except crypto_service.keys.operations.CiphertextRefused:
-            if text in sealed:
+            if sealed in known:
                 raise InvalidName("ciphertext", "your own") from None
             raise
 
@@ -218,8 +219,8 @@ def _trust_the_uri(patch: pytest.MonkeyPatch) -> None:
     """Take the tenant from the URI of the certificate, and do not verify its issuer."""
     presented = crypto_service.authentication._presented
 
-    def by_uri(der) -> Any:
-        leaf = presented(der)
+    def by_uri(certificate_der) -> Any:
+        leaf = presented(certificate_der)
         names = leaf.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
         return dataclasses.replace(leaf, tenant_id=uri.removeprefix("spiffe://").partition(".")[0])
