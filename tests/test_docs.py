@@ -17,6 +17,7 @@ from devstack.servers.temporal import SEARCH_ATTRIBUTES
 from openkcm.cli import __main__ as client
 from openkcm.sdk import client as sdk
 from scripts.generate_docs import architecture_page, error_classes, exported_metrics, generated, rows
+from tests.benchmarks.report import PAGE, render_page
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -76,6 +77,10 @@ def texts():
 @pytest.mark.parametrize("path", generated(), ids=lambda path: path.name)
 def test_generated_document_is_current(path):
     assert path.read_text(encoding="utf-8") == generated()[path], "run `make docs`"
+
+
+def test_page_of_the_benchmarks_is_that_of_their_stored_results():
+    assert PAGE.read_text(encoding="utf-8") == render_page()
 
 
 def test_change_in_a_generated_region_is_detected():

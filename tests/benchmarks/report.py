@@ -114,11 +114,10 @@ def save(result: Result, figure: Figure, began: datetime) -> Path:
 
 def render_page() -> str:
     """Return docs/benchmarks.md from the stored full results."""
-    documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
-    parts = [_HEAD]
+    stored = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json")))
+    documents = [document for document in stored if not document["quick"]]
+    parts = [_HEAD, _missed_targets(documents)]
     for document in documents:
-        if document["quick"]:
-            continue
         machine = document["machine"]
         rows = [
             f"| {c['promise']} | {c['measured']:g} {c['unit']} | ≤ {c['limit']:g} {c['unit']} "
@@ -138,6 +137,18 @@ def render_page() -> str:
             f"{document['benchmark']}.json).\n"
         )
     return "\n".join(parts)
+
+
+def _missed_targets(documents: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        f"| {document['title']} | {check['promise']} | {check['measured']:g} {check['unit']} "
+        f"| {check['limit']:g} {check['unit']} |"
+        for document in documents
+        for check in document["checks"]
+        if not check["passed"]
+    ]
+    table = "| benchmark | case | measured | at most |\n|---|---|---|---|\n" + "\n".join(rows) if rows else "None."
+    return f"## Targets that are not met\n\n{table}\n"
 
 
 _HEAD = """# Benchmarks
