@@ -158,7 +158,12 @@ def _rows(tenant: Provisioning) -> dict[str, object]:
 
 
 def rotations(tenant: Provisioning) -> list[tuple[Any, ...]]:
-    return tenant.rows("select number, state, problem from okcm.rotation order by 1")
+    """Return state and problem of each rotation.
+
+    The numbers are not compared: a step that reads the tenant's state again, after its response was lost under load,
+    leaves a gap in them.
+    """
+    return tenant.rows("select state, problem from okcm.rotation order by number")
 
 
 async def at_once(requests: Iterable[Awaitable[object]], most: int = _REQUESTS_AT_ONCE) -> None:
@@ -419,7 +424,7 @@ async def test_every_tenant_is_operable_after_the_loss_of_all_histories(
     for kind, state in _ENDS.items():
         for tenant in tenants.of(kind):
             await reaches(tenant, state)
-    lost = [(1, "failed", OperationLost.code)]
+    lost = [("failed", OperationLost.code)]
     for tenant in tenants.of(Kind.ROTATING, Kind.APPROVED):
         with suppress(TimeoutError):  # the assertion then shows the rotations instead
             await wait_until_async(lambda t=tenant: rotations(t) == lost)
