@@ -92,9 +92,18 @@ class Batch:
         return found
 
     def about(self, object_id: str) -> Item:
-        """Make the object the placeholder, and return its Unique Identifier for the response."""
-        self.placeholder = self.subject = object_id
+        """Name the object of the current item, and return its Unique Identifier for the response."""
+        self.subject = object_id
         return _encoded_id(object_id)
+
+    def created(self, object_id: str) -> Item:
+        """Make a new object the placeholder, and return its Unique Identifier for the response.
+
+        Only new and located objects become it: an item that names an object must not decide which object the next one
+        destroys.
+        """
+        self.placeholder = object_id
+        return self.about(object_id)
 
 
 @lru_cache(maxsize=_CACHED_IDS)

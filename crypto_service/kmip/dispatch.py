@@ -258,6 +258,8 @@ async def _process(
         _require_state(batch, supported)
         payload = await _handle(batch, supported, item)
     except Exception as refused:  # noqa: BLE001 - translated only here; the batch may continue
+        # Otherwise a Destroy after a failed Create or Locate would destroy the object of an earlier item.
+        batch.placeholder = None
         answer, failed = _failure(item.repeated, refused, batch.version), True
         code = refused.code if isinstance(refused, OpenKcmError) else _INTERNAL
         note_error(code)

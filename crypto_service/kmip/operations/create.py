@@ -73,7 +73,7 @@ async def register(batch: Batch, payload: Item) -> Payload:
 async def _add(batch: Batch, draft: NewObject) -> Item:
     """Store a new object and return its Unique Identifier for the response."""
     await batch.objects.add(batch.caller, batch.change_event, draft)
-    return batch.about(draft.object_id)
+    return batch.created(draft.object_id)
 
 
 async def given_attributes(batch: Batch, payload: Item, tag: int) -> Attributes:
@@ -176,7 +176,7 @@ async def create_key_pair(batch: Batch, payload: Item) -> Payload:
         _draft(batch, public, ObjectType.PUBLIC_KEY, pair.public, public_id, (LinkType.PRIVATE_KEY_LINK, private_id)),
     )
     await batch.objects.add(batch.caller, batch.change_event, *drafts)
-    batch.about(private_id)
+    batch.created(private_id)
     return (
         text(Tag.PRIVATE_KEY_UNIQUE_IDENTIFIER, private_id),
         text(Tag.PUBLIC_KEY_UNIQUE_IDENTIFIER, public_id),

@@ -54,7 +54,7 @@ async def rekey(batch: Batch, payload: Item) -> Payload:
         return with_changes(before, after, batch.now), _succession(before, given, made, offset, batch.now)
 
     successor = await batch.objects.succeed(batch.caller, old_id, made, plan, batch.change_event)
-    return (batch.about(successor.row.object_id),)
+    return (batch.created(successor.row.object_id),)
 
 
 def _new_key_like(old: ManagedObject) -> Item:

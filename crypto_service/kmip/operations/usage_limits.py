@@ -53,10 +53,7 @@ class PiecesUsage:
 
 
 async def check(batch: Batch, payload: Item) -> Payload:
-    object_id = batch.object_id(payload)
-    # A Get may follow in the batch: without a placeholder it does not return a key whose use is denied here.
-    batch.placeholder = None
-    managed = await batch.objects.get(batch.caller, object_id)
+    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_here(managed)
     refused: list[Item] = []
     wanted, left = read_long(payload, Tag.USAGE_LIMITS_COUNT), managed.usage_left()
@@ -71,7 +68,11 @@ async def check(batch: Batch, payload: Item) -> Payload:
     lease = read_interval(payload, Tag.LEASE_TIME)
     if lease is not None and lease > LEASE_SECONDS:
         refused.append(interval(Tag.LEASE_TIME, LEASE_SECONDS))
-    return tuple(refused) or (batch.about(managed.row.object_id),)
+    if refused:
+        # A Get may follow in the batch: without a placeholder it does not return a key whose use is denied here.
+        batch.placeholder = None
+        return tuple(refused)
+    return (batch.about(managed.row.object_id),)
 
 
 async def obtain_lease(batch: Batch, payload: Item) -> Payload:

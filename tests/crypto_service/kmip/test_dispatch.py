@@ -276,6 +276,37 @@ async def test_batch_items_share_the_placeholder_and_keep_their_ids(scene: Scene
     assert [answer.reason for answer in answers] == [ResultReason.INVALID_MESSAGE]  # above the limit of a batch
 
 
+NAMES_ITS_OBJECT = (Operation.GET, Operation.GET_ATTRIBUTES, Operation.ACTIVATE, Operation.CHECK, Operation.DESTROY)
+
+
+@pytest.mark.parametrize("operation", NAMES_ITS_OBJECT)
+async def test_item_that_names_its_object_leaves_the_placeholder(scene: Scene, operation: Operation):
+    """KMIP 1.4, section 4: only new and located objects become the placeholder."""
+    client = scene.client()
+    named = batch_item(operation, text(Tag.UNIQUE_IDENTIFIER, await client.create()))
+    created, _, destroyed = await client.batch(batch_item(*creation()), named, batch_item(Operation.DESTROY))
+    assert destroyed.object_id == created.object_id
+
+
+FAILING = {
+    "locate": batch_item(Operation.LOCATE, number(Tag.OFFSET_ITEMS, -1)),
+    "create": batch_item(Operation.CREATE),
+    "get": batch_item(Operation.GET, text(Tag.UNIQUE_IDENTIFIER, "missing")),
+}
+
+
+@pytest.mark.parametrize("failing", FAILING)
+async def test_item_after_a_failed_one_has_no_placeholder(scene: Scene, failing: str):
+    """Otherwise a client that destroys what it locates would destroy what it has created before."""
+    client = scene.client()
+    keep_going = choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.CONTINUE)
+    items = batch_item(*creation()), FAILING[failing], batch_item(Operation.DESTROY)
+    created, failed, destroyed = await client.batch(*items, header=(keep_going,))
+    assert failed.reason is not None
+    assert destroyed.reason is ResultReason.ITEM_NOT_FOUND
+    assert (await client.get(created.object_id)).reason is None
+
+
 async def test_unsupported_operation_is_rejected(scene: Scene):
     assert (await scene.client().ask(Operation.CERTIFY)).reason is ResultReason.OPERATION_NOT_SUPPORTED
     assert (await scene.client().ask(0x7777)).reason is ResultReason.OPERATION_NOT_SUPPORTED

@@ -197,13 +197,10 @@ async def test_next_item_has_no_key_after_a_check_that_denies_its_use(
     object_id = await scene.client().create(limited(40, UsageLimitsUnit.BYTE))
     client = scene.client(major=major, minor=minor)
     keep_going = choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.CONTINUE)
-    wanted = text(Tag.UNIQUE_IDENTIFIER, object_id)
-    get = batch_item(Operation.GET)
-    allowed = await client.batch(batch_item(Operation.CHECK, wanted), get, header=(keep_going,))
-    assert [answer.reason for answer in allowed] == [None, None]
-    read, check, got = await client.batch(
-        batch_item(Operation.GET_ATTRIBUTES, wanted), batch_item(Operation.CHECK, field), get, header=(keep_going,)
-    )
-    assert read.reason is None
+    locate, get = batch_item(Operation.LOCATE), batch_item(Operation.GET)
+    allowed = await client.batch(locate, batch_item(Operation.CHECK), get, header=(keep_going,))
+    assert [answer.reason for answer in allowed] == [None, None, None]
+    found, check, got = await client.batch(locate, batch_item(Operation.CHECK, field), get, header=(keep_going,))
+    assert found.ids == [object_id]
     assert check.reason or check.ids == []
     assert got.reason in (ResultReason.ITEM_NOT_FOUND, ResultReason.OBJECT_NOT_FOUND)
